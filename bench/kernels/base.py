@@ -1,0 +1,65 @@
+"""What a kernel is to the loop: prepared on the trained models, then evaluated on any structures."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bench.model.geometry import GeometryBuilder
+from bench.model.potential import Potential
+
+
+@dataclass(frozen=True)
+class KernelInputs:
+    """The state of a run after training: the models (all members), the data, and what is labelled."""
+
+    potential: Potential
+    builder: GeometryBuilder
+    labelled: Int[np.ndarray, " labelled"]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a selection sees: k(S, S) of the pool and, for kernels with a feature map, features of pool and training set."""
+
+    diagonal: Float[Tensor, " pool"]
+    pool: Float[Tensor, "pool features"] | None = None
+    training: Float[Tensor, "labelled features"] | None = None
+
+
+class PreparedKernel(Protocol):
+    """A kernel fixed by the trained models and the labelled set."""
+
+    def embed(self, structures: Int[np.ndarray, " pool"]) -> Embedding:
+        """Evaluate the kernel on some structures."""
+
+    def uncertainty(self, structures: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
+        """The predicted standard deviation in the unit of the kernel, or None where a kernel predicts none."""
+
+
+class Kernel(Protocol):
+    """A kernel of Section 3.1; its fields are the keys of its yaml in conf/kernel."""
+
+    @property
+    def name(self) -> str:
+        """As in the paper."""
+
+    @property
+    def members(self) -> int:
+        """How many models it needs: 1, or the size of a committee."""
+
+    @property
+    def has_features(self) -> bool:
+        """Whether it has a feature map; without, only its diagonal exists."""
+
+    def prepare(self, inputs: KernelInputs) -> PreparedKernel:
+        """Fix the kernel to trained models."""
+
+
+def squared_norms(features: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:
+    """k(S, S) of Eq. (7)."""
+    return torch.linalg.vector_norm(features, dim=1) ** 2

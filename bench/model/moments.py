@@ -1,0 +1,123 @@
+"""Equivariant moments of Eq. (2), split into what depends on the geometry alone and what is trained.
+
+Eq. (2) is linear in β: with the basis moments A[i, Z, k, m] = Σ_{j of species Z} h_k(r_ij) Y_m(r̂_ij), where Y_m are the 20
+monomials x^a y^b z^c of degree L = a + b + c ≤ 3 (the distinct components of r̂^⊗L), the moment is
+Ψ[i, s, m] = Σ_{Z,k} β[Z_i, Z, s, k] A[i, Z, k, m]. A is computed once per structure, and positions enter training only
+through two constant, sparse, linear maps: `pull_back` (dE/dA → dE/dr) and `push_forward` (ṙ → Ȧ).
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+MAX_DEGREE = 3
+MONOMIALS = [
+    tuple(c.count(axis) for axis in range(3))
+    for degree in range(MAX_DEGREE + 1)
+    for c in itertools.combinations_with_replacement(range(3), degree)
+]
+"""Exponents (a, b, c) of the 20 monomials, by degree."""
+N_MONOMIALS = len(MONOMIALS)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Basis moments and pair tables of some structures: everything positions contribute to energies and forces.
+
+    `segments` is centre · n_species + species of the neighbour; `angular[:, :, 0]` is Y_m(r̂), `angular[:, :, 1:]` its
+    gradient with respect to the pair vector (1/Å).
+    """
+
+    n_species: int
+    n_atoms: Int[Tensor, " structures"]
+    n_pairs: Int[Tensor, " structures"]
+    species: Int[Tensor, " atoms"]
+    moments: Float[Tensor, "atoms channels 20"]
+    centres: Int[Tensor, " pairs"]
+    neighbours: Int[Tensor, " pairs"]
+    segments: Int[Tensor, " pairs"]
+    radial: Float[Tensor, "pairs gaussians"]
+    radial_slope: Float[Tensor, "pairs gaussians"]
+    angular: Float[Tensor, "pairs 20 4"]
+    directions: Float[Tensor, "pairs 3"]
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    @property
+    def structure(self) -> Int[Tensor, " atoms"]:
+        """The structure of each atom."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.n_atoms.device), self.n_atoms)
+
+    def atom_rows(self, picked: Int[Tensor, " picked"]) -> Int[Tensor, " picked_atoms"]:
+        """The rows of the atoms of some structures, in their order, repeats allowed."""
+        n_atoms = self.n_atoms[picked]
+        return _ragged_rows(torch.cumsum(self.n_atoms, 0)[picked] - n_atoms, n_atoms)
+
+    def select(self, picked: Int[Tensor, " picked"], *, with_pairs: bool) -> "Geometry":
+        """The geometry of some structures, repeats allowed; without pairs it serves energies only."""
+        n_atoms = self.n_atoms[picked]
+        first_atom = torch.cumsum(self.n_atoms, 0)[picked] - n_atoms
+        atoms = self.atom_rows(picked)
+        if with_pairs:
+            n_pairs = self.n_pairs[picked]
+            pairs = _ragged_rows(torch.cumsum(self.n_pairs, 0)[picked] - n_pairs, n_pairs)
+            shift = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms - first_atom, n_pairs)
+        else:
+            n_pairs = torch.zeros_like(n_atoms)
+            pairs = shift = n_pairs[:0]
+        return Geometry(
+            n_species=self.n_species,
+            n_atoms=n_atoms,
+            n_pairs=n_pairs,
+            species=self.species[atoms],
+            moments=self.moments.index_select(0, atoms),
+            centres=self.centres[pairs] + shift,
+            neighbours=self.neighbours[pairs] + shift,
+            segments=self.segments[pairs] + shift * self.n_species,
+            radial=self.radial.index_select(0, pairs),
+            radial_slope=self.radial_slope.index_select(0, pairs),
+            angular=self.angular.index_select(0, pairs),
+            directions=self.directions.index_select(0, pairs),
+        )
+
+    def pull_back(self, moment_gradient: Float[Tensor, "atoms channels 20"]) -> Float[Tensor, "atoms 3"]:
+        """Map dE/dA to dE/dr (per Å): the transpose of `push_forward`."""
+        n_gaussians = self.radial.shape[1]
+        by_pair = moment_gradient.reshape(-1, n_gaussians, N_MONOMIALS).index_select(0, self.segments)
+        contracted = torch.bmm(by_pair, self.angular)
+        along = (contracted[:, :, 1:] * self.radial[:, :, None]).sum(1)
+        radial_part = (contracted[:, :, 0] * self.radial_slope).sum(1, keepdim=True)
+        pair_gradient = along + radial_part * self.directions
+        gradient = pair_gradient.new_zeros(len(self.species), 3)
+        gradient.index_add_(0, self.neighbours, pair_gradient)
+        return gradient.index_add_(0, self.centres, pair_gradient, alpha=-1)
+
+    def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms channels 20"]:
+        """Map a displacement of the atoms to the change of the basis moments it causes, to first order."""
+        along = velocities[self.neighbours] - velocities[self.centres]
+        stretch = (along * self.directions).sum(1, keepdim=True)
+        angular_change = torch.stack(
+            [torch.bmm(self.angular[:, :, 1:], along[:, :, None])[:, :, 0], self.angular[:, :, 0] * stretch], dim=1
+        )
+        radial = torch.stack([self.radial, self.radial_slope], dim=2)
+        return sum_segments(torch.bmm(radial, angular_change), self.segments, len(self.species), self.n_species)
+
+
+def sum_segments(
+    by_pair: Float[Tensor, "pairs gaussians 20"], segments: Int[Tensor, " pairs"], n_atoms: int, n_species: int
+) -> Float[Tensor, "atoms channels 20"]:
+    """Add up what the pairs of each (centre, species of neighbour) contribute."""
+    n_gaussians = by_pair.shape[1]
+    total = by_pair.new_zeros(n_atoms * n_species, n_gaussians * N_MONOMIALS)
+    total.index_add_(0, segments, by_pair.flatten(1))
+    return total.reshape(n_atoms, n_species * n_gaussians, N_MONOMIALS)
+
+
+def _ragged_rows(starts: Int[Tensor, " picked"], lengths: Int[Tensor, " picked"]) -> Int[Tensor, " rows"]:
+    """Concatenate the ranges starts[i] : starts[i] + lengths[i]."""
+    shift = torch.repeat_interleave(starts - (torch.cumsum(lengths, 0) - lengths), lengths)
+    return torch.arange(len(shift), device=starts.device) + shift

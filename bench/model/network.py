@@ -1,0 +1,129 @@
+"""The atomistic network of Eq. (3) and its derivatives in closed form, for many models at once.
+
+Every tensor has a leading axis of models. Weights have shape (models, inputs, outputs). With x^(0) = G,
+z^(l+1) = x^(l) W^(l+1)/√d_l + 0.1 b^(l+1) and x^(l) = φ(z^(l)), φ(z) = 1.6765 z/(1 + e^(−z)).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SILU_FACTOR = 1.6765
+"""α of φ: keeps the variance of activations at one."""
+BIAS_FACTOR = 0.1
+
+Weights = list[Float[Tensor, "models inputs outputs"]]
+Biases = list[Float[Tensor, "models outputs"]]
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """Outputs y_i, the input of every layer, and the pre-activations with their logistic function."""
+
+    outputs: Float[Tensor, "models atoms"]
+    layer_inputs: list[Float[Tensor, "models atoms width"]]
+    pre_activations: list[Float[Tensor, "models atoms width"]]
+    sigmoids: list[Float[Tensor, "models atoms width"]]
+
+    def slopes(self) -> list[Float[Tensor, "models atoms width"]]:
+        """φ'(z) of every hidden layer."""
+        return [
+            SILU_FACTOR * s + x * (1 - s) for x, s in zip(self.layer_inputs[1:], self.sigmoids, strict=True)
+        ]  # fmt: skip
+
+    def curvatures(self) -> list[Float[Tensor, "models atoms width"]]:
+        """φ''(z) of every hidden layer."""
+        return [
+            SILU_FACTOR * s * (1 - s) * (2 + z * (1 - 2 * s))
+            for z, s in zip(self.pre_activations, self.sigmoids, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class BackwardPass:
+    """Derivatives of Σ_i a_i y_i: with respect to G, to each z^(l) and to each hidden x^(l)."""
+
+    inputs: Float[Tensor, "models atoms inputs"]
+    pre_activations: list[Float[Tensor, "models atoms width"]]
+    hidden: list[Float[Tensor, "models atoms width"]]
+
+
+def forward(weights: Weights, biases: Biases, inputs: Float[Tensor, "models atoms inputs"]) -> ForwardPass:
+    """Evaluate Eq. (3)."""
+    layer_inputs, pre_activations, sigmoids = [inputs], [], []
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        z = _affine(layer_inputs[-1], weight, bias)
+        s = torch.sigmoid(z)
+        pre_activations.append(z)
+        sigmoids.append(s)
+        layer_inputs.append(SILU_FACTOR * z * s)
+    outputs = _affine(layer_inputs[-1], weights[-1], biases[-1])[:, :, 0]
+    return ForwardPass(outputs, layer_inputs, pre_activations, sigmoids)
+
+
+def backward(
+    weights: Weights, slopes: list[Float[Tensor, "models atoms width"]], output_weights: Float[Tensor, "models atoms"]
+) -> BackwardPass:
+    """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to the inputs, keeping what lies between."""
+    hidden = output_weights[:, :, None] * (weights[-1].transpose(1, 2) * weights[-1].shape[1] ** -0.5)
+    all_hidden, deltas = [hidden], []
+    for weight, slope in zip(reversed(weights[:-1]), reversed(slopes), strict=True):
+        deltas.append(slope * all_hidden[-1])
+        all_hidden.append(torch.bmm(deltas[-1], weight.transpose(1, 2)) * weight.shape[1] ** -0.5)
+    inputs = all_hidden.pop()
+    return BackwardPass(inputs, deltas[::-1], all_hidden[::-1])
+
+
+def parameter_gradient(
+    weights: Weights,
+    passed: ForwardPass,
+    slopes: list[Float[Tensor, "models atoms width"]],
+    output_adjoint: Float[Tensor, "models atoms"],
+    tangent: tuple[BackwardPass, Float[Tensor, "models atoms"], Float[Tensor, "models atoms inputs"]] | None,
+) -> tuple[Weights, Biases, Float[Tensor, "models atoms inputs"], Float[Tensor, "models atoms"]]:
+    """Differentiate Σ_i e_i y_i + Σ_i a_i ẏ_i with respect to W, b and G; ẏ is the tangent along Ġ (zero without).
+
+    `output_adjoint` is e; `tangent` holds the backward pass of Σ a_i y_i, a, and Ġ. The second term is the gradient of
+    a directional derivative: with Ġ the push-forward of −∂L/∂F it is the force part of ∂L/∂θ (Eq. 5), so that no
+    derivative is ever taken twice by autograd. The adjoints of the tangent stream are those of the backward pass.
+    Returns the gradients of W and b, the adjoint of G, and ẏ.
+    """
+    n_hidden = len(slopes)
+    tangents, tangent_z = [], []
+    if tangent is not None:
+        tangents.append(tangent[2])
+        for weight, slope in zip(weights[:-1], slopes, strict=True):
+            tangent_z.append(torch.bmm(tangents[-1], weight) * weight.shape[1] ** -0.5)
+            tangents.append(slope * tangent_z[-1])
+        output_tangent = torch.bmm(tangents[-1], weights[-1])[:, :, 0] * weights[-1].shape[1] ** -0.5
+        curvatures = passed.curvatures()
+    else:
+        output_tangent = torch.zeros_like(output_adjoint)
+
+    weight_gradients: Weights = []
+    bias_gradients: Biases = []
+    adjoint = output_adjoint[:, :, None]
+    for layer in range(n_hidden, -1, -1):
+        norm = weights[layer].shape[1] ** -0.5
+        bias_gradients.append(BIAS_FACTOR * adjoint.sum(1))
+        inputs, outputs = passed.layer_inputs[layer], adjoint
+        if tangent is not None:
+            delta = tangent[0].pre_activations[layer] if layer < n_hidden else tangent[1][:, :, None]
+            inputs, outputs = torch.cat([inputs, tangents[layer]], dim=1), torch.cat([outputs, delta], dim=1)
+        weight_gradients.append(torch.bmm(inputs.transpose(1, 2), outputs) * norm)
+        adjoint = torch.bmm(adjoint, weights[layer].transpose(1, 2)) * norm
+        if layer:
+            adjoint = adjoint * slopes[layer - 1]
+            if tangent is not None:
+                adjoint += curvatures[layer - 1] * tangent_z[layer - 1] * tangent[0].hidden[layer - 1]
+    return weight_gradients[::-1], bias_gradients[::-1], adjoint, output_tangent
+
+
+def _affine(
+    inputs: Float[Tensor, "models atoms inputs"],
+    weight: Float[Tensor, "models inputs outputs"],
+    bias: Float[Tensor, "models outputs"],
+) -> Float[Tensor, "models atoms outputs"]:
+    return torch.baddbmm(bias[:, None, :], inputs, weight, beta=BIAS_FACTOR, alpha=weight.shape[1] ** -0.5)

@@ -1,0 +1,230 @@
+"""The Gaussian-moment neural network potential: energies (Eqs. 1 and 4), forces (Eq. 6), and the gradient of Eq. (5).
+
+Many models run at once: parameters carry a leading axis of models, and a `Batch` holds the structures of every model,
+the same number each. A single model is the case of one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bench.model import network
+from bench.model.invariants import invariants, n_invariants
+from bench.model.moments import Geometry
+from bench.schema import ModelSettings
+
+Parameters = dict[str, Float[Tensor, "models ..."]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Structures of every model, model by model; atoms are laid out in slots (models, widest) for the network."""
+
+    geometry: Geometry
+    n_models: int
+    structure: Int[Tensor, " atoms"]
+    slots: Int[Tensor, " atoms"] | None
+    slot_count: int
+
+    def to_slots(self, values: Float[Tensor, "atoms ..."]) -> Float[Tensor, "models slots ..."]:
+        """Lay out per-atom values by model; empty slots hold zero."""
+        if self.slots is not None:
+            padded = values.new_zeros(self.n_models * self.slot_count, *values.shape[1:])
+            values = padded.index_copy_(0, self.slots, values)
+        return values.reshape(self.n_models, self.slot_count, *values.shape[1:])
+
+    def from_slots(self, values: Float[Tensor, "models slots ..."]) -> Float[Tensor, "atoms ..."]:
+        """The inverse of `to_slots`."""
+        flat = values.flatten(0, 1)
+        return flat if self.slots is None else flat.index_select(0, self.slots)
+
+
+def make_batch(
+    geometry: Geometry, picked: Int[Tensor, "models structures"], *, with_pairs: bool, whole: bool = False
+) -> Batch:
+    """Gather a batch: row m holds the structures of model m. `whole` says that this is all of `geometry`, in order."""
+    n_models = len(picked)
+    chosen = geometry if whole and n_models == 1 else geometry.select(picked.flatten(), with_pairs=with_pairs)
+    structure = chosen.structure
+    counts = chosen.n_atoms.reshape(n_models, -1).sum(1)
+    widest = int(counts.max())
+    slots = None
+    if n_models > 1 and not bool((counts == widest).all()):
+        shift = torch.arange(n_models, device=counts.device) * widest - (torch.cumsum(counts, 0) - counts)
+        slots = torch.arange(len(chosen.species), device=counts.device) + torch.repeat_interleave(shift, counts)
+    return Batch(chosen, n_models, structure, slots, widest)
+
+
+class Potential:
+    """Parameters of one or many models and what can be computed with them.
+
+    `energy_scale` is c of Eq. (4) in eV, one per model. Energies are relative to the dataset's reference energies.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        species: tuple[int, ...],
+        parameters: Parameters,
+        energy_scale: Float[Tensor, " models"],
+    ) -> None:
+        self.settings = settings
+        self.species = species
+        self.parameters = parameters
+        self.energy_scale = energy_scale
+        self.n_models = len(energy_scale)
+        n_layers = len(layer_widths(settings)) - 1
+        self.weights = [parameters[f"weight{layer}"] for layer in range(n_layers)]
+        self.biases = [parameters[f"bias{layer}"] for layer in range(n_layers)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        return self.energy_scale.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.energy_scale.device
+
+    @torch.no_grad()
+    def predict(
+        self, batch: Batch, *, forces: bool
+    ) -> tuple[Float[Tensor, "models structures"], Float[Tensor, "atoms 3"] | None]:
+        """Energies in eV relative to the references and, if asked, forces in eV/Å (atoms of all models in order)."""
+        state = _Evaluation(self, batch, forces)
+        return state.energies, -state.energy_gradient if forces else None
+
+    @torch.no_grad()
+    def network_pass(self, batch: Batch) -> network.ForwardPass:
+        """The forward pass of the network: what gradient features are made of."""
+        return _Evaluation(self, batch, forces=False).passed
+
+    @torch.no_grad()
+    def loss_gradient(
+        self,
+        batch: Batch,
+        energies: Float[Tensor, "models structures"],
+        forces: Float[Tensor, "atoms 3"] | None,
+        force_weight: float,
+    ) -> tuple[Float[Tensor, " models"], Parameters]:
+        """The loss Σ_k |ΔE_k|² + w Σ_i |ΔF_i|² of Eq. (5), w = λ_F/3N, per model, and its gradient, in closed form."""
+        evaluation = _Evaluation(self, batch, forces=forces is not None, gradient=True)
+        return evaluation.loss_gradient(energies, forces, force_weight)
+
+    def member(self, index: int) -> "Potential":
+        """One model of many."""
+        chosen = slice(index, index + 1)
+        return Potential(
+            self.settings, self.species, {k: v[chosen] for k, v in self.parameters.items()}, self.energy_scale[chosen]
+        )
+
+
+class _Evaluation:
+    """One evaluation of a batch; keeps what a gradient needs. E = Σ_i c (σ_Z y_i + μ_Z)."""
+
+    def __init__(self, potential: Potential, batch: Batch, forces: bool, gradient: bool = False) -> None:
+        parameters, geometry = potential.parameters, batch.geometry
+        n_models, n_species = potential.n_models, geometry.n_species
+        self.potential, self.batch = potential, batch
+        model = torch.div(batch.structure * n_models, len(geometry), rounding_mode="floor")
+        self.model_species = model * n_species + geometry.species
+        self.scale = potential.energy_scale[model]
+        self.output_weights = self.scale * parameters["scale"].flatten()[self.model_species]
+        self.beta = parameters["beta"].flatten(0, 1).index_select(0, self.model_species)
+        self.moments = torch.bmm(self.beta, geometry.moments)
+        differentiate = forces or gradient
+        self.moments.requires_grad_(differentiate)
+        with torch.set_grad_enabled(differentiate):
+            self.invariants = invariants(self.moments)
+        self.passed = network.forward(potential.weights, potential.biases, batch.to_slots(self.invariants.detach()))
+        self.outputs = batch.from_slots(self.passed.outputs)
+        atomic = self.output_weights * self.outputs + self.scale * parameters["shift"].flatten()[self.model_species]
+        self.energies = self._sum_structures(atomic)
+        if differentiate:
+            self.slopes = self.passed.slopes()
+        if forces:
+            self.backward = network.backward(potential.weights, self.slopes, batch.to_slots(self.output_weights))
+            self.invariant_gradient = batch.from_slots(self.backward.inputs).detach().requires_grad_()
+            with torch.enable_grad():
+                (self.moment_gradient,) = torch.autograd.grad(
+                    self.invariants, self.moments, self.invariant_gradient, create_graph=True
+                )
+            basis_gradient = torch.bmm(self.beta.transpose(1, 2), self.moment_gradient.detach())
+            self.energy_gradient = geometry.pull_back(basis_gradient)
+
+    def loss_gradient(
+        self,
+        energies: Float[Tensor, "models structures"],
+        forces: Float[Tensor, "atoms 3"] | None,
+        force_weight: float,
+    ) -> tuple[Float[Tensor, " models"], Parameters]:
+        potential, batch, geometry = self.potential, self.batch, self.batch.geometry
+        energy_error = self.energies - energies
+        loss = (energy_error**2).sum(1)
+        atom_adjoint = (2 * energy_error).flatten()[batch.structure]
+        tangent = None
+        if forces is not None:
+            force_error = -self.energy_gradient - forces
+            loss = loss + force_weight * self._sum_structures((force_error**2).sum(1)).sum(1)
+            basis_tangent = geometry.push_forward(-2 * force_weight * force_error)
+            moment_tangent = torch.bmm(self.beta, basis_tangent)
+            invariant_tangent, moment_adjoint = torch.autograd.grad(
+                self.moment_gradient, (self.invariant_gradient, self.moments), moment_tangent, retain_graph=True
+            )
+            tangent = (self.backward, batch.to_slots(self.output_weights), batch.to_slots(invariant_tangent))
+
+        weights, biases, invariant_adjoint, output_tangent = network.parameter_gradient(
+            potential.weights, self.passed, self.slopes, batch.to_slots(atom_adjoint * self.output_weights), tangent
+        )
+        (through_invariants,) = torch.autograd.grad(
+            self.invariants, self.moments, batch.from_slots(invariant_adjoint)
+        )
+        if forces is not None:
+            adjoints = torch.cat([moment_adjoint + through_invariants, self.moment_gradient.detach()], dim=2)
+            sources = torch.cat([geometry.moments, basis_tangent], dim=2)
+        else:
+            adjoints, sources = through_invariants, geometry.moments
+        scale_adjoint = self.scale * (atom_adjoint * self.outputs + batch.from_slots(output_tangent))
+        gradient: Parameters = {
+            "beta": self._sum_species(torch.bmm(adjoints, sources.transpose(1, 2))),
+            "scale": self._sum_species(scale_adjoint),
+            "shift": self._sum_species(self.scale * atom_adjoint),
+        }
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            gradient[f"weight{layer}"] = weight
+            gradient[f"bias{layer}"] = bias
+        return loss, gradient
+
+    def _sum_structures(self, atomic: Float[Tensor, " atoms"]) -> Float[Tensor, "models structures"]:
+        total = atomic.new_zeros(len(self.batch.geometry)).index_add_(0, self.batch.structure, atomic)
+        return total.reshape(self.batch.n_models, -1)
+
+    def _sum_species(self, atomic: Float[Tensor, "atoms ..."]) -> Float[Tensor, "models species ..."]:
+        n_models, n_species = self.batch.n_models, self.batch.geometry.n_species
+        total = atomic.new_zeros(n_models * n_species, *atomic.shape[1:]).index_add_(0, self.model_species, atomic)
+        return total.reshape(n_models, n_species, *atomic.shape[1:])
+
+
+def layer_widths(settings: ModelSettings) -> list[int]:
+    """Width of every layer, from the invariants (360) to the single output."""
+    return [n_invariants(settings.n_radial), *settings.hidden, 1]
+
+
+def initial_parameters(
+    settings: ModelSettings, n_species: int, shift: Float[np.ndarray, " species"], generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Draw one model's parameters: W ~ N(0, 1), b = 0, β ~ U(−1, 1), σ = 1, μ = `shift` (METHOD section 2)."""
+    widths = layer_widths(settings)
+    parameters = {
+        "beta": generator.uniform(-1, 1, (n_species, settings.n_radial, n_species * settings.n_gaussians)),
+        "scale": np.ones(n_species),
+        "shift": shift,
+    }
+    for layer, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        parameters[f"weight{layer}"] = generator.standard_normal((inputs, outputs))
+        parameters[f"bias{layer}"] = np.zeros(outputs)
+    return parameters

@@ -1,0 +1,126 @@
+"""What a run writes, and how: one folder, every file replaced atomically, named by what its numbers depend on."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.errors import UserError
+
+SCHEMA_VERSION = 1
+RECORD = "record.json"
+SPLIT = "split.npz"
+LAST_STEP = "last_step.npz"
+MODEL = "model.pt"
+
+
+class RunRecord:
+    """The folder of one run: `record.json` (configuration, provenance, a row per step) and the arrays beside it.
+
+    `record.json` is replaced after every step, last of all files of the step, so that it never speaks of what is not
+    there. Its `status` is `running`, `done` or `failed`.
+    """
+
+    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+        self.folder = folder
+        self.content = content
+
+    @classmethod
+    def open(cls, results: Path, run_id: str, identity: Mapping[str, Any]) -> "RunRecord":
+        """Open the folder of a run, new or begun earlier. Raises UserError if it cannot be written or read."""
+        folder = results / "runs" / run_id
+        make_folder(folder)
+        for leftover in folder.glob("*.tmp"):
+            leftover.unlink()
+        path = folder / RECORD
+        if path.exists():
+            content = read_record(path)
+        else:
+            content = {
+                "schema_version": SCHEMA_VERSION,
+                "run_id": run_id,
+                "identity": dict(identity),
+                "status": "running",
+                "sessions": [],
+                "steps": [],
+            }
+        return cls(folder, content)
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The finished steps."""
+        return self.content["steps"]
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step is recorded."""
+        return self.content["status"] == "done"
+
+    def save(self, **changes: Any) -> None:
+        """Write the record with some keys changed."""
+        self.content |= changes
+        write_atomically(self.folder / RECORD, json.dumps(self.content, indent=1).encode())
+
+    def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays beside the record."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_atomically(self.folder / name, buffer.getvalue())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record. Raises UserError if it is damaged or of another schema."""
+    try:
+        content = json.loads(path.read_bytes())
+        version = content["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): move that folder away and run again") from None
+    if version != SCHEMA_VERSION:
+        raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: use another results=")
+    return content
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder. Raises UserError if that is not possible or nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): set results= to a folder of yours") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file as a whole: after a crash it holds the old or the new content. Raises UserError if it cannot."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"cannot write {path} ({error.strerror}): make room or set results= to another folder") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold an exclusive lock on a file; it is released when the process ends, however it ends.
+
+    Raises UserError if another process holds it and `wait` is False.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise UserError(f"{path.parent} is being computed by another process: wait for it or stop it") from None
+        yield

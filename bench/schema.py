@@ -1,0 +1,165 @@
+"""Typed configuration: what Hydra composes is bound to these classes, and unknown keys or wrong types fail at start."""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.errors import UserError, nearest
+
+NUMERICS_VERSION = 1
+"""Raised by hand when a change of the code changes numbers: older runs are then stale."""
+
+Plugin = dict[str, Any]
+"""A yaml with `_target_`, the dotted name of a dataclass, and its fields."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A row of METHOD section 1: sizes of the parts, cutoff in Å, and the training set sizes to start and end with."""
+
+    name: str
+    initial: int
+    final: int
+    validation: int
+    pool: int
+    test: int | None
+    r_max: float
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Architecture (METHOD section 2): cutoff and first centre in Å, Gaussians K, radial functions, hidden widths."""
+
+    r_max: float
+    r_min: float = 0.5
+    n_gaussians: int = 9
+    n_radial: int = 5
+    hidden: tuple[int, ...] = (512, 512)
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Initial rates of the network (W, b), the radial functions (β), the shift (μ) and the scale (σ)."""
+
+    network: float
+    radial: float
+    shift: float
+    scale: float
+
+    def of(self, parameter: str) -> float:
+        """The rate of a parameter by its name."""
+        named = {"beta": self.radial, "shift": self.shift, "scale": self.scale}
+        return named.get(parameter, self.network)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """METHOD section 3. `force_weight` is λ_F/3N in Å² (0: energies only, whatever forces the data have).
+
+    `validation_checks` epochs are checked in all, half of them in the last quarter, the last epoch always.
+    """
+
+    epochs: int
+    minibatch: int
+    learning_rates: LearningRates
+    force_weight: float
+    validation_checks: int
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = 1e-7
+
+    @property
+    def forces(self) -> bool:
+        """Whether forces are trained and measured."""
+        return self.force_weight > 0
+
+    def check_epochs(self) -> list[int]:
+        """The epochs (1 to `epochs`) after which the validation error is measured."""
+        late = max(1, self.validation_checks // 2)
+        early = self.validation_checks - late
+        turn = 0.75 * self.epochs
+        chosen = {round(turn * (i + 1) / early) for i in range(early)}
+        chosen |= {round(turn + (self.epochs - turn) * (i + 1) / late) for i in range(late)}
+        return sorted(epoch for epoch in chosen | {self.epochs} if epoch >= 1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. `identity` is what its numbers depend on."""
+
+    scenario: Scenario
+    dataset: Plugin
+    model: ModelSettings
+    training: TrainingSettings
+    kernel: Plugin
+    selection: Plugin
+    batch_size: int
+    seed: int
+    results: str
+    device: str
+    precision: Literal["float32", "float64"]
+    threads: int | None
+
+    def identity(self, data_checksum: str) -> dict[str, Any]:
+        """Everything that changes the numbers, as plain values. Where and on how many threads it runs is recorded."""
+        dataset = {"name": self.dataset["name"], "checksum": data_checksum}
+        plain = TypeAdapter(RunConfig).dump_python(self, mode="json", exclude={"dataset", "results", "device", "threads"})
+        return {"numerics_version": NUMERICS_VERSION, "dataset": dataset, **plain}
+
+
+def bind(config: Mapping[str, Any]) -> RunConfig:
+    """Check a composed configuration and build it. Raises UserError naming the key."""
+    run = _build(RunConfig, config, "")
+    if run.scenario.final < run.scenario.initial:
+        raise UserError(f"scenario.final = {run.scenario.final} is below scenario.initial = {run.scenario.initial}")
+    if run.scenario.final - run.scenario.initial > run.scenario.pool:
+        raise UserError(
+            f"scenario.final = {run.scenario.final} asks for more than initial + pool ="
+            f" {run.scenario.initial + run.scenario.pool} structures: lower scenario.final or raise scenario.pool"
+        )
+    for key, value in (("batch_size", run.batch_size), ("scenario.initial", run.scenario.initial)):
+        if value < 1:
+            raise UserError(f"{key} = {value}: must be at least 1")
+    return run
+
+
+def hash_of(identity: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits of SHA-256 over the canonical JSON of an identity."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def plugin(config: Plugin, where: str) -> Any:
+    """Import and build what a yaml of the group `where` configures. Raises UserError naming the key."""
+    target = config.get("_target_", "")
+    module, _, name = str(target).rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}._target_ = {target!r} cannot be imported ({error}): give a dotted class name") from None
+    return _build(cls, {key: value for key, value in config.items() if key != "_target_"}, where + ".")
+
+
+def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    _check_keys(cls, values, where)
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = where + ".".join(str(part) for part in first["loc"])
+        given = "" if first["type"] == "missing" else f" = {first['input']!r}"
+        raise UserError(f"configuration key {key}{given}: {first['msg']}") from None
+
+
+def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"unknown configuration key {where}{key}: {nearest(str(key), known)}")
+        if is_dataclass(hints[key]) and isinstance(value, Mapping):
+            _check_keys(hints[key], value, f"{where}{key}.")  # type: ignore[arg-type]

@@ -1,0 +1,205 @@
+"""Training (Eq. 5): minibatches, Adam with layer-wise rates decaying linearly to zero, early stopping. Many models at once."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bench.data.structures import Structures
+from bench.model.geometry import GeometryBuilder
+from bench.model.moments import Geometry
+from bench.model.potential import Parameters, Potential, initial_parameters, make_batch
+from bench.progress import progress
+from bench.schema import ModelSettings, TrainingSettings
+from bench.seeds import stream
+from bench.training.scaling import EnergyScaling, fit_scaling
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The best potential of each model and how it came about; validation rows are (check, model), in eV and eV/Å."""
+
+    potential: Potential
+    scaling: EnergyScaling
+    check_epochs: list[int]
+    validation: Float[np.ndarray, "checks models"]
+    best_epochs: list[int]
+    seconds: float
+    validation_seconds: float
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Targets of some structures: energies relative to the references (eV) and forces (eV/Å) with atom offsets."""
+
+    energies: Float[Tensor, " structures"]
+    forces: Float[Tensor, "atoms 3"] | None
+
+
+def labels_of(data: Structures, picked: Int[np.ndarray, " picked"], builder: GeometryBuilder, forces: bool) -> Labels:
+    """The labels of some structures in the precision and on the device of the model."""
+    to = {"dtype": builder.dtype, "device": builder.device}
+    energies = torch.from_numpy(data.residual_energies[picked]).to(**to)
+    if not forces or data.forces is None:
+        return Labels(energies, None)
+    return Labels(energies, torch.from_numpy(data.forces[data.atoms_of(picked)]).to(**to))
+
+
+def fit(
+    builder: GeometryBuilder,
+    model: ModelSettings,
+    settings: TrainingSettings,
+    training: Int[np.ndarray, " train"],
+    validation: Int[np.ndarray, " valid"],
+    *,
+    seed: int,
+    members: int,
+) -> FitResult:
+    """Train `members` models on the same structures from scratch; they differ in weights and minibatch order only.
+
+    Every draw is keyed by (seed, use, N_train, member), so that member 0 is the single model (METHOD section 1).
+    Raises FloatingPointError if no check of some model gave a finite validation error.
+    """
+    started = time.perf_counter()
+    data = builder.data
+    scaling = fit_scaling(data.residual_energies[training], _composition(data, training))
+    if scaling.degenerate:
+        log.warning("all training energies are equal: the energy scale c of Eq. (4) is set to 1 eV")
+    n_train = len(training)
+    potential = _initialise(builder, model, scaling, seed, n_train, members)
+    optimizer = _Optimizer(potential, settings)
+    train_geometry = builder.build(training)
+    train_labels = labels_of(data, training, builder, settings.forces)
+    held_out = [
+        (geometry, labels_of(data, validation[rows], builder, settings.forces))
+        for rows, geometry in builder.chunks(validation)
+    ]
+
+    batch_size = min(settings.minibatch, n_train)
+    steps_per_epoch = n_train // batch_size
+    total_steps = settings.epochs * steps_per_epoch
+    checks = settings.check_epochs()
+    history: list[Tensor] = []
+    best = {name: values.clone() for name, values in potential.parameters.items()}
+    best_error = torch.full((members,), math.inf, dtype=builder.dtype, device=builder.device)
+    best_check = torch.full((members,), -1, dtype=torch.int64, device=builder.device)
+    validation_seconds = 0.0
+    every_structure = torch.arange(n_train, device=builder.device).expand(members, -1)
+    whole = make_batch(train_geometry, every_structure, with_pairs=settings.forces, whole=True)
+    fixed = (whole, *_batch_labels(train_geometry, train_labels, every_structure)) if steps_per_epoch == 1 else None
+
+    for epoch in progress(range(1, settings.epochs + 1), f"training on {n_train}", unit="epoch"):
+        orders = None if fixed and batch_size == n_train else _orders(seed, n_train, members, epoch, builder.device)
+        for step in range(steps_per_epoch):
+            if orders is None:
+                batch, energies, forces = fixed  # type: ignore[misc]
+            else:
+                picked = orders[:, step * batch_size : (step + 1) * batch_size]
+                batch = make_batch(train_geometry, picked, with_pairs=settings.forces)
+                energies, forces = _batch_labels(train_geometry, train_labels, picked)
+            _, gradient = potential.loss_gradient(batch, energies, forces, settings.force_weight)
+            done = (epoch - 1) * steps_per_epoch + step
+            optimizer.step(gradient, 1 - done / total_steps)
+        if epoch in checks:
+            check_started = time.perf_counter()
+            error = validation_error(potential, held_out)
+            better = error < best_error
+            best_error = torch.where(better, error, best_error)
+            best_check = torch.where(better, len(history), best_check)
+            for name, values in potential.parameters.items():
+                best[name] = torch.where(better.reshape(-1, *[1] * (values.ndim - 1)), values, best[name])
+            history.append(error)
+            validation_seconds += time.perf_counter() - check_started
+    if not bool((best_check >= 0).all()):
+        raise FloatingPointError(f"training on {n_train} structures diverged: no finite validation error at any check")
+    return FitResult(
+        potential=Potential(model, data.species, best, potential.energy_scale),
+        scaling=scaling,
+        check_epochs=checks,
+        validation=torch.stack(history).double().cpu().numpy(),
+        best_epochs=[checks[int(check)] for check in best_check],
+        seconds=time.perf_counter() - started,
+        validation_seconds=validation_seconds,
+    )
+
+
+def validation_error(
+    potential: Potential, held_out: list[tuple[Geometry, Labels]]
+) -> Float[Tensor, " models"]:
+    """MAE(E) per structure in eV plus MAE(F) per component in eV/Å, per model; MAE(E) alone without forces."""
+    n_structures = sum(len(labels.energies) for _, labels in held_out)
+    n_components = sum(labels.forces.numel() for _, labels in held_out if labels.forces is not None)
+    total = torch.zeros(potential.n_models, dtype=potential.dtype, device=potential.device)
+    for geometry, labels in held_out:
+        everyone = torch.arange(len(geometry), device=potential.device).expand(potential.n_models, -1)
+        batch = make_batch(geometry, everyone, with_pairs=labels.forces is not None, whole=True)
+        energies, forces = potential.predict(batch, forces=labels.forces is not None)
+        total += (energies - labels.energies).abs().sum(1) / n_structures
+        if forces is not None and labels.forces is not None:
+            error = forces.reshape(potential.n_models, -1, 3) - labels.forces
+            total += error.abs().sum((1, 2)) / n_components
+    return total
+
+
+class _Optimizer:
+    """Adam over the parameters of all models, one rate per kind of parameter, scaled by the schedule."""
+
+    def __init__(self, potential: Potential, settings: TrainingSettings) -> None:
+        self.parameters = potential.parameters
+        self.rates = {name: settings.learning_rates.of(name) for name in self.parameters}
+        groups = [{"params": [values], "lr": self.rates[name]} for name, values in self.parameters.items()]
+        self.adam = torch.optim.Adam(groups, betas=settings.adam_betas, eps=settings.adam_epsilon, fused=True)
+
+    def step(self, gradient: Parameters, decay: float) -> None:
+        for group, (name, values) in zip(self.adam.param_groups, self.parameters.items(), strict=True):
+            values.grad = gradient[name].reshape(values.shape)
+            group["lr"] = self.rates[name] * decay
+        self.adam.step()
+
+
+def _initialise(
+    builder: GeometryBuilder, model: ModelSettings, scaling: EnergyScaling, seed: int, n_train: int, members: int
+) -> Potential:
+    drawn = [
+        initial_parameters(
+            model, len(builder.data.species), scaling.shift, stream(seed, "weights", n_train=n_train, member=member)
+        )
+        for member in range(members)
+    ]
+    to = {"dtype": builder.dtype, "device": builder.device}
+    parameters = {name: torch.from_numpy(np.stack([one[name] for one in drawn])).to(**to) for name in drawn[0]}
+    energy_scale = torch.full((members,), scaling.scale, **to)
+    return Potential(model, builder.data.species, parameters, energy_scale)
+
+
+def _orders(
+    seed: int, n_train: int, members: int, epoch: int, device: torch.device
+) -> Int[Tensor, "members structures"]:
+    orders = [
+        stream(seed, "order", n_train=n_train, member=member, epoch=epoch).permutation(n_train)
+        for member in range(members)
+    ]
+    return torch.from_numpy(np.stack(orders)).to(device)
+
+
+def _batch_labels(
+    geometry: Geometry, labels: Labels, picked: Int[Tensor, "models structures"]
+) -> tuple[Float[Tensor, "models structures"], Float[Tensor, "atoms 3"] | None]:
+    energies = labels.energies[picked]
+    if labels.forces is None:
+        return energies, None
+    return energies, labels.forces[geometry.atom_rows(picked.flatten())]
+
+
+def _composition(data: Structures, picked: Int[np.ndarray, " picked"]) -> Int[np.ndarray, "picked species"]:
+    counts = np.zeros((len(picked), len(data.species)), dtype=np.int64)
+    structure = np.repeat(np.arange(len(picked)), data.n_atoms[picked])
+    np.add.at(counts, (structure, data.species_index[data.atoms_of(picked)]), 1)
+    return counts

@@ -1,0 +1,77 @@
+"""The initial model of a (scenario, seed), trained once for all algorithms and batch sizes that start from it."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from bench.data.split import Split
+from bench.model.geometry import GeometryBuilder
+from bench.record import locked, make_folder
+from bench.schema import RunConfig, hash_of
+from bench.training.fit import FitResult, fit
+from bench.training.scaling import EnergyScaling
+from bench.training.store import load_potential, save_potential
+
+log = logging.getLogger(__name__)
+
+
+def fit_once(
+    run: RunConfig, builder: GeometryBuilder, labelled: Int[np.ndarray, " labelled"], split: Split, members: int
+) -> FitResult:
+    """Train on the labelled structures; the initial model is taken from disk where another run has trained it.
+
+    Many runs may start at once: one trains, the others wait for its file. The file holds the seconds that training
+    took, so that a run's cost counts it as if it had been trained alone.
+    """
+    if len(labelled) > len(split.initial):
+        return _fit(run, builder, labelled, split, members)
+    folder = Path(run.results) / "initial"
+    make_folder(folder)
+    path = folder / f"{_key(run, builder, members)}.pt"
+    with locked(path.with_suffix(".lock"), wait=True):
+        if path.exists():
+            log.info("initial model on %d structures: taken from %s", len(labelled), path)
+            return _load(path, run.device)
+        fitted = _fit(run, builder, labelled, split, members)
+        extra = {
+            "shift": fitted.scaling.shift.tolist(),
+            "degenerate": fitted.scaling.degenerate,
+            "check_epochs": fitted.check_epochs,
+            "validation": fitted.validation.tolist(),
+            "best_epochs": fitted.best_epochs,
+            "seconds": fitted.seconds,
+            "validation_seconds": fitted.validation_seconds,
+        }
+        save_potential(path, fitted.potential, builder.data, extra)
+        return fitted
+
+
+def _fit(
+    run: RunConfig, builder: GeometryBuilder, labelled: Int[np.ndarray, " labelled"], split: Split, members: int
+) -> FitResult:
+    return fit(builder, run.model, run.training, labelled, split.validation, seed=run.seed, members=members)
+
+
+def _key(run: RunConfig, builder: GeometryBuilder, members: int) -> str:
+    """What the initial model depends on: the run's identity without what comes after it."""
+    identity = run.identity(builder.data.checksum)
+    for later in ("kernel", "selection", "batch_size"):
+        del identity[later]
+    del identity["scenario"]["final"]
+    return hash_of(identity | {"members": members})
+
+
+def _load(path: Path, device: str) -> FitResult:
+    potential, _, extra = load_potential(path, device)
+    shift = np.array(extra["shift"])
+    return FitResult(
+        potential=potential,
+        scaling=EnergyScaling(float(potential.energy_scale[0]), shift, extra["degenerate"]),
+        check_epochs=extra["check_epochs"],
+        validation=np.array(extra["validation"]),
+        best_epochs=extra["best_epochs"],
+        seconds=extra["seconds"],
+        validation_seconds=extra["validation_seconds"],
+    )

@@ -1,0 +1,44 @@
+"""Potentials on disk: parameters, architecture and reference energies in one file that needs no code to be trusted."""
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.data.structures import Structures
+from bench.errors import UserError
+from bench.model.potential import Potential
+from bench.record import write_atomically
+from bench.schema import ModelSettings
+
+
+def save_potential(path: Path, potential: Potential, data: Structures, extra: dict[str, Any] | None = None) -> None:
+    """Write all members of a potential atomically."""
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "settings": asdict(potential.settings),
+            "species": list(potential.species),
+            "reference_energies": dict(data.reference_energies),
+            "energy_scale": potential.energy_scale.cpu(),
+            "parameters": {name: values.cpu().contiguous() for name, values in potential.parameters.items()},
+            "extra": extra or {},
+        },
+        buffer,
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def load_potential(path: Path, device: str = "cpu") -> tuple[Potential, dict[int, float], dict[str, Any]]:
+    """Read a potential, its reference energies (eV per atomic number) and what was saved beside it."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        settings = ModelSettings(**{**content["settings"], "hidden": tuple(content["settings"]["hidden"])})
+        potential = Potential(settings, tuple(content["species"]), content["parameters"], content["energy_scale"])
+        return potential, content["reference_energies"], content["extra"]
+    except FileNotFoundError:
+        raise UserError(f"no model file {path}: a finished run keeps one as {path.name}") from None
+    except Exception as error:
+        raise UserError(f"{path} is no model of this project ({type(error).__name__}): remove it, run again") from None
