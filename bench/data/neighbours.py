@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import vesin
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt
 
 from bench.data.structures import Structures, ragged_rows
 from bench.errors import UserError
@@ -22,8 +22,8 @@ class Neighbours:
 
     r_max: float
     offsets: Int[np.ndarray, " structures_and_1"]
-    centres: Int[np.ndarray, " pairs"]
-    neighbours: Int[np.ndarray, " pairs"]
+    centres: UInt[np.ndarray, " pairs"]
+    neighbours: UInt[np.ndarray, " pairs"]
     shifts: Int[np.ndarray, "pairs 3"] | None
 
     def pairs_of(

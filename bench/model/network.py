@@ -14,8 +14,8 @@ SILU_FACTOR = 1.6765
 """α of φ: keeps the variance of activations at one."""
 BIAS_FACTOR = 0.1
 
-Weights = list[Float[Tensor, "models inputs outputs"]]
-Biases = list[Float[Tensor, "models outputs"]]
+Weights = list[Float[Tensor, "models _ _"]]
+Biases = list[Float[Tensor, "models _"]]
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,17 @@ class ForwardPass:
     """Outputs y_i, the input of every layer, and the pre-activations with their logistic function."""
 
     outputs: Float[Tensor, "models atoms"]
-    layer_inputs: list[Float[Tensor, "models atoms width"]]
-    pre_activations: list[Float[Tensor, "models atoms width"]]
-    sigmoids: list[Float[Tensor, "models atoms width"]]
+    layer_inputs: list[Float[Tensor, "models atoms _"]]
+    pre_activations: list[Float[Tensor, "models atoms _"]]
+    sigmoids: list[Float[Tensor, "models atoms _"]]
 
-    def slopes(self) -> list[Float[Tensor, "models atoms width"]]:
+    def slopes(self) -> list[Float[Tensor, "models atoms _"]]:
         """φ'(z) of every hidden layer."""
         return [
             SILU_FACTOR * s + x * (1 - s) for x, s in zip(self.layer_inputs[1:], self.sigmoids, strict=True)
         ]  # fmt: skip
 
-    def curvatures(self) -> list[Float[Tensor, "models atoms width"]]:
+    def curvatures(self) -> list[Float[Tensor, "models atoms _"]]:
         """φ''(z) of every hidden layer."""
         return [
             SILU_FACTOR * s * (1 - s) * (2 + z * (1 - 2 * s))
@@ -46,8 +46,8 @@ class BackwardPass:
     """Derivatives of Σ_i a_i y_i: with respect to G, to each z^(l) and to each hidden x^(l)."""
 
     inputs: Float[Tensor, "models atoms inputs"]
-    pre_activations: list[Float[Tensor, "models atoms width"]]
-    hidden: list[Float[Tensor, "models atoms width"]]
+    pre_activations: list[Float[Tensor, "models atoms _"]]
+    hidden: list[Float[Tensor, "models atoms _"]]
 
 
 def forward(weights: Weights, biases: Biases, inputs: Float[Tensor, "models atoms inputs"]) -> ForwardPass:
@@ -64,7 +64,7 @@ def forward(weights: Weights, biases: Biases, inputs: Float[Tensor, "models atom
 
 
 def backward(
-    weights: Weights, slopes: list[Float[Tensor, "models atoms width"]], output_weights: Float[Tensor, "models atoms"]
+    weights: Weights, slopes: list[Float[Tensor, "models atoms _"]], output_weights: Float[Tensor, "models atoms"]
 ) -> BackwardPass:
     """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to the inputs, keeping what lies between."""
     hidden = output_weights[:, :, None] * (weights[-1].transpose(1, 2) * weights[-1].shape[1] ** -0.5)
@@ -79,7 +79,7 @@ def backward(
 def parameter_gradient(
     weights: Weights,
     passed: ForwardPass,
-    slopes: list[Float[Tensor, "models atoms width"]],
+    slopes: list[Float[Tensor, "models atoms _"]],
     output_adjoint: Float[Tensor, "models atoms"],
     tangent: tuple[BackwardPass, Float[Tensor, "models atoms"], Float[Tensor, "models atoms inputs"]] | None,
 ) -> tuple[Weights, Biases, Float[Tensor, "models atoms inputs"], Float[Tensor, "models atoms"]]:

@@ -1,0 +1,194 @@
+"""The engine equals the plain equations, and the physics holds: Eqs. (1)-(6), closed forms against float64 autograd."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, make_builder, make_potential, make_structures, random_crystal, random_molecule
+from reference import energy as plain_energy
+
+from bench.model.invariants import n_invariants
+from bench.model.potential import make_batch
+from bench.schema import ModelSettings
+
+
+def predict(potential, builder, picked, *, forces=True):
+    geometry = builder.build(np.asarray(picked))
+    everyone = torch.arange(len(picked)).expand(potential.n_models, -1)
+    return potential.predict(make_batch(geometry, everyone, with_pairs=forces, whole=True), forces=forces)
+
+
+def one(potential, model):
+    return {name: values[model].clone().requires_grad_() for name, values in potential.parameters.items()}
+
+
+def plain(data, structure, parameters, potential, model=0):
+    rows = slice(data.offsets[structure], data.offsets[structure + 1])
+    positions = torch.from_numpy(data.positions[rows]).requires_grad_()
+    energy = plain_energy(
+        positions,
+        data.species_index[rows],
+        torch.from_numpy(data.cells[structure]),
+        data.periodic[structure],
+        parameters,
+        potential.settings,
+        potential.energy_scale[model],
+    )
+    return energy, positions
+
+
+def test_invariants_are_360():
+    assert n_invariants(5) == 360
+
+
+@pytest.mark.parametrize("settings", [SMALL, ModelSettings(r_max=4.0, hidden=(8,)), ModelSettings(r_max=3.0, n_radial=2)])
+def test_energies_and_forces_equal_the_plain_equations(mixed_data, settings):
+    builder, potential = make_builder(mixed_data, settings), make_potential(mixed_data, settings, models=2)
+    energies, forces = predict(potential, builder, range(len(mixed_data)))
+    forces = forces.reshape(2, -1, 3)
+    for model, structure in itertools.product(range(2), range(len(mixed_data))):
+        energy, positions = plain(mixed_data, structure, one(potential, model), potential, model)
+        force = torch.zeros_like(positions)
+        if energy.grad_fn is not None and mixed_data.n_atoms[structure] > 1:
+            force = -torch.autograd.grad(energy, positions)[0]
+        rows = slice(mixed_data.offsets[structure], mixed_data.offsets[structure + 1])
+        torch.testing.assert_close(energies[model, structure], energy.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(forces[model, rows], force.detach(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("force_weight", [0.0, 4.0])
+def test_loss_gradient_equals_autograd(mixed_data, force_weight):
+    """Two models with different structures of different sizes: closed form against double-backward autograd."""
+    potential = make_potential(mixed_data, models=2)
+    geometry = make_builder(mixed_data).build(np.arange(len(mixed_data)))
+    picked = torch.tensor([[0, 5, 3], [1, 4, 4]])
+    batch = make_batch(geometry, picked, with_pairs=True)
+    energies = torch.from_numpy(mixed_data.energies)[picked]
+    targets = torch.from_numpy(mixed_data.forces)
+    forces = targets[geometry.atom_rows(picked.flatten())] if force_weight else None
+    loss, gradient = potential.loss_gradient(batch, energies, forces, force_weight)
+    for model in range(2):
+        parameters = one(potential, model)
+        expected = torch.zeros((), dtype=torch.float64)
+        for position, structure in enumerate(picked[model].tolist()):
+            energy, positions = plain(mixed_data, structure, parameters, potential, model)
+            expected = expected + (energy - energies[model, position]) ** 2
+            if force_weight and len(positions) > 1:
+                force = -torch.autograd.grad(energy, positions, create_graph=True)[0]
+                rows = slice(mixed_data.offsets[structure], mixed_data.offsets[structure + 1])
+                expected = expected + force_weight * ((force - targets[rows]) ** 2).sum()
+            elif force_weight:
+                expected = expected + force_weight * (targets[mixed_data.offsets[structure]] ** 2).sum()
+        torch.testing.assert_close(loss[model], expected.detach(), rtol=1e-11, atol=0)
+        wanted = torch.autograd.grad(expected, list(parameters.values()))
+        for name, value in zip(parameters, wanted, strict=True):
+            scale = float(value.abs().max())
+            torch.testing.assert_close(gradient[name][model], value, rtol=1e-10, atol=1e-10 * scale, msg=name)
+
+
+def test_forces_are_minus_the_energy_gradient(generator):
+    """A fourth-order stencil, 1e-8 relative; molecules and a cell smaller than the cutoff."""
+    settings = ModelSettings(r_max=4.0)
+    step = 2e-3
+    for structure in (random_molecule(generator, 7), random_crystal(generator, 3)):
+        z, positions, cell = structure
+        moved = []
+        for atom, axis in itertools.product(range(len(z)), range(3)):
+            for factor in (-2, -1, 1, 2):
+                displaced = positions.copy()
+                displaced[atom, axis] += factor * step
+                moved.append((z, displaced, cell))
+        data = make_structures([structure, *moved])
+        potential, builder = make_potential(data, settings), make_builder(data, settings)
+        energies, _ = predict(potential, builder, range(1, len(data)), forces=False)
+        _, forces = predict(potential, builder, [0])
+        e = energies[0].reshape(-1, 4)
+        numerical = -(e[:, 0] - 8 * e[:, 1] + 8 * e[:, 2] - e[:, 3]).reshape(-1, 3) / (12 * step)
+        assert float((numerical - forces).abs().max() / forces.abs().max()) < 1e-8
+
+
+def test_rotation_translation_permutation(generator):
+    z, positions, cell = random_crystal(generator, 5, (8, 22))
+    rotation = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+    order = np.concatenate([generator.permutation(np.flatnonzero(z == s)) for s in np.unique(z)])
+    free = generator.permutation(len(z))
+    variants = [
+        (z, positions, cell),
+        (z, positions @ rotation.T, cell @ rotation.T),
+        (z, positions + [3.3, -1.2, 0.7], cell),
+        (z[order], positions[order], cell),
+        (z[free], positions[free], cell),
+        (z, positions + cell[0] * np.arange(len(z))[:, None], cell),
+    ]
+    data = make_structures(variants)
+    potential = make_potential(data)
+    energies, forces = predict(potential, make_builder(data), range(len(variants)))
+    torch.testing.assert_close(energies[0], energies[0, :1].expand(len(variants)), rtol=1e-12, atol=1e-12)
+    forces = forces.reshape(len(variants), -1, 3).numpy()
+    wanted = [forces[0], forces[0] @ rotation.T, forces[0], forces[0][order], forces[0][free], forces[0]]
+    np.testing.assert_allclose(forces, wanted, atol=1e-10)
+    assert np.abs(forces.sum(1)).max() < 1e-10
+
+
+def test_batch_independence(mixed_data):
+    """A structure's numbers do not depend on its company or on its order, and chunks change nothing but rounding."""
+    potential, builder = make_potential(mixed_data), make_builder(mixed_data)
+    n = len(mixed_data)
+    together, forces = predict(potential, builder, range(n))
+    backwards, _ = predict(potential, builder, range(n - 1, -1, -1))
+    torch.testing.assert_close(together, backwards.flip(1), rtol=1e-12, atol=1e-12)
+    for rows, geometry in builder.chunks(np.arange(n), atoms_per_chunk=7):
+        everyone = torch.arange(len(geometry))[None]
+        alone, alone_forces = potential.predict(make_batch(geometry, everyone, with_pairs=True, whole=True), forces=True)
+        torch.testing.assert_close(alone[0], together[0, rows], rtol=1e-12, atol=1e-12)
+        atoms = slice(mixed_data.offsets[rows.start], mixed_data.offsets[rows.stop])
+        torch.testing.assert_close(alone_forces, forces[atoms], rtol=1e-11, atol=1e-11)
+
+
+def test_continuous_at_the_cutoff():
+    """Energy and forces of a pair go to the lone atoms' values as 1 Å⁻² and 1 Å⁻¹ times the distance to the cutoff."""
+    settings = dataclasses.replace(SMALL, n_gaussians=9)
+    gaps = np.array([1e-2, 1e-3, 1e-4, 0.0, -1e-3])
+    data = make_structures([([8, 22], [[0, 0, 0], [0, 0, settings.r_max - gap]], None) for gap in gaps])
+    energies, forces = predict(make_potential(data, settings), make_builder(data, settings), range(len(gaps)))
+    energy = (energies[0] - energies[0, -1]).abs().numpy()
+    force = forces.reshape(len(gaps), 2, 3).abs().amax((1, 2)).numpy()
+    assert max(energy[3], energy[4]) < 1e-15
+    assert force[3] < 1e-12 and force[4] == 0
+    assert force[0] > 0
+    np.testing.assert_allclose(energy[1:3] / energy[:2], 1e-2, rtol=0.1)
+    np.testing.assert_allclose(force[1:3] / force[:2], 1e-1, rtol=0.1)
+
+
+def test_supercell(generator):
+    z, positions, cell = random_crystal(generator, 3)
+    repeats = list(itertools.product(range(2), range(1), range(3)))
+    many = np.concatenate([positions + np.array(repeat) @ cell for repeat in repeats])
+    data = make_structures([(z, positions, cell), (np.tile(z, 6), many, cell * np.array([[2], [1], [3]]))])
+    energies, forces = predict(make_potential(data), make_builder(data), [0, 1])
+    torch.testing.assert_close(6 * energies[0, 0], energies[0, 1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(forces[:3].repeat(6, 1), forces[3:], rtol=1e-9, atol=1e-10)
+
+
+def test_lockstep_equals_single_models(mixed_data):
+    """Each of three models in one batched computation equals that model alone: 1e-10 in float64, 1e-5 in float32."""
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        potential = make_potential(mixed_data, models=3, dtype=dtype)
+        geometry = make_builder(mixed_data, dtype=dtype).build(np.arange(len(mixed_data)))
+        picked = torch.tensor([[0, 1, 2], [4, 5, 0], [3, 2, 1]])
+        energies = torch.from_numpy(mixed_data.energies).to(dtype)
+        forces = torch.from_numpy(mixed_data.forces).to(dtype)
+        targets = energies[picked], forces[geometry.atom_rows(picked.flatten())]
+        loss, gradient = potential.loss_gradient(make_batch(geometry, picked, with_pairs=True), *targets, 4.0)
+        for model in range(3):
+            single = potential.member(model)
+            own = picked[model : model + 1]
+            own_targets = energies[own], forces[geometry.atom_rows(own.flatten())]
+            batch = make_batch(geometry, own, with_pairs=True)
+            single_loss, single_gradient = single.loss_gradient(batch, *own_targets, 4.0)
+            torch.testing.assert_close(loss[model], single_loss[0], rtol=tolerance, atol=0)
+            for name, values in single_gradient.items():
+                scale = float(values.abs().max())
+                torch.testing.assert_close(gradient[name][model], values[0], rtol=0, atol=tolerance * scale)
