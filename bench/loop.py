@@ -99,7 +99,7 @@ def _cycle(
         prepared = kernel.prepare(KernelInputs(fitted.potential, builder, labelled, run.seed))
         if finished:
             row |= {"picked": []}
-            _save_last_step(run, record, builder, split, fitted, errors, prepared)
+            _save_last_step(record, builder, split, fitted, errors, prepared)
         else:
             row |= _select(run, prepared, selection, split, labelled)
             labelled = np.concatenate([labelled, np.array(row["picked"])])
@@ -134,7 +134,6 @@ def _select(
 
 
 def _save_last_step(
-    run: RunConfig,
     record: RunRecord,
     builder: GeometryBuilder,
     split: Split,
@@ -150,7 +149,7 @@ def _save_last_step(
     if uncertainty is not None:
         arrays["uncertainty"] = uncertainty.astype(np.float32)
     record.save_arrays(LAST_STEP, arrays)
-    save_potential(record.folder / MODEL, fitted.potential, builder.data)
+    save_potential(record.folder / MODEL, fitted.potential, builder.data.reference_energies, {})
 
 
 def _report(run: RunConfig, row: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 def progress(items: Iterable[Item], description: str, *, unit: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items and show how far the loop is."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
         yield from tqdm(items, description, total=total, unit=unit, leave=False, dynamic_ncols=True)

@@ -105,11 +105,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"cannot write {path} ({error.strerror}): make room or set results= to another folder") from None
+        raise UserError(
+            f"cannot write {path} ({error.strerror}): make room or set results= to another folder"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def check_command_line(arguments: list[str]) -> None:
     try:
         overrides = OverridesParser.create().parse_overrides(words)
         choices = [
-            [f"{o.input_line.split('=', 1)[0]}={value}" for value in o.sweep_string_iterator()]
+            [f"{(o.input_line or '').split('=', 1)[0]}={value}" for value in o.sweep_string_iterator()]
             if o.is_sweep_override()
             else [o.input_line or ""]
             for o in overrides

@@ -107,7 +107,9 @@ class RunConfig:
     def identity(self, data_checksum: str) -> dict[str, Any]:
         """Everything that changes the numbers, as plain values. Where and on how many threads it runs is recorded."""
         dataset = {"name": self.dataset["name"], "checksum": data_checksum}
-        plain = TypeAdapter(RunConfig).dump_python(self, mode="json", exclude={"dataset", "results", "device", "threads"})
+        plain = TypeAdapter(RunConfig).dump_python(
+            self, mode="json", exclude={"dataset", "results", "device", "threads"}
+        )
         return {"numerics_version": NUMERICS_VERSION, "dataset": dataset, **plain}
 
 
@@ -140,7 +142,9 @@ def plugin(config: Plugin, where: str) -> Any:
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{where}._target_ = {target!r} cannot be imported ({error}): give a dotted class name") from None
+        raise UserError(
+            f"{where}._target_ = {target!r} cannot be imported ({error}): give a dotted class name"
+        ) from None
     return _build(cls, {key: value for key, value in config.items() if key != "_target_"}, where + ".")
 
 
@@ -162,4 +166,4 @@ def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
         if key not in known:
             raise UserError(f"unknown configuration key {where}{key}: {nearest(str(key), known)}")
         if is_dataclass(hints[key]) and isinstance(value, Mapping):
-            _check_keys(hints[key], value, f"{where}{key}.")  # type: ignore[arg-type]
+            _check_keys(hints[key], value, f"{where}{key}.")

@@ -1,4 +1,4 @@
-"""The potential written as plainly as the equations stand, in float64 with autograd: what the engine is tested against."""
+"""The potential as plainly as the equations stand, in float64 with autograd: what the engine is tested against."""
 
 import itertools
 import math
@@ -95,7 +95,7 @@ def _engine_order(blocks, n):
     pairs = list(itertools.combinations_with_replacement(range(n), 2))
     for cubic, quadratic in (("112", "11"), ("332", "33")):
         for position in range(len(pairs)):
-            order.append(blocks[cubic][position * n : (position + 1) * n] + [blocks[quadratic][position]])
+            order.append([*blocks[cubic][position * n : (position + 1) * n], blocks[quadratic][position]])
     triples = list(itertools.combinations_with_replacement(range(n), 3))
     for position, pair in enumerate(pairs):
         of_pair = [value for value, triple in zip(blocks["222"], triples, strict=True) if triple[:2] == pair]

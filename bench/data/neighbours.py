@@ -57,8 +57,8 @@ def find_neighbours(data: Structures, r_max: float) -> Neighbours:
         if len(d) and d.min() < SHORTEST_DISTANCE:
             pair = int(np.argmin(d))
             raise UserError(
-                f"dataset {data.name}: atoms {i[pair]} and {j[pair]} of structure {structure} are {d[pair]:.3g} Å apart:"
-                " remove or mend that structure"
+                f"dataset {data.name}: atoms {i[pair]} and {j[pair]} of structure {structure} are {d[pair]:.3g} Å"
+                " apart: remove or mend that structure"
             )
         centres.append(i.astype(np.uint16))
         neighbours.append(j.astype(np.uint16))

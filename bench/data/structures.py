@@ -41,8 +41,8 @@ class Structures:
 
     @cached_property
     def species(self) -> tuple[int, ...]:
-        """The atomic numbers that occur, ascending."""
-        return tuple(int(z) for z in np.unique(self.atomic_numbers))
+        """The atomic numbers that may occur, ascending: those with a reference energy."""
+        return tuple(sorted(self.reference_energies))
 
     @cached_property
     def species_index(self) -> Int[np.ndarray, " atoms"]:
@@ -52,16 +52,13 @@ class Structures:
     @cached_property
     def residual_energies(self) -> Float[np.ndarray, " structures"]:
         """Energies minus the sum of the atoms' reference energies, float64, eV (METHOD section 2)."""
-        missing = sorted(set(self.species) - set(self.reference_energies))
-        if missing:
-            raise UserError(f"dataset {self.name}: no reference energy for Z = {missing}: add it to reference_energies")
         per_species = np.array([self.reference_energies[z] for z in self.species], dtype=np.float64)
         return self.energies - np.add.reduceat(per_species[self.species_index], self.offsets[:-1])
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of every array that enters a number, independent of the file they came from."""
-        digest = hashlib.sha256()
+        """SHA-256 of everything that enters a number, independent of the file it came from."""
+        digest = hashlib.sha256(repr(sorted(self.reference_energies.items())).encode())
         forces = np.zeros((0, 3)) if self.forces is None else self.forces
         for array, dtype in (
             (self.atomic_numbers, "<u1"),
@@ -87,6 +84,9 @@ class Structures:
             raise UserError(f"{where}: 0 structures: nothing to learn from")
         if np.any(self.n_atoms < 1) or self.offsets[-1] != len(self.positions):
             raise UserError(f"{where}: the atom counts do not add up to the {len(self.positions)} positions given")
+        missing = sorted(set(np.unique(self.atomic_numbers).tolist()) - set(self.reference_energies))
+        if missing:
+            raise UserError(f"{where}: no reference energy for Z = {missing}: add it to dataset.reference_energies")
         per_atom = {"positions": self.positions} | ({} if self.forces is None else {"forces": self.forces})
         for key, array in per_atom.items():
             bad = np.flatnonzero(~np.isfinite(array).all(axis=1))

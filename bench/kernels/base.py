@@ -1,7 +1,7 @@
 """What a kernel is to the loop: prepared on the trained models, then evaluated on any structures."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,13 +24,14 @@ class KernelInputs:
 
 @dataclass(frozen=True)
 class Embedding:
-    """What a selection sees: k(S, S) of the pool and, for kernels with a feature map, features of pool and training set."""
+    """What a selection sees: k(S, S) of the pool and, with a feature map, the features of pool and training set."""
 
     diagonal: Float[Tensor, " pool"]
     pool: Float[Tensor, "pool features"] | None = None
     training: Float[Tensor, "labelled features"] | None = None
 
 
+@runtime_checkable
 class PreparedKernel(Protocol):
     """A kernel fixed by the trained models and the labelled set."""
 
@@ -41,6 +42,7 @@ class PreparedKernel(Protocol):
         """The predicted standard deviation in the unit of the kernel, or None where a kernel predicts none."""
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """A kernel of Section 3.1; its fields are the keys of its yaml in conf/kernel."""
 
@@ -62,4 +64,4 @@ class Kernel(Protocol):
 
 def squared_norms(features: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:
     """k(S, S) of Eq. (7)."""
-    return torch.linalg.vector_norm(features, dim=1) ** 2
+    return torch.linalg.vecdot(features, features)

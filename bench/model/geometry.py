@@ -1,7 +1,7 @@
-"""From structures and neighbour lists to the `Geometry` that Eqs. (2)-(6) are evaluated on, whole or in bounded chunks."""
+"""From structures and neighbour lists to the `Geometry` that Eqs. (2)-(6) are evaluated on, whole or in chunks."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class GeometryBuilder:
     r_min: float
     n_gaussians: int
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default=torch.device("cpu"))
 
     def build(self, picked: Int[np.ndarray, " picked"]) -> Geometry:
         """The geometry of some structures at once."""
@@ -72,9 +72,7 @@ class GeometryBuilder:
             start = stop
 
 
-def _monomials(
-    directions: Float[Tensor, "pairs 3"], distances: Float[Tensor, " pairs"]
-) -> Float[Tensor, "pairs 20 4"]:
+def _monomials(directions: Float[Tensor, "pairs 3"], distances: Float[Tensor, " pairs"]) -> Float[Tensor, "pairs 20 4"]:
     """Y_m(r̂) and ∂Y_m(r̂)/∂r_c = (∂_c Y_m − L_m r̂_c Y_m)/r."""
     powers = [torch.ones_like(directions), directions, directions**2, directions**3]
     values = torch.stack([powers[a][:, 0] * powers[b][:, 1] * powers[c][:, 2] for a, b, c in MONOMIALS], dim=1)

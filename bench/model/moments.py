@@ -1,6 +1,6 @@
 """Equivariant moments of Eq. (2), split into what depends on the geometry alone and what is trained.
 
-Eq. (2) is linear in β: with the basis moments A[i, Z, k, m] = Σ_{j of species Z} h_k(r_ij) Y_m(r̂_ij), where Y_m are the 20
+Eq. (2) is linear in β: with the basis moments A[i, Z, k, m] = Σ_{j of species Z} h_k(r_ij) Y_m(r̂_ij), Y_m the 20
 monomials x^a y^b z^c of degree L = a + b + c ≤ 3 (the distinct components of r̂^⊗L), the moment is
 Ψ[i, s, m] = Σ_{Z,k} β[Z_i, Z, s, k] A[i, Z, k, m]. A is computed once per structure, and positions enter training only
 through two constant, sparse, linear maps: `pull_back` (dE/dA → dE/dr) and `push_forward` (ṙ → Ȧ).

@@ -5,6 +5,7 @@ the same number each. A single model is the case of one.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -180,9 +181,7 @@ class _Evaluation:
         weights, biases, invariant_adjoint, output_tangent = network.parameter_gradient(
             potential.weights, self.passed, self.slopes, batch.to_slots(atom_adjoint * self.output_weights), tangent
         )
-        (through_invariants,) = torch.autograd.grad(
-            self.invariants, self.moments, batch.from_slots(invariant_adjoint)
-        )
+        (through_invariants,) = torch.autograd.grad(self.invariants, self.moments, batch.from_slots(invariant_adjoint))
         if forces is not None:
             adjoints = torch.cat([moment_adjoint + through_invariants, self.moment_gradient.detach()], dim=2)
             sources = torch.cat([geometry.moments, basis_tangent], dim=2)
@@ -224,7 +223,7 @@ def initial_parameters(
         "scale": np.ones(n_species),
         "shift": shift,
     }
-    for layer, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for layer, (inputs, outputs) in enumerate(pairwise(widths)):
         parameters[f"weight{layer}"] = generator.standard_normal((inputs, outputs))
         parameters[f"bias{layer}"] = np.zeros(outputs)
     return parameters

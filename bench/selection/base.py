@@ -1,7 +1,7 @@
 """What a selection is to the loop: a pure function of kernel values; no model in sight."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -10,6 +10,7 @@ from bench.errors import UserError
 from bench.kernels.base import Embedding
 
 
+@runtime_checkable
 class Selection(Protocol):
     """A selection method of Section 3.2; its fields are the keys of its yaml in conf/selection.
 
@@ -24,9 +25,7 @@ class Selection(Protocol):
     def needs_features(self) -> bool:
         """Whether a diagonal alone is not enough."""
 
-    def select(
-        self, embedding: Embedding, batch_size: int, generator: np.random.Generator
-    ) -> "Selected":
+    def select(self, embedding: Embedding, batch_size: int, generator: np.random.Generator) -> "Selected":
         """Pick `batch_size` rows of the pool, in the order of picking."""
 
 

@@ -1,4 +1,4 @@
-"""Training (Eq. 5): minibatches, Adam with layer-wise rates decaying linearly to zero, early stopping. Many models at once."""
+"""Training (Eq. 5): minibatches, Adam with layer-wise rates decaying linearly to zero, early stopping; many models."""
 
 import logging
 import math
@@ -45,11 +45,10 @@ class Labels:
 
 def labels_of(data: Structures, picked: Int[np.ndarray, " picked"], builder: GeometryBuilder, forces: bool) -> Labels:
     """The labels of some structures in the precision and on the device of the model."""
-    to = {"dtype": builder.dtype, "device": builder.device}
-    energies = torch.from_numpy(data.residual_energies[picked]).to(**to)
+    energies = torch.from_numpy(data.residual_energies[picked]).to(builder.device, builder.dtype)
     if not forces or data.forces is None:
         return Labels(energies, None)
-    return Labels(energies, torch.from_numpy(data.forces[data.atoms_of(picked)]).to(**to))
+    return Labels(energies, torch.from_numpy(data.forces[data.atoms_of(picked)]).to(builder.device, builder.dtype))
 
 
 def fit(
@@ -130,9 +129,7 @@ def fit(
     )
 
 
-def validation_error(
-    potential: Potential, held_out: list[tuple[Geometry, Labels]]
-) -> Float[Tensor, " models"]:
+def validation_error(potential: Potential, held_out: list[tuple[Geometry, Labels]]) -> Float[Tensor, " models"]:
     """MAE(E) per structure in eV plus MAE(F) per component in eV/Å, per model; MAE(E) alone without forces."""
     n_structures = sum(len(labels.energies) for _, labels in held_out)
     n_components = sum(labels.forces.numel() for _, labels in held_out if labels.forces is not None)
@@ -173,9 +170,11 @@ def _initialise(
         )
         for member in range(members)
     ]
-    to = {"dtype": builder.dtype, "device": builder.device}
-    parameters = {name: torch.from_numpy(np.stack([one[name] for one in drawn])).to(**to) for name in drawn[0]}
-    energy_scale = torch.full((members,), scaling.scale, **to)
+    parameters = {
+        name: torch.from_numpy(np.stack([one[name] for one in drawn])).to(builder.device, builder.dtype)
+        for name in drawn[0]
+    }
+    energy_scale = torch.full((members,), scaling.scale, dtype=builder.dtype, device=builder.device)
     return Potential(model, builder.data.species, parameters, energy_scale)
 
 

@@ -22,7 +22,7 @@ def fit_scaling(
 ) -> EnergyScaling:
     """Compute c and μ from the training energies (eV, relative to the references) and atoms per species.
 
-    With the mean energy per atom Ē and e_k = E_k − n_k Ē: c = sqrt(Σ_k e_k²/n_k / Σ_k n_k); μ is the ridge regression of
+    With the mean energy per atom Ē, e_k = E_k − n_k Ē: c = sqrt(Σ_k e_k²/n_k / Σ_k n_k); μ is the ridge regression of
     e_k on the composition (ridge 1) plus Ē, divided by c (METHOD section 2; JCTC 2021, 17, 6658). Float64 throughout.
     """
     n_atoms = composition.sum(1)

@@ -36,6 +36,7 @@ def fit_once(
             return _load(path, run.device)
         fitted = _fit(run, builder, labelled, split, members)
         extra = {
+            "scale": fitted.scaling.scale,
             "shift": fitted.scaling.shift.tolist(),
             "degenerate": fitted.scaling.degenerate,
             "check_epochs": fitted.check_epochs,
@@ -44,7 +45,7 @@ def fit_once(
             "seconds": fitted.seconds,
             "validation_seconds": fitted.validation_seconds,
         }
-        save_potential(path, fitted.potential, builder.data, extra)
+        save_potential(path, fitted.potential, builder.data.reference_energies, extra)
         return fitted
 
 
@@ -65,10 +66,9 @@ def _key(run: RunConfig, builder: GeometryBuilder, members: int) -> str:
 
 def _load(path: Path, device: str) -> FitResult:
     potential, _, extra = load_potential(path, device)
-    shift = np.array(extra["shift"])
     return FitResult(
         potential=potential,
-        scaling=EnergyScaling(float(potential.energy_scale[0]), shift, extra["degenerate"]),
+        scaling=EnergyScaling(extra["scale"], np.array(extra["shift"]), extra["degenerate"]),
         check_epochs=extra["check_epochs"],
         validation=np.array(extra["validation"]),
         best_epochs=extra["best_epochs"],

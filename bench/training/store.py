@@ -7,24 +7,23 @@ from typing import Any
 
 import torch
 
-from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.model.potential import Potential
 from bench.record import write_atomically
 from bench.schema import ModelSettings
 
 
-def save_potential(path: Path, potential: Potential, data: Structures, extra: dict[str, Any] | None = None) -> None:
+def save_potential(path: Path, potential: Potential, reference_energies: dict[int, float], extra: dict[str, Any]) -> None:
     """Write all members of a potential atomically."""
     buffer = io.BytesIO()
     torch.save(
         {
             "settings": asdict(potential.settings),
             "species": list(potential.species),
-            "reference_energies": dict(data.reference_energies),
+            "reference_energies": reference_energies,
             "energy_scale": potential.energy_scale.cpu(),
             "parameters": {name: values.cpu().contiguous() for name, values in potential.parameters.items()},
-            "extra": extra or {},
+            "extra": extra,
         },
         buffer,
     )

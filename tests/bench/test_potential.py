@@ -43,7 +43,9 @@ def test_invariants_are_360():
     assert n_invariants(5) == 360
 
 
-@pytest.mark.parametrize("settings", [SMALL, ModelSettings(r_max=4.0, hidden=(8,)), ModelSettings(r_max=3.0, n_radial=2)])
+@pytest.mark.parametrize(
+    "settings", [SMALL, ModelSettings(r_max=4.0, hidden=(8,)), ModelSettings(r_max=3.0, n_radial=2)]
+)
 def test_energies_and_forces_equal_the_plain_equations(mixed_data, settings):
     builder, potential = make_builder(mixed_data, settings), make_potential(mixed_data, settings, models=2)
     energies, forces = predict(potential, builder, range(len(mixed_data)))
@@ -117,7 +119,7 @@ def test_rotation_translation_permutation(generator):
     variants = [
         (z, positions, cell),
         (z, positions @ rotation.T, cell @ rotation.T),
-        (z, positions + [3.3, -1.2, 0.7], cell),
+        (z, positions + np.array([3.3, -1.2, 0.7]), cell),
         (z[order], positions[order], cell),
         (z[free], positions[free], cell),
         (z, positions + cell[0] * np.arange(len(z))[:, None], cell),
@@ -141,7 +143,9 @@ def test_batch_independence(mixed_data):
     torch.testing.assert_close(together, backwards.flip(1), rtol=1e-12, atol=1e-12)
     for rows, geometry in builder.chunks(np.arange(n), atoms_per_chunk=7):
         everyone = torch.arange(len(geometry))[None]
-        alone, alone_forces = potential.predict(make_batch(geometry, everyone, with_pairs=True, whole=True), forces=True)
+        alone, alone_forces = potential.predict(
+            make_batch(geometry, everyone, with_pairs=True, whole=True), forces=True
+        )
         torch.testing.assert_close(alone[0], together[0, rows], rtol=1e-12, atol=1e-12)
         atoms = slice(mixed_data.offsets[rows.start], mixed_data.offsets[rows.stop])
         torch.testing.assert_close(alone_forces, forces[atoms], rtol=1e-11, atol=1e-11)

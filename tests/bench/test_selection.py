@@ -1,0 +1,153 @@
+"""Each selection equals its definition, written as plainly as possible, on thousands of random small cases."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.errors import UserError
+from bench.kernels.base import Embedding, squared_norms
+from bench.selection.lcmd import LargestClusterMaximumDistance
+from bench.selection.max_det import MaxDet
+from bench.selection.max_diag import MaxDiag
+
+GENERATOR = np.random.default_rng(0)
+MANY = settings(max_examples=1000, deadline=None)
+
+
+@st.composite
+def cases(draw, integer):
+    """Pools with ties, duplicates and zero features; batches up to the whole pool; training sets down to nothing."""
+    n_pool, n_train, d = draw(st.integers(1, 9)), draw(st.integers(0, 4)), draw(st.integers(1, 4))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    if integer:
+        pool = generator.integers(-2, 3, (n_pool, d)).astype(float)
+        training = generator.integers(-2, 3, (n_train, d)).astype(float)
+    else:
+        pool, training = generator.normal(size=(n_pool, d)), generator.normal(size=(n_train, d))
+        pool[generator.random(n_pool) < 0.2] = 0
+        if n_pool > 1 and generator.random() < 0.3:
+            pool[1] = pool[0]
+    return pool, training, draw(st.integers(1, n_pool))
+
+
+def embedding(pool, training):
+    features = torch.from_numpy(pool)
+    return Embedding(squared_norms(features), features, torch.from_numpy(training))
+
+
+def check(scores_of, picked, exact):
+    """Each pick's score under the definition, given the picks before it, is the best there is."""
+    for step, pick in enumerate(picked):
+        scores = scores_of(picked[:step])
+        best = max(scores.values())
+        if exact:
+            assert pick == min(s for s in scores if scores[s] == best)
+        else:
+            assert scores[pick] >= best - 1e-10 * max(abs(best), 1e-3)
+    assert len(set(picked)) == len(picked)
+
+
+def plain_max_diag(pool, training):
+    def scores(batch):
+        return {s: pool[s] @ pool[s] for s in range(len(pool)) if s not in batch}
+
+    return scores
+
+
+def plain_lcmd(pool, training):
+    """Eqs. (29)-(31); the score of a point outside the largest cluster is −1."""
+
+    def scores(batch):
+        centres = [*training, *(pool[b] for b in batch)]
+        free = [s for s in range(len(pool)) if s not in batch]
+        if not centres:
+            return {s: pool[s] @ pool[s] for s in free}
+        distance, cluster = {}, {}
+        for s in free:
+            to_centres = [((pool[s] - centre) ** 2).sum() for centre in centres]
+            distance[s], cluster[s] = min(to_centres), to_centres.index(min(to_centres))
+        sizes = [sum(distance[s] for s in free if cluster[s] == c) for c in range(len(centres))]
+        occupied = sorted(set(cluster.values()))
+        largest = max(occupied, key=lambda c: (sizes[c], -c))
+        return {s: distance[s] if cluster[s] == largest else -1.0 for s in free}
+
+    return scores
+
+
+def plain_max_det(pool):
+    def scores(batch):
+        found = {}
+        for s in range(len(pool)):
+            if s not in batch:
+                chosen = pool[[*batch, s]]
+                before = np.linalg.det(pool[batch] @ pool[batch].T) if batch else 1.0
+                found[s] = np.linalg.det(chosen @ chosen.T) / before
+        return found
+
+    return scores
+
+
+@MANY
+@given(cases(integer=True))
+def test_exact_on_integers(case):
+    pool, training, n = case
+    for method, plain in (
+        (MaxDiag("MaxDiag"), plain_max_diag),
+        (LargestClusterMaximumDistance("LCMD"), plain_lcmd),
+    ):
+        picked = method.select(embedding(pool, training), n, GENERATOR).rows.tolist()
+        assert len(picked) == n
+        check(plain(pool, training), picked, exact=True)
+
+
+@MANY
+@given(cases(integer=False))
+def test_best_score_on_reals(case):
+    pool, training, n = case
+    for method, plain in (
+        (MaxDiag("MaxDiag"), plain_max_diag),
+        (LargestClusterMaximumDistance("LCMD"), plain_lcmd),
+    ):
+        picked = method.select(embedding(pool, training), n, GENERATOR).rows.tolist()
+        check(plain(pool, training), picked, exact=False)
+
+
+@MANY
+@given(cases(integer=False), st.booleans())
+def test_max_det_is_greedy_in_the_determinant(case, random):
+    pool, training, n = case
+    rank = np.linalg.matrix_rank(pool)
+    method = MaxDet("MaxDet", on_deficit="random" if random else "fail")
+    if n > rank and not random:
+        with pytest.raises(ArithmeticError, match=f"MaxDet found {rank} of {n} structures"):
+            method.select(embedding(pool, training), n, GENERATOR)
+        return
+    selected = method.select(embedding(pool, training), n, GENERATOR)
+    picked = selected.rows.tolist()
+    assert selected.n_random == max(0, n - rank)
+    assert len(set(picked)) == n
+    check(plain_max_det(pool), picked[: n - selected.n_random], exact=False)
+
+
+def test_ties_go_to_the_lowest_row():
+    pool = np.array([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]])
+    for method in (MaxDiag("MaxDiag"), MaxDet("MaxDet"), LargestClusterMaximumDistance("LCMD")):
+        assert method.select(embedding(pool, np.zeros((1, 2))), 2, GENERATOR).rows[0] == 0
+
+
+def test_more_asked_than_there_are():
+    pool = np.eye(3)
+    for method in (MaxDiag("MaxDiag"), MaxDet("MaxDet"), LargestClusterMaximumDistance("LCMD")):
+        with pytest.raises(UserError, match="batch_size = 4 but the pool holds 3"):
+            method.select(embedding(pool, np.zeros((0, 3))), 4, GENERATOR)
+
+
+def test_lcmd_prefers_the_largest_cluster_over_the_farthest_point():
+    """A crowd at distance 1 outweighs one outlier at distance 2: representative, not only diverse."""
+    crowd = np.array([[10.0 + np.cos(a), np.sin(a)] for a in np.linspace(0, 6, 9)])
+    pool = np.concatenate([[[0.0, 2.0]], crowd])
+    training = np.array([[0.0, 0.0], [10.0, 0.0]])
+    picked = LargestClusterMaximumDistance("LCMD").select(embedding(pool, training), 1, GENERATOR).rows
+    assert picked[0] != 0

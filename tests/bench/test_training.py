@@ -1,0 +1,157 @@
+"""Training: scaling, schedule, early stopping, the rules for minibatches, and repeatability."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, SMALL, make_builder
+
+from bench.data.neighbours import find_neighbours
+from bench.model.geometry import GeometryBuilder
+from bench.schema import LearningRates, TrainingSettings, plugin
+from bench.training.fit import fit, labels_of, validation_error
+from bench.training.scaling import fit_scaling
+
+RATES = LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001)
+QUICK = TrainingSettings(epochs=12, minibatch=32, learning_rates=RATES, force_weight=4.0, validation_checks=6)
+
+
+@pytest.fixture(scope="module")
+def aspirin():
+    import yaml
+
+    config = yaml.safe_load((PROJECT / "conf/dataset/rmd17_aspirin.yaml").read_text())
+    return plugin(config, "dataset").load()
+
+
+@pytest.fixture(scope="module")
+def builder(aspirin):
+    return GeometryBuilder(aspirin, find_neighbours(aspirin, SMALL.r_max), SMALL.r_min, SMALL.n_gaussians)
+
+
+def test_embedded_data_load(aspirin):
+    assert len(aspirin) == 4019
+    assert np.abs(aspirin.residual_energies).max() < 3
+    assert np.sqrt((aspirin.forces**2).mean()) == pytest.approx(1.2727, rel=1e-3)
+
+
+def test_scaling_by_hand():
+    """Two species, three structures: Ē = 10/6, c from its definition, μ from the normal equations."""
+    energies = np.array([1.0, 3.0, 6.0])
+    composition = np.array([[1, 0], [1, 1], [1, 2]])
+    scaling = fit_scaling(energies, composition)
+    mean = 10 / 6
+    excess = energies - np.array([1, 2, 3]) * mean
+    scale = np.sqrt((excess**2 / np.array([1, 2, 3])).sum() / 6)
+    ridge = np.linalg.inv(composition.T @ composition + np.eye(2)) @ composition.T @ excess
+    assert scaling.scale == pytest.approx(scale)
+    np.testing.assert_allclose(scaling.shift, (ridge + mean) / scale)
+    assert not scaling.degenerate
+
+
+def test_equal_energies_have_no_scale():
+    scaling = fit_scaling(np.full(4, 2.0), np.array([[1, 1]] * 4))
+    assert scaling.degenerate and scaling.scale == 1.0
+    np.testing.assert_allclose(scaling.shift, [1.0, 1.0])
+
+
+@pytest.mark.parametrize(("epochs", "checks"), [(1000, 20), (500, 20), (3, 20), (1, 1), (100, 7)])
+def test_check_epochs(epochs, checks):
+    settings = dataclasses.replace(QUICK, epochs=epochs, validation_checks=checks)
+    chosen = settings.check_epochs()
+    assert chosen[-1] == epochs and chosen == sorted(set(chosen)) and chosen[0] >= 1
+    if epochs >= 100:
+        assert len(chosen) == checks
+        assert sum(epoch > 0.75 * epochs for epoch in chosen) == max(1, checks // 2)
+
+
+def test_training_learns_and_keeps_the_best(builder):
+    settings = dataclasses.replace(QUICK, epochs=80)
+    result = fit(builder, SMALL, settings, np.arange(64), np.arange(100, 130), seed=0, members=1)
+    assert result.validation.shape == (6, 1)
+    assert result.validation.min() < 0.7 * result.validation[0]
+    assert result.check_epochs[int(np.argmin(result.validation[:, 0]))] == result.best_epochs[0]
+    held_out = [
+        (geometry, labels_of(builder.data, np.arange(100, 130)[rows], builder, True))
+        for rows, geometry in builder.chunks(np.arange(100, 130))
+    ]
+    assert float(validation_error(result.potential, held_out)) == pytest.approx(result.validation.min(), rel=1e-5)
+
+
+def test_validation_error_by_definition(builder):
+    result = fit(builder, SMALL, QUICK, np.arange(10), np.arange(50, 55), seed=0, members=2)
+    data, picked = builder.data, np.arange(50, 55)
+    from bench.evaluate import structure_errors
+
+    errors = structure_errors(result.potential, builder, picked, forces=True)
+    expected = errors.energy.mean(1) + errors.force_mae.mean(1)
+    held_out = [(builder.build(picked), labels_of(data, picked, builder, True))]
+    np.testing.assert_allclose(validation_error(result.potential, held_out).numpy(), expected, rtol=1e-4)
+
+
+def test_repeatable_and_keyed(builder):
+    """Same seed, same bits; another seed, N_train or member, other weights; member 0 of a committee is the single model."""
+    runs = [
+        fit(builder, SMALL, QUICK, np.arange(40), np.arange(50, 55), seed=seed, members=members)
+        for seed, members in ((0, 1), (0, 1), (1, 1), (0, 3))
+    ]
+    first, again, other, committee = (run.potential.parameters for run in runs)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["weight0"], other["weight0"])
+    assert not torch.equal(committee["weight0"][0], committee["weight0"][1])
+    for name, values in first.items():
+        scale = float(values.abs().max())
+        torch.testing.assert_close(committee[name][0], values[0], rtol=0, atol=2e-2 * scale, msg=name)
+
+
+def test_minibatches(builder, monkeypatch):
+    """All of them below 32; above, an incomplete last minibatch is dropped and every epoch has its own order."""
+    from bench.model.potential import Potential
+
+    seen = []
+    original = Potential.loss_gradient
+
+    def spy(self, batch, energies, forces, force_weight):
+        seen.append(energies.clone())
+        return original(self, batch, energies, forces, force_weight)
+
+    monkeypatch.setattr(Potential, "loss_gradient", spy)
+    settings = dataclasses.replace(QUICK, epochs=2)
+    fit(builder, SMALL, settings, np.arange(31), np.arange(50, 55), seed=0, members=1)
+    assert [len(energies[0]) for energies in seen] == [31, 31]
+    seen.clear()
+    fit(builder, SMALL, settings, np.arange(75), np.arange(100, 105), seed=0, members=1)
+    assert [len(energies[0]) for energies in seen] == [32, 32, 32, 32]
+    epochs = [set(torch.cat([a[0], b[0]]).tolist()) for a, b in (seen[:2], seen[2:])]
+    assert len(epochs[0]) == 64 and epochs[0] != epochs[1]
+
+
+def test_rates_decay_linearly_to_zero(builder, monkeypatch):
+    rates = []
+    original = torch.optim.Adam.step
+
+    def spy(self, *arguments, **keywords):
+        rates.append([group["lr"] for group in self.param_groups])
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    result = fit(builder, SMALL, QUICK, np.arange(64), np.arange(70, 75), seed=0, members=1)
+    names = list(result.potential.parameters)
+    expected = [{"beta": 0.02, "shift": 0.05, "scale": 0.001}.get(name, 0.03) for name in names]
+    np.testing.assert_allclose(rates, np.outer(1 - np.arange(24) / 24, expected))
+
+
+def test_divergence_is_an_error(builder):
+    rates = dataclasses.replace(RATES, network=1e30)
+    settings = dataclasses.replace(QUICK, learning_rates=rates)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        fit(builder, SMALL, settings, np.arange(10), np.arange(50, 55), seed=0, members=1)
+
+
+def test_energies_only(mixed_data):
+    builder = make_builder(mixed_data)
+    settings = dataclasses.replace(QUICK, force_weight=0.0, epochs=30)
+    result = fit(builder, SMALL, settings, np.arange(5), np.arange(5, 6), seed=0, members=1)
+    assert result.validation.shape[1] == 1
+    assert np.isfinite(result.validation).all()
