@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import style
 from analysis.collect import collect
 from analysis.figures.learning_curves import learning_curves
 from analysis.stats import MEASURES, QUANTITIES, measured, over_seeds
@@ -35,11 +36,8 @@ def build(results: Path) -> None:
     for (scenario, batch_size), part in table.groupby(["scenario", "batch_size"]):
         for quantity in measured(part):
             print(last_step(part, quantity))
-            figure = learning_curves(part, quantity)
-            for suffix in ("svg", "png"):
-                path = folder / f"learning_curves_{scenario}_b{batch_size}_{quantity}.{suffix}"
-                figure.savefig(path, metadata={"Date": None} if suffix == "svg" else None)
-                written.append(path)
+            stem = folder / f"learning_curves_{scenario}_b{batch_size}_{quantity}"
+            written += style.save(learning_curves(part, quantity), stem)
     print("\n".join(f"wrote {path}" for path in written))
 
 

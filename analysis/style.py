@@ -3,9 +3,11 @@
 import itertools
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
 
 METHODS: dict[str, tuple[str, str]] = {
     "MaxDiag + RND": ("#000000", "o"),
@@ -39,6 +41,15 @@ def ordered(algorithms: Iterable[str]) -> dict[str, tuple[str, str]]:
     known = {name: look for name, look in METHODS.items() if name in present}
     spare = zip(sorted(present - set(known)), itertools.cycle(OTHERS), strict=False)
     return known | {name: (colour, "P") for name, colour in spare}
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as SVG and PNG, the same bytes for the same data."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("svg", "png")]
+    with apply():
+        figure.savefig(paths[0], metadata={"Date": None})
+        figure.savefig(paths[1])
+    return paths
 
 
 def apply() -> AbstractContextManager[None]:

@@ -17,7 +17,7 @@ from bench.evaluate import StructureErrors, structure_errors, summarise
 from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
 from bench.model.geometry import GeometryBuilder
 from bench.provenance import peak_memory_mb, provenance
-from bench.record import LAST_STEP, MODEL, SPLIT, RunRecord, locked
+from bench.record import LAST_STEP, MODEL, SPLIT, RunRecord, locked, make_folder
 from bench.schema import RunConfig, hash_of, plugin
 from bench.seeds import stream
 from bench.selection.base import Selection
@@ -46,10 +46,12 @@ def run_active_learning(run: RunConfig) -> RunRecord:
     data: Structures = plugin(run.dataset, "dataset").load()
     split = draw_split(data, run.scenario, run.seed)
     identity = run.identity(data.checksum)
-    record = RunRecord.open(Path(run.results), hash_of(identity), identity)
-    with locked(record.folder / "run.lock", wait=False):
+    folder = Path(run.results) / "runs" / hash_of(identity)
+    make_folder(folder)
+    with locked(folder / "run.lock", wait=False):
+        record = RunRecord.open(folder, identity)
         if record.done:
-            log.info("run %s is done: %s", record.content["run_id"], record.folder)
+            log.info("run %s is done: %s", folder.name, folder)
             return record
         builder = GeometryBuilder(
             data,

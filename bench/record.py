@@ -32,19 +32,16 @@ class RunRecord:
         self.content = content
 
     @classmethod
-    def open(cls, results: Path, run_id: str, identity: Mapping[str, Any]) -> "RunRecord":
-        """Open the folder of a run, new or begun earlier. Raises UserError if it cannot be written or read."""
-        folder = results / "runs" / run_id
-        make_folder(folder)
-        for leftover in folder.glob("*.tmp"):
-            leftover.unlink()
+    def open(cls, folder: Path, identity: Mapping[str, Any]) -> "RunRecord":
+        """Open the locked folder of a run, new or begun earlier. Raises UserError if its record is damaged."""
+        remove_leftovers(folder, "*")
         path = folder / RECORD
         if path.exists():
             content = read_record(path)
         else:
             content = {
                 "schema_version": SCHEMA_VERSION,
-                "run_id": run_id,
+                "run_id": folder.name,
                 "identity": dict(identity),
                 "status": "running",
                 "sessions": [],
@@ -112,6 +109,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise UserError(
             f"cannot write {path} ({error.strerror}): make room or set results= to another folder"
         ) from None
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove temporary files of a writer that was killed; the caller holds the lock of these files."""
+    for leftover in folder.glob(f"{pattern}.tmp"):
+        leftover.unlink()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -77,6 +77,8 @@ def check_command_line(arguments: list[str]) -> None:
             ]
             for variant in itertools.chain([first], variants):
                 configure(compose("config", [word for word in variant if not word.startswith("hydra")]))
+    except OverrideParseException as error:
+        raise UserError(f"cannot read {error.override!r} on the command line: quote it or mend it") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_one_line(str(error))) from None
     finally:

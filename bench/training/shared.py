@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from bench.data.split import Split
 from bench.model.geometry import GeometryBuilder
-from bench.record import locked, make_folder
+from bench.record import locked, make_folder, remove_leftovers
 from bench.schema import RunConfig, hash_of
 from bench.training.fit import FitResult, fit
 from bench.training.scaling import EnergyScaling
@@ -31,6 +31,7 @@ def fit_once(
     make_folder(folder)
     path = folder / f"{_key(run, builder, members)}.pt"
     with locked(path.with_suffix(".lock"), wait=True):
+        remove_leftovers(folder, f"{path.name}.*")
         if path.exists():
             log.info("initial model on %d structures: taken from %s", len(labelled), path)
             return _load(path, run.device)

@@ -13,7 +13,9 @@ from bench.record import write_atomically
 from bench.schema import ModelSettings
 
 
-def save_potential(path: Path, potential: Potential, reference_energies: dict[int, float], extra: dict[str, Any]) -> None:
+def save_potential(
+    path: Path, potential: Potential, reference_energies: dict[int, float], extra: dict[str, Any]
+) -> None:
     """Write all members of a potential atomically."""
     buffer = io.BytesIO()
     torch.save(

@@ -91,7 +91,7 @@ def test_validation_error_by_definition(builder):
 
 
 def test_repeatable_and_keyed(builder):
-    """Same seed, same bits; another seed, N_train or member, other weights; member 0 of a committee is the single model."""
+    """Same seed, same bits; another seed or member, other weights; member 0 of a committee is the single model."""
     runs = [
         fit(builder, SMALL, QUICK, np.arange(40), np.arange(50, 55), seed=seed, members=members)
         for seed, members in ((0, 1), (0, 1), (1, 1), (0, 3))

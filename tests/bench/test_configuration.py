@@ -1,0 +1,69 @@
+"""Every yaml composes and binds; the identity of a run is what its numbers depend on."""
+
+import itertools
+
+import pytest
+from conftest import PROJECT
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from bench.run import configure
+from bench.schema import hash_of, plugin
+
+CONF = PROJECT / "conf"
+GROUPS = ["scenario", "dataset", "model", "training", "kernel", "selection", "algorithm", "sweep"]
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return configure(compose("config", list(overrides)))
+        finally:
+            GlobalHydra.instance().clear()
+
+
+def test_every_file_belongs_to_a_group():
+    files = {path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml")}
+    assert files == {"config", *(f"{group}/{name}" for group, name in CHOICES)}
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES, ids=lambda value: value)
+def test_composes_and_binds(group, name):
+    extra = ["selection=lcmd"] if (group, name) in [("kernel", "feat_ll")] else []
+    partner = {"selection": ["kernel=feat_ll"]}.get(group, extra)
+    prefix = "+" if group == "sweep" else ""
+    run = composed(f"{prefix}{group}={name}", *partner)
+    for where in ("dataset", "kernel", "selection"):
+        plugin(getattr(run, where), where)
+
+
+def test_identity():
+    """Where and how a run is computed does not rename it; everything that changes numbers does."""
+    base = composed()
+    same = [composed("results=elsewhere"), composed("threads=1"), composed("dataset.path=copy.npz")]
+    other = [
+        composed("seed=1"),
+        composed("batch_size=5"),
+        composed("algorithm=lcmd_feat_ll"),
+        composed("training.epochs=7"),
+        composed("model.n_gaussians=7"),
+        composed("scenario.pool=100"),
+        composed("precision=float64"),
+    ]
+    names = [hash_of(run.identity("checksum")) for run in (base, *same, *other)]
+    assert len(set(names[:4])) == 1
+    assert all(a != b for a, b in itertools.combinations([names[0], *names[4:]], 2))
+    assert hash_of(base.identity("another")) != names[0]
+
+
+def test_paper_settings():
+    """METHOD section 3, both sets of learning rates."""
+    forces, energies = composed("scenario=single_training").training, composed("training=energies").training
+    rates = forces.learning_rates
+    assert (rates.network, rates.radial, rates.shift, rates.scale) == (0.03, 0.02, 0.05, 0.001)
+    assert (forces.epochs, forces.minibatch, forces.force_weight) == (1000, 32, 4.0)
+    assert forces.adam_betas == (0.9, 0.999) and forces.adam_epsilon == 1e-7
+    rates = energies.learning_rates
+    assert (rates.network, rates.radial, rates.shift, rates.scale) == (0.005, 0.0025, 0.05, 0.001)
+    assert (composed("training=energies", "scenario.name=x").training.force_weight) == 0.0

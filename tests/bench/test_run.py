@@ -1,0 +1,237 @@
+"""The commands as a user types them: a run, run again, killed and resumed, and one line for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import ase
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, subprocess_environment
+
+from bench.calculator import PotentialCalculator
+from bench.record import read_record
+
+TINY = [
+    *("scenario.initial=6", "scenario.final=10", "scenario.pool=60", "scenario.validation=8", "scenario.test=12"),
+    *("batch_size=2", "training.epochs=6", "training.validation_checks=3", "threads=1"),
+    *("model.hidden=[16,16]", "model.n_radial=3"),
+]
+
+
+def command(*arguments, module="bench.run"):
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=PROJECT,
+        env=subprocess_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def records(results):
+    return [read_record(path) for path in sorted(results.glob("runs/*/record.json"))]
+
+
+def only_folder(results):
+    (folder,) = (results / "runs").iterdir()
+    return folder
+
+
+def numbers(folder):
+    """Everything a run recorded but where, when and how fast."""
+    record = read_record(folder / "record.json")
+    steps = [
+        {k: v for k, v in step.items() if not k.startswith(("seconds_", "peak_")) and k != "session"}
+        for step in record["steps"]
+    ]
+    arrays = {
+        name: {key: values.tobytes() for key, values in np.load(folder / name).items()}
+        for name in ("split.npz", "last_step.npz")
+    }
+    model = torch.load(folder / "model.pt", weights_only=True)
+    weights = {name: values.numpy().tobytes() for name, values in model["parameters"].items()}
+    return record["status"], record["identity"], steps, arrays, weights
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    results = tmp_path_factory.mktemp("undisturbed")
+    done = command(*TINY, "algorithm=lcmd_feat_ll", f"results={results}")
+    assert done.returncode == 0, done.stderr
+    return results, done
+
+
+def test_a_run_records_everything(undisturbed):
+    results, done = undisturbed
+    folder = only_folder(results)
+    record = read_record(folder / "record.json")
+    assert record["status"] == "done"
+    assert [step["n_train"] for step in record["steps"]] == [6, 8, 10]
+    assert folder.name == record["run_id"]
+    split = np.load(folder / "split.npz")
+    picked = [index for step in record["steps"] for index in step["picked"]]
+    assert len(set(picked)) == 4 and set(picked) <= set(split["pool"].tolist())
+    session = record["sessions"][0]
+    assert {"host", "cpu", "cores", "threads", "versions", "git_commit", "git_dirty"} <= set(session)
+    for step in record["steps"]:
+        metrics = step["metrics"]
+        for quantity in ("energy", "force"):
+            unit = "kcal_mol" + ("_A" if quantity == "force" else "")
+            assert 0 < metrics[f"{quantity}_mae_{unit}"] <= metrics[f"{quantity}_rmse_{unit}"]
+        assert metrics["force_maxe_kcal_mol_A"] <= metrics["force_max_component_kcal_mol_A"]
+        assert step["seconds_training"] > 0 and step["peak_memory_mb"] > 100
+    last = np.load(folder / "last_step.npz")
+    metrics = record["steps"][-1]["metrics"]
+    kcal = 23.060547830619
+    assert metrics["force_maxe_kcal_mol_A"] == pytest.approx(last["force_error_eV_A"].max() * kcal, rel=1e-5)
+    assert metrics["force_mae_kcal_mol_A"] == pytest.approx(last["force_error_eV_A"].mean() * kcal, rel=1e-5)
+    assert metrics["energy_mae_kcal_mol"] == pytest.approx(last["energy_error_eV"].mean() * kcal, rel=1e-5)
+    assert "N_train 10: force MAE" in done.stderr
+
+
+def test_run_again_says_that_it_is_done(undisturbed):
+    results, _ = undisturbed
+    before = (only_folder(results) / "record.json").read_bytes()
+    again = command(*TINY, "algorithm=lcmd_feat_ll", f"results={results}")
+    assert again.returncode == 0 and "is done" in again.stderr
+    assert (only_folder(results) / "record.json").read_bytes() == before
+
+
+def test_the_model_loads_as_a_calculator(undisturbed):
+    """The kept model, through ASE, gives back the recorded errors of the last step; forces are −dE/dr."""
+    results, _ = undisturbed
+    folder = only_folder(results)
+    data = np.load(PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz")
+    numbers_z, positions, energies, forces = (data[key] for key in ("Z", "R", "E_eV", "F_eV_A"))
+    last = np.load(folder / "last_step.npz")
+    calculator = PotentialCalculator(folder / "model.pt")
+    for position, structure in enumerate(last["structure"][:4]):
+        atoms = ase.Atoms(numbers_z, positions[structure], calculator=calculator)
+        energy_error = abs(atoms.get_potential_energy() - energies[structure])
+        assert energy_error == pytest.approx(last["energy_error_eV"][position], abs=2e-5)
+        error = np.abs(atoms.get_forces() - forces[structure]).mean()
+        assert error == pytest.approx(last["force_error_eV_A"][position], rel=1e-4)
+    with pytest.raises(Exception, match="atoms hold Z = \\[79\\]"):
+        ase.Atoms("Au", calculator=calculator).get_potential_energy()
+
+
+KILLED = {
+    "in the initial training": ("bench.training.fit", "_Optimizer.step", 4),
+    "in a later training": ("bench.training.fit", "_Optimizer.step", 9),
+    "in the last training": ("bench.training.fit", "_Optimizer.step", 17),
+    "in selection": ("bench.selection.lcmd", "nearest_centres", 2),
+    "in writing the initial model": ("pathlib", "Path.replace", 3),
+    "in writing a step": ("pathlib", "Path.replace", 5),
+    "in writing the last arrays": ("pathlib", "Path.replace", 6),
+    "in writing the model": ("os", "fsync", 7),
+    "in writing the last step": ("os", "fsync", 8),
+}
+
+
+@pytest.mark.parametrize("where", KILLED)
+def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path, where):
+    module, function, count = KILLED[where]
+    arguments = [*TINY, "algorithm=lcmd_feat_ll", f"results={tmp_path}"]
+    killed = subprocess.run(
+        [sys.executable, PROJECT / "tests/kill_at.py", module, function, str(count), *arguments],
+        cwd=PROJECT,
+        env=subprocess_environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -9
+    for record in records(tmp_path):
+        assert record["status"] == "running"
+    resumed = command(*arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert numbers(only_folder(tmp_path)) == numbers(only_folder(undisturbed[0]))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_multirun_shares_the_initial_model_and_pairs_runs(tmp_path):
+    """Plain Hydra multirun: at one seed all algorithms have the same split and the same first model."""
+    done = command("-m", *TINY, "algorithm=maxdiag_rnd,maxdet_gp_ll", "seed=0,1", f"results={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    found = records(tmp_path)
+    assert len(found) == 4 and all(record["status"] == "done" for record in found)
+    assert len(list((tmp_path / "initial").glob("*.pt"))) == 2
+    first = {}
+    for record in found:
+        first.setdefault(record["identity"]["seed"], []).append(json.dumps(record["steps"][0]["metrics"]))
+    assert all(len(set(values)) == 1 for values in first.values())
+    assert first[0] != first[1]
+    splits = {(tmp_path / "runs" / r["run_id"] / "split.npz").read_bytes() for r in found}
+    assert len(splits) == 2
+
+
+MISTAKES = {
+    "unknown key": (["training.epoch=3"], "unknown configuration key 'training.epoch': did you mean 'training.epochs'"),
+    "added key": (["+training.epoch=3"], "unknown configuration key training.epoch: did you mean 'epochs'"),
+    "plugin key": (["+selection.foo=3"], "unknown configuration key selection.foo"),
+    "choice": (["algorithm=maxdet_gp_l"], "no algorithm is called 'maxdet_gp_l': did you mean 'maxdet_gp_ll'"),
+    "type": (["training.epochs=many"], "configuration key training.epochs = 'many'"),
+    "number": (["batch_size=0"], "batch_size = 0"),
+    "one bad value of a sweep": (["-m", "seed=0,1,x"], "configuration key seed = 'x'"),
+    "too large": (["scenario.pool=5000"], "holds 4019 structures, but the scenario asks for"),
+    "final": (["scenario.final=9000"], "scenario.final = 9000 asks for more than initial + pool"),
+    "shrinking": (["scenario.final=5"], "scenario.final = 5 is below scenario.initial = 6"),
+    "illegal pair": (["kernel=rnd", "selection=lcmd"], "selection LCMD needs distances"),
+    "missing file": (["dataset.path=nowhere.npz"], "no file nowhere.npz: set dataset.path"),
+    "checksum": ([f"dataset.sha256={'0' * 64}"], "expected 000000000000"),
+    "array": (["dataset.keys.forces=F_eV"], "has no array 'F_eV': did you mean 'F_eV_A'"),
+    "unit": (["dataset.energy_unit=ev"], "energy unit 'ev' is not known: did you mean 'eV'"),
+    "target": (["kernel._target_=bench.kernels.nothing.Nothing"], "kernel._target_ = 'bench.kernels.nothing.Nothing'"),
+    "syntax": (["batch_size=[1"], "batch_size=[1"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_one_line(tmp_path, case):
+    arguments, message = MISTAKES[case]
+    done = command(*TINY, f"results={tmp_path}", *arguments)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert message in lines[0]
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_unwritable_results(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = command(*TINY, f"results={tmp_path}/file")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot write to {tmp_path}/file/runs/")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a full file system")
+def test_full_disk(tmp_path):
+    """A file system without room: one line, no half-written file, and a second attempt with room works."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", tmp_path], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
+    try:
+        done = command(*TINY, f"results={tmp_path}")
+        assert done.returncode == 2
+        assert done.stderr.strip().splitlines()[-1].startswith("error: cannot write")
+        assert "No space left" in done.stderr
+        assert not list(tmp_path.rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=64M", tmp_path], check=True)
+        assert command(*TINY, f"results={tmp_path}").returncode == 0
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_damaged_record(tmp_path):
+    assert command(*TINY, f"results={tmp_path}").returncode == 0
+    path = only_folder(tmp_path) / "record.json"
+    path.write_bytes(path.read_bytes()[:100])
+    done = command(*TINY, f"results={tmp_path}")
+    assert done.returncode == 2 and f"{path} is damaged" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,23 @@
+"""The house rules: lint, format, types and the direction of imports; no torch in analysis."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize("tool", ["ruff check .", "ruff format --check .", "mypy", "lint-imports --no-cache"])
+def test_house_rules(tool):
+    name, *arguments = tool.split()
+    done = subprocess.run([BIN / name, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_analysis_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; import analysis.build"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
