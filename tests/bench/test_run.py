@@ -9,6 +9,7 @@ import ase
 import numpy as np
 import pytest
 import torch
+from bench_commands import command, records
 from conftest import PROJECT, subprocess_environment
 
 from bench.calculator import PotentialCalculator
@@ -19,21 +20,6 @@ TINY = [
     *("batch_size=2", "training.epochs=6", "training.validation_checks=3", "threads=1"),
     *("model.hidden=[16,16]", "model.n_radial=3"),
 ]
-
-
-def command(*arguments, module="bench.run"):
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=PROJECT,
-        env=subprocess_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def records(results):
-    return [read_record(path) for path in sorted(results.glob("runs/*/record.json"))]
 
 
 def only_folder(results):

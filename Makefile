@@ -1,0 +1,30 @@
+# make run: set-up and the main job; make test: set-up and the tests. Everything lives in $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup run test test-long clean
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+setup: $(READY)  ## create the environment
+
+run: $(READY)  ## a small real sweep on the embedded aspirin data, its table and figures
+	$(BIN)/python -m bench.run -m +sweep=demo
+	$(BIN)/python -m analysis.build
+
+test: $(READY)  ## every test that this machine can run
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(READY)  ## the tests that take longer
+	$(BIN)/python -m pytest -m long
+
+clean:  ## remove the environment and everything recorded outside results/reference
+	rm -rf $(VENV) results/runs results/initial results/analysis results/multirun
