@@ -22,6 +22,6 @@ def over_seeds(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
     columns = {column(quantity, m): m for m in MEASURES}
     grouped = table.groupby(keys)[list(columns)]
     mean, sem = grouped.mean().rename(columns=columns), grouped.sem().rename(columns=columns)
-    joined = mean.join(sem, rsuffix="_sem")
+    joined = mean.join(sem.add_suffix("_sem"))
     joined["seeds"] = table.groupby(keys)["seed"].nunique()
     return joined.reset_index()

@@ -1,10 +1,12 @@
-"""Errors and correlations on held-out structures (METHOD section 6), in kcal/mol and kcal/mol/Å."""
+"""Errors on labelled structures, committee disagreement, and their correlation (METHOD section 6; Eqs. 24 and 25)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import stats
 
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential, make_batch
@@ -13,17 +15,29 @@ from bench.units import KCAL_PER_MOL
 
 
 @dataclass(frozen=True)
-class StructureErrors:
-    """Errors of each structure, one row per committee member, in eV and eV/Å; force entries are None without forces.
+class ForceErrors:
+    """Per member and structure: ΔF(S) of Eq. (24), mean squared component (eV²/Å²), largest |component| (eV/Å).
 
-    `force_mae` is ΔF(S) of Eq. (24), `force_mse` the mean squared component, `force_max` the largest |component|.
+    `of_mean` is ΔF(S) of the committee's mean force, `disagreement` is σ_F of Eq. (25).
     """
 
-    energy: Float[np.ndarray, "members structures"]
-    force_mae: Float[np.ndarray, "members structures"] | None
-    force_mse: Float[np.ndarray, "members structures"] | None
-    force_max: Float[np.ndarray, "members structures"] | None
+    mae: Float[np.ndarray, "members structures"]
+    mse: Float[np.ndarray, "members structures"]
+    largest: Float[np.ndarray, "members structures"]
+    of_mean: Float[np.ndarray, " structures"]
+    disagreement: Float[np.ndarray, " structures"]
+
+
+@dataclass(frozen=True)
+class StructureErrors:
+    """Errors of each structure: |ΔE| of every member and of the committee's mean in eV, σ_E of Eq. (25), and forces."""
+
+    structures: Int[np.ndarray, " structures"]
     n_atoms: Int[np.ndarray, " structures"]
+    energy: Float[np.ndarray, "members structures"]
+    energy_of_mean: Float[np.ndarray, " structures"]
+    energy_disagreement: Float[np.ndarray, " structures"]
+    force: ForceErrors | None
 
 
 def structure_errors(
@@ -31,27 +45,52 @@ def structure_errors(
 ) -> StructureErrors:
     """Predict energies (and forces) of some structures in bounded memory and compare with their labels in float64."""
     data, members = builder.data, potential.n_models
-    with_forces = forces and data.forces is not None
-    energy = np.empty((members, len(structures)))
-    force = np.zeros((3, members, len(structures))) if with_forces else None
-    for rows, geometry in progress(builder.chunks(structures), "evaluation", unit="chunk"):
+    labels = data.forces if forces else None
+    error = np.empty((members, len(structures)))
+    force_errors = []
+    for rows, geometry in progress(builder.chunks(structures, with_pairs=forces), "evaluation", unit="chunk"):
+        picked = structures[rows]
         everyone = torch.arange(len(geometry), device=potential.device).expand(members, -1)
-        batch = make_batch(geometry, everyone, with_pairs=with_forces, whole=True)
-        energies, predicted = potential.predict(batch, forces=with_forces)
-        energy[:, rows] = energies.double().cpu().numpy() - data.residual_energies[structures[rows]]
-        if force is None or predicted is None or data.forces is None:
-            continue
-        labels = data.forces[data.atoms_of(structures[rows])]
-        error = np.abs(predicted.double().cpu().numpy().reshape(members, -1, 3) - labels)
-        starts = np.cumsum(data.n_atoms[structures[rows]]) - data.n_atoms[structures[rows]]
-        components = 3 * data.n_atoms[structures[rows]]
-        force[0][:, rows] = np.add.reduceat(error.sum(2), starts, axis=1) / components
-        force[1][:, rows] = np.add.reduceat((error**2).sum(2), starts, axis=1) / components
-        force[2][:, rows] = np.maximum.reduceat(error.max(2), starts, axis=1)
-    n_atoms = data.n_atoms[structures]
-    if force is None:
-        return StructureErrors(np.abs(energy), None, None, None, n_atoms)
-    return StructureErrors(np.abs(energy), force[0], force[1], force[2], n_atoms)
+        batch = make_batch(geometry, everyone, with_pairs=forces, whole=True)
+        energies, predicted = potential.predict(batch, forces=forces)
+        error[:, rows] = energies.double().cpu().numpy() - data.residual_energies[picked]
+        if predicted is not None and labels is not None:
+            by_member = predicted.double().cpu().numpy().reshape(members, -1, 3)
+            force_errors.append(_force_errors(by_member, labels[data.atoms_of(picked)], data.n_atoms[picked]))
+    return StructureErrors(
+        structures=structures,
+        n_atoms=data.n_atoms[structures],
+        energy=np.abs(error),
+        energy_of_mean=np.abs(error.mean(0)),
+        energy_disagreement=error.std(0),
+        force=_joined(force_errors) if force_errors else None,
+    )
+
+
+def _force_errors(
+    predicted: Float[np.ndarray, "members atoms 3"],
+    labels: Float[np.ndarray, "atoms 3"],
+    n_atoms: Int[np.ndarray, " structures"],
+) -> ForceErrors:
+    starts = np.cumsum(n_atoms) - n_atoms
+
+    def structure_mean(values: Float[np.ndarray, "*leading atoms 3"]) -> Float[np.ndarray, "*leading structures"]:
+        return np.add.reduceat(values.sum(-1), starts, axis=-1) / (3 * n_atoms)
+
+    error = np.abs(predicted - labels)
+    return ForceErrors(
+        mae=structure_mean(error),
+        mse=structure_mean(error**2),
+        largest=np.maximum.reduceat(error.max(2), starts, axis=1),
+        of_mean=structure_mean(np.abs(predicted.mean(0) - labels)),
+        disagreement=np.sqrt(structure_mean(predicted.var(0))),
+    )
+
+
+def _joined(parts: list[ForceErrors]) -> ForceErrors:
+    return ForceErrors(
+        **{name: np.concatenate([vars(part)[name] for part in parts], axis=-1) for name in vars(parts[0])}
+    )
 
 
 def summarise(errors: StructureErrors) -> dict[str, float]:
@@ -66,15 +105,39 @@ def summarise(errors: StructureErrors) -> dict[str, float]:
         "energy_rmse_kcal_mol": np.sqrt((energy**2).mean(1)),
         "energy_maxe_kcal_mol": energy.max(1),
     }
-    if errors.force_mae is not None and errors.force_mse is not None and errors.force_max is not None:
+    force = errors.force
+    if force is not None:
         weights = errors.n_atoms / errors.n_atoms.sum()
         metrics |= {
-            "force_mae_kcal_mol_A": errors.force_mae @ weights / KCAL_PER_MOL,
-            "force_rmse_kcal_mol_A": np.sqrt(errors.force_mse @ weights) / KCAL_PER_MOL,
-            "force_maxe_kcal_mol_A": errors.force_mae.max(1) / KCAL_PER_MOL,
-            "force_structure_mean_mae_kcal_mol_A": errors.force_mae.mean(1) / KCAL_PER_MOL,
-            "force_max_structure_rmse_kcal_mol_A": np.sqrt(errors.force_mse).max(1) / KCAL_PER_MOL,
-            "force_max_component_kcal_mol_A": errors.force_max.max(1) / KCAL_PER_MOL,
-            "force_mean_max_component_kcal_mol_A": errors.force_max.mean(1) / KCAL_PER_MOL,
+            "force_mae_kcal_mol_A": force.mae @ weights / KCAL_PER_MOL,
+            "force_rmse_kcal_mol_A": np.sqrt(force.mse @ weights) / KCAL_PER_MOL,
+            "force_maxe_kcal_mol_A": force.mae.max(1) / KCAL_PER_MOL,
+            "force_structure_mean_mae_kcal_mol_A": force.mae.mean(1) / KCAL_PER_MOL,
+            "force_max_structure_rmse_kcal_mol_A": np.sqrt(force.mse).max(1) / KCAL_PER_MOL,
+            "force_max_component_kcal_mol_A": force.largest.max(1) / KCAL_PER_MOL,
+            "force_mean_max_component_kcal_mol_A": force.largest.mean(1) / KCAL_PER_MOL,
         }
     return {name: float(values.mean()) for name, values in metrics.items()}
+
+
+def correlations(uncertainty: Float[np.ndarray, " structures"], errors: StructureErrors) -> dict[str, Any]:
+    """Pearson and Spearman correlation of an uncertainty with |ΔE| and ΔF(S).
+
+    For a committee both with the members' mean error and with the error of the members' mean. A correlation that does
+    not exist (a constant, or fewer than two structures) is None.
+    """
+    targets = {"energy": errors.energy.mean(0)}
+    if errors.force is not None:
+        targets["force"] = errors.force.mae.mean(0)
+    if len(errors.energy) > 1:
+        targets["energy_of_mean"] = errors.energy_of_mean
+        if errors.force is not None:
+            targets["force_of_mean"] = errors.force.of_mean
+    found = {}
+    for name, target in targets.items():
+        defined = len(target) > 1 and np.ptp(uncertainty) > 0 and np.ptp(target) > 0
+        found[name] = {
+            "pearson": float(stats.pearsonr(uncertainty, target).statistic) if defined else None,
+            "spearman": float(stats.spearmanr(uncertainty, target).statistic) if defined else None,
+        }
+    return found

@@ -2,18 +2,19 @@
 
 import logging
 import time
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from bench.data.neighbours import find_neighbours
 from bench.data.split import Split, draw_split
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.evaluate import StructureErrors, structure_errors, summarise
+from bench.evaluate import StructureErrors, correlations, structure_errors, summarise
 from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
 from bench.model.geometry import GeometryBuilder
 from bench.provenance import peak_memory_mb, provenance
@@ -37,6 +38,11 @@ def check(run: RunConfig) -> tuple[Kernel, Selection]:
             f"selection {selection.name} needs distances between structures, but kernel {kernel.name} is diagonal:"
             " choose selection=max_diag, or a FEAT or GP kernel"
         )
+    if kernel.needs_forces and not run.training.forces:
+        raise UserError(
+            f"kernel {kernel.name} needs forces, but training.force_weight = 0 in scenario {run.scenario.name}:"
+            " choose a kernel of energies"
+        )
     return kernel, selection
 
 
@@ -44,6 +50,8 @@ def run_active_learning(run: RunConfig) -> RunRecord:
     """Do one run, or what is left of it, and return its record."""
     kernel, selection = check(run)
     data: Structures = plugin(run.dataset, "dataset").load()
+    if run.training.forces and data.forces is None:
+        raise UserError(f"dataset {data.name} has no forces, but training.force_weight > 0: choose training=energies")
     split = draw_split(data, run.scenario, run.seed)
     identity = run.identity(data.checksum)
     folder = Path(run.results) / "runs" / hash_of(identity)
@@ -98,12 +106,25 @@ def _cycle(
             "seconds_evaluation": time.perf_counter() - started,
         }
         finished = len(labelled) >= run.scenario.final
+        started = time.perf_counter()
         prepared = kernel.prepare(KernelInputs(fitted.potential, builder, labelled, run.seed))
+        row["seconds_features"] = time.perf_counter() - started
+        uncertainties = {kernel.name: prepared.uncertainty(errors)}
         if finished:
-            row |= {"picked": []}
-            _save_last_step(record, builder, split, fitted, errors, prepared)
+            for other in map(plugin, run.final_kernels, repeat("final_kernels")):
+                if other.name not in uncertainties:
+                    inputs = KernelInputs(fitted.potential, builder, labelled, run.seed)
+                    uncertainties[other.name] = other.prepare(inputs).uncertainty(errors)
+        known = {name: values for name, values in uncertainties.items() if values is not None}
+        row["correlations"] = {name: correlations(values, errors) for name, values in known.items()}
+        if finished:
+            row |= {"picked": [], "pool_labels_read": 0}
+            _save_last_step(record, builder, fitted, errors, known)
         else:
-            row |= _select(run, prepared, selection, split, labelled)
+            selected = _select(run, prepared, selection, split, labelled)
+            selected["seconds_features"] += row["seconds_features"]
+            row |= selected
+            row["pool_labels_read"] = len(split.pool) if kernel.reads_pool_labels else 0
             labelled = np.concatenate([labelled, np.array(row["picked"])])
         record.steps.append(row | peak_memory_mb(run.device))
         record.save(status="done" if finished else "running")
@@ -138,18 +159,16 @@ def _select(
 def _save_last_step(
     record: RunRecord,
     builder: GeometryBuilder,
-    split: Split,
     fitted: FitResult,
     errors: StructureErrors,
-    prepared: PreparedKernel,
+    uncertainties: dict[str, Float[np.ndarray, " structures"]],
 ) -> None:
     """Keep the test errors per structure (float32, eV and eV/Å, mean over members), uncertainties and the model."""
-    arrays = {"structure": split.test, "energy_error_eV": errors.energy.mean(0).astype(np.float32)}
-    if errors.force_mae is not None:
-        arrays["force_error_eV_A"] = errors.force_mae.mean(0).astype(np.float32)
-    uncertainty = prepared.uncertainty(split.test)
-    if uncertainty is not None:
-        arrays["uncertainty"] = uncertainty.astype(np.float32)
+    arrays = {"structure": errors.structures, "energy_error_eV": errors.energy.mean(0).astype(np.float32)}
+    if errors.force is not None:
+        arrays["force_error_eV_A"] = errors.force.mae.mean(0).astype(np.float32)
+    for name, values in uncertainties.items():
+        arrays[f"uncertainty {name}"] = values.astype(np.float32)
     record.save_arrays(LAST_STEP, arrays)
     save_potential(record.folder / MODEL, fitted.potential, builder.data.reference_energies, {})
 

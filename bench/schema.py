@@ -89,7 +89,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run. `identity` is what its numbers depend on."""
+    """One run. `identity` is what its numbers depend on; `final_kernels` are correlated with the errors of the last step."""
 
     scenario: Scenario
     dataset: Plugin
@@ -97,6 +97,7 @@ class RunConfig:
     training: TrainingSettings
     kernel: Plugin
     selection: Plugin
+    final_kernels: list[Plugin]
     batch_size: int
     seed: int
     results: str

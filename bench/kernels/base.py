@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bench.evaluate import StructureErrors
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential
 
 
 @dataclass(frozen=True)
 class KernelInputs:
-    """The state of a run after training: the models (all members), the data, and what is labelled."""
+    """The state of a run after training: the models (all members), the data, what is labelled, what draws are keyed by."""
 
     potential: Potential
     builder: GeometryBuilder
@@ -38,13 +39,13 @@ class PreparedKernel(Protocol):
     def embed(self, structures: Int[np.ndarray, " pool"]) -> Embedding:
         """Evaluate the kernel on some structures."""
 
-    def uncertainty(self, structures: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
-        """The predicted standard deviation in the unit of the kernel, or None where a kernel predicts none."""
+    def uncertainty(self, errors: StructureErrors) -> Float[np.ndarray, " n"] | None:
+        """Predict the standard deviation of the structures of `errors`, or None where a kernel predicts none."""
 
 
 @runtime_checkable
 class Kernel(Protocol):
-    """A kernel of Section 3.1; its fields are the keys of its yaml in conf/kernel."""
+    """A kernel of Section 3.1. Its yaml in conf/kernel sets its fields; the rest are facts about it."""
 
     @property
     def name(self) -> str:
@@ -58,8 +59,28 @@ class Kernel(Protocol):
     def has_features(self) -> bool:
         """Whether it has a feature map; without, only its diagonal exists."""
 
+    @property
+    def needs_forces(self) -> bool:
+        """Whether it is defined only where forces are trained."""
+
+    @property
+    def reads_pool_labels(self) -> bool:
+        """Whether it reads the labels of the whole pool, which no one who needs active learning has."""
+
     def prepare(self, inputs: KernelInputs) -> PreparedKernel:
         """Fix the kernel to trained models."""
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """The usual answers; a kernel overrides what differs."""
+
+    name: str
+
+    members = 1
+    has_features = False
+    needs_forces = False
+    reads_pool_labels = False
 
 
 def squared_norms(features: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:

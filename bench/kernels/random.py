@@ -6,17 +6,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from bench.kernels.base import Embedding, KernelInputs
+from bench.evaluate import StructureErrors
+from bench.kernels.base import Embedding, KernelFacts, KernelInputs
 from bench.seeds import stream
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(KernelFacts):
     """k(S, S') = u_S δ_SS', drawn anew each step for the whole dataset, so that it does not depend on the pool."""
-
-    name: str
-    members: int = 1
-    has_features: bool = False
 
     def prepare(self, inputs: KernelInputs) -> "PreparedRandom":
         """Draw u_S, keyed by seed and N_train."""
@@ -34,6 +31,6 @@ class PreparedRandom:
         """The diagonal."""
         return Embedding(torch.from_numpy(self.values[structures]))
 
-    def uncertainty(self, structures: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
+    def uncertainty(self, errors: StructureErrors) -> Float[np.ndarray, " n"] | None:
         """None: random numbers predict nothing."""
         return None

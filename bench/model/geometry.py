@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ ATOMS_PER_CHUNK = 4096
 
 @dataclass(frozen=True)
 class GeometryBuilder:
-    """Builds geometries of one dataset; distances and basis are computed in float64 and stored in `dtype`."""
+    """Builds geometries of one dataset; pair vectors are computed in float64, the basis in `dtype`."""
 
     data: Structures
     neighbours: Neighbours
@@ -28,8 +29,8 @@ class GeometryBuilder:
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default=torch.device("cpu"))
 
-    def build(self, picked: Int[np.ndarray, " picked"]) -> Geometry:
-        """The geometry of some structures at once."""
+    def build(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool = True) -> Geometry:
+        """The geometry of some structures at once; without pairs it serves energies and features, not forces."""
         data, neighbours = self.data, self.neighbours
         centre, neighbour, vectors = neighbours.pairs_of(data, picked)
         atoms = data.atoms_of(picked)
@@ -37,53 +38,85 @@ class GeometryBuilder:
         species = torch.from_numpy(data.species_index[atoms])
         centres, neighbour_rows = torch.from_numpy(centre), torch.from_numpy(neighbour)
         vector = torch.from_numpy(vectors).to(self.device)
-        distances = torch.linalg.vector_norm(vector, dim=1)
-        directions = vector / distances[:, None]
-        radial, slope = radial_basis(distances, self.r_min, neighbours.r_max, self.n_gaussians)
-        radial, slope = radial.to(self.dtype), slope.to(self.dtype)
-        angular = _monomials(directions, distances).to(self.dtype)
+        length = torch.linalg.vector_norm(vector, dim=1)
+        directions, distances = (vector / length[:, None]).to(self.dtype), length.to(self.dtype)
+        radial, radial_slope = radial_basis(distances, self.r_min, neighbours.r_max, self.n_gaussians)
+        monomials = _monomials(directions)
         segments = (centres * n_species + species[neighbour_rows]).to(self.device)
-        basis_moments = torch.bmm(radial[:, :, None], angular[:, None, :, 0])
+        basis_moments = torch.bmm(radial[:, :, None], monomials[:, None, :])
+        moments = sum_segments(basis_moments, segments, len(atoms), n_species)
+        kept = slice(None) if with_pairs else slice(0, 0)
+        n_pairs = torch.from_numpy(np.diff(neighbours.offsets)[picked]).to(self.device)
         return Geometry(
             n_species=n_species,
             n_atoms=torch.from_numpy(data.n_atoms[picked]).to(self.device),
-            n_pairs=torch.from_numpy(np.diff(neighbours.offsets)[picked]).to(self.device),
+            n_pairs=n_pairs if with_pairs else torch.zeros_like(n_pairs),
             species=species.to(self.device),
-            moments=sum_segments(basis_moments, segments, len(atoms), n_species),
-            centres=centres.to(self.device),
-            neighbours=neighbour_rows.to(self.device),
-            segments=segments,
-            radial=radial,
-            radial_slope=slope,
-            angular=angular,
-            directions=directions.to(self.dtype),
+            moments=moments,
+            centres=centres[kept].to(self.device),
+            neighbours=neighbour_rows[kept].to(self.device),
+            segments=segments[kept],
+            radial=radial[kept],
+            radial_slope=radial_slope[kept],
+            angular=_with_gradients(monomials[kept], directions[kept], distances[kept]),
+            directions=directions[kept],
         )
 
     def chunks(
-        self, picked: Int[np.ndarray, " picked"], atoms_per_chunk: int = ATOMS_PER_CHUNK
-    ) -> Iterator[tuple[slice, Geometry]]:
-        """Yield (rows of `picked`, geometry) in order, each of at most `atoms_per_chunk` atoms (or one structure)."""
-        start = 0
-        ends = np.cumsum(self.data.n_atoms[picked])
-        while start < len(picked):
-            done = ends[start - 1] if start else 0
-            stop = max(start + 1, int(np.searchsorted(ends, done + atoms_per_chunk, side="right")))
-            yield slice(start, stop), self.build(picked[start:stop])
-            start = stop
+        self,
+        picked: Int[np.ndarray, " picked"],
+        *,
+        with_pairs: bool = True,
+        atoms_per_chunk: int = ATOMS_PER_CHUNK,
+    ) -> "Chunks":
+        """Go through structures in order, in chunks of at most `atoms_per_chunk` atoms (or one structure)."""
+        return Chunks(self, picked, with_pairs, atoms_per_chunk)
 
 
-def _monomials(directions: Float[Tensor, "pairs 3"], distances: Float[Tensor, " pairs"]) -> Float[Tensor, "pairs 20 4"]:
-    """Y_m(r̂) and ∂Y_m(r̂)/∂r_c = (∂_c Y_m − L_m r̂_c Y_m)/r."""
+@dataclass(frozen=True)
+class Chunks:
+    """Iterates over (rows of `picked`, geometry)."""
+
+    builder: GeometryBuilder
+    picked: Int[np.ndarray, " picked"]
+    with_pairs: bool
+    atoms_per_chunk: int
+
+    def __len__(self) -> int:
+        return len(self._borders()) - 1
+
+    def __iter__(self) -> Iterator[tuple[slice, Geometry]]:
+        for start, stop in pairwise(self._borders()):
+            yield slice(start, stop), self.builder.build(self.picked[start:stop], with_pairs=self.with_pairs)
+
+    def _borders(self) -> list[int]:
+        ends = np.cumsum(self.builder.data.n_atoms[self.picked])
+        borders = [0]
+        while borders[-1] < len(ends):
+            done = ends[borders[-1] - 1] if borders[-1] else 0
+            stop = int(np.searchsorted(ends, done + self.atoms_per_chunk, side="right"))
+            borders.append(max(borders[-1] + 1, stop))
+        return borders
+
+
+def _monomials(directions: Float[Tensor, "pairs 3"]) -> Float[Tensor, "pairs 20"]:
+    """Y_m(r̂)."""
     powers = [torch.ones_like(directions), directions, directions**2, directions**3]
-    values = torch.stack([powers[a][:, 0] * powers[b][:, 1] * powers[c][:, 2] for a, b, c in MONOMIALS], dim=1)
-    result = values.new_zeros(len(distances), N_MONOMIALS, 4)
-    result[:, :, 0] = values
-    degrees = torch.tensor([sum(exponents) for exponents in MONOMIALS], dtype=values.dtype, device=values.device)
+    return torch.stack([powers[a][:, 0] * powers[b][:, 1] * powers[c][:, 2] for a, b, c in MONOMIALS], dim=1)
+
+
+def _with_gradients(
+    monomials: Float[Tensor, "pairs 20"], directions: Float[Tensor, "pairs 3"], distances: Float[Tensor, " pairs"]
+) -> Float[Tensor, "pairs 20 4"]:
+    """Y_m(r̂) and, beside it, ∂Y_m(r̂)/∂r_c = (∂_c Y_m − L_m r̂_c Y_m)/r."""
+    result = monomials.new_zeros(*monomials.shape, 4)
+    result[:, :, 0] = monomials
+    degrees = torch.tensor([sum(m) for m in MONOMIALS], dtype=monomials.dtype, device=monomials.device)
     for axis in range(3):
         for m, exponents in enumerate(MONOMIALS):
             if exponents[axis]:
                 lower = tuple(e - (a == axis) for a, e in enumerate(exponents))
-                result[:, m, 1 + axis] = exponents[axis] * values[:, MONOMIALS.index(lower)]
-        result[:, :, 1 + axis] -= degrees * values * directions[:, axis, None]
+                result[:, m, 1 + axis] = exponents[axis] * monomials[:, MONOMIALS.index(lower)]
+        result[:, :, 1 + axis] -= degrees * monomials * directions[:, axis, None]
     result[:, :, 1:] /= distances[:, None, None]
     return result

@@ -63,17 +63,31 @@ def forward(weights: Weights, biases: Biases, inputs: Float[Tensor, "models atom
     return ForwardPass(outputs, layer_inputs, pre_activations, sigmoids)
 
 
+def extended(inputs: Float[Tensor, "atoms width"], dtype: torch.dtype) -> Float[Tensor, "atoms width_and_1"]:
+    """x̃ = (x/√d, 0.1) of Eq. (12): the gradient of a pre-activation with respect to its weights and bias."""
+    scaled = inputs.to(dtype) * inputs.shape[1] ** -0.5
+    return torch.cat([scaled, torch.full_like(scaled[:, :1], BIAS_FACTOR)], dim=1)
+
+
+def hidden_gradients(
+    weights: Weights, slopes: list[Float[Tensor, "models atoms _"]], output_weights: Float[Tensor, "models atoms"]
+) -> tuple[list[Float[Tensor, "models atoms _"]], list[Float[Tensor, "models atoms _"]]]:
+    """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to every z^(l) and every hidden x^(l)."""
+    hidden = [output_weights[:, :, None] * (weights[-1].transpose(1, 2) * weights[-1].shape[1] ** -0.5)]
+    pre_activations = [slopes[-1] * hidden[0]]
+    for weight, slope in zip(weights[-2:0:-1], slopes[-2::-1], strict=True):
+        hidden.insert(0, torch.bmm(pre_activations[0], weight.transpose(1, 2)) * weight.shape[1] ** -0.5)
+        pre_activations.insert(0, slope * hidden[0])
+    return pre_activations, hidden
+
+
 def backward(
     weights: Weights, slopes: list[Float[Tensor, "models atoms _"]], output_weights: Float[Tensor, "models atoms"]
 ) -> BackwardPass:
     """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to the inputs, keeping what lies between."""
-    hidden = output_weights[:, :, None] * (weights[-1].transpose(1, 2) * weights[-1].shape[1] ** -0.5)
-    all_hidden, deltas = [hidden], []
-    for weight, slope in zip(reversed(weights[:-1]), reversed(slopes), strict=True):
-        deltas.append(slope * all_hidden[-1])
-        all_hidden.append(torch.bmm(deltas[-1], weight.transpose(1, 2)) * weight.shape[1] ** -0.5)
-    inputs = all_hidden.pop()
-    return BackwardPass(inputs, deltas[::-1], all_hidden[::-1])
+    pre_activations, hidden = hidden_gradients(weights, slopes, output_weights)
+    inputs = torch.bmm(pre_activations[0], weights[0].transpose(1, 2)) * weights[0].shape[1] ** -0.5
+    return BackwardPass(inputs, pre_activations, hidden)
 
 
 def parameter_gradient(

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.kernels.base import Embedding
@@ -41,3 +43,16 @@ def check_size(pool: int, batch_size: int) -> None:
     """Refuse to pick more than there is."""
     if batch_size > pool:
         raise UserError(f"batch_size = {batch_size} but the pool holds {pool} structures: lower batch_size or final")
+
+
+CANDIDATES = 4096
+"""How many rows a round of a lazy greedy selection looks at."""
+
+
+def largest(scores: Float[Tensor, " pool"], best: int) -> tuple[Int[Tensor, " candidates"], float]:
+    """Rows with the largest scores, ascending and `best` among them, and the largest score outside."""
+    if len(scores) <= CANDIDATES:
+        return torch.arange(len(scores), device=scores.device), -torch.inf
+    top = torch.topk(scores, CANDIDATES + 1)
+    rows = torch.cat([top.indices[:CANDIDATES], top.indices.new_tensor([best])])
+    return torch.unique(rows), float(top.values[-1])

@@ -5,9 +5,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from bench.kernels.base import Embedding
-from bench.selection.base import Selected, check_size
+from bench.selection.base import Selected, check_size, largest
 
 RELATIVE_RANK = 1e-12
 """Residuals below this fraction of the largest initial diagonal count as zero (METHOD section 5)."""
@@ -15,7 +17,11 @@ RELATIVE_RANK = 1e-12
 
 @dataclass(frozen=True)
 class MaxDet:
-    """Noise-free: at most d_feature picks. `on_deficit` says what to do when the kernel's rank is used up earlier."""
+    """Noise-free: at most d_feature picks. `on_deficit` says what to do when the kernel's rank is used up earlier.
+
+    Residual variances only fall, so a stale one is an upper bound: picks are made among the candidates with the largest
+    residuals until one outside could be larger; then the factor's new columns are computed for the whole pool at once.
+    """
 
     name: str
     on_deficit: Literal["fail", "random"] = "fail"
@@ -30,19 +36,7 @@ class MaxDet:
         if features is None:
             raise ValueError("MaxDet needs a kernel with features")
         check_size(len(features), batch_size)
-        residual = embedding.diagonal.clone()
-        smallest = RELATIVE_RANK * residual.max()
-        columns = features.new_zeros(batch_size, len(features))
-        picked: list[int] = []
-        for step in range(batch_size):
-            best = int(torch.argmax(residual))
-            if not residual[best] > smallest:
-                break
-            column = features @ features[best] - columns[:step].T @ columns[:step, best]
-            columns[step] = column / column[best].sqrt()
-            residual -= columns[step] ** 2
-            residual[best] = -torch.inf
-            picked.append(best)
+        picked = _pick(features, embedding.diagonal, batch_size)
         missing = batch_size - len(picked)
         if missing and self.on_deficit == "fail":
             raise ArithmeticError(
@@ -52,3 +46,47 @@ class MaxDet:
         rest = np.setdiff1d(np.arange(len(features)), picked)
         filled = generator.choice(rest, missing, replace=False)
         return Selected(np.concatenate([np.array(picked, dtype=np.int64), filled]), missing)
+
+
+def _pick(features: Float[Tensor, "pool features"], diagonal: Float[Tensor, " pool"], batch_size: int) -> list[int]:
+    residual = diagonal.clone()
+    smallest = float(RELATIVE_RANK * residual.max())
+    columns = features.new_zeros(batch_size, len(features))
+    picked: list[int] = []
+    updated = 0
+    while len(picked) < batch_size:
+        if updated < len(picked):
+            _extend(columns, features, picked, updated)
+            residual -= (columns[updated : len(picked)] ** 2).sum(0)
+            residual[picked] = -torch.inf
+            updated = len(picked)
+        # everything is up to date, so the first pick of a round needs no comparison with the rest
+        best = int(torch.argmax(residual))
+        if not residual[best] > smallest:
+            break
+        candidates, outside = largest(residual, best)
+        among, own, factor = residual[candidates], features[candidates], columns[:, candidates]
+        best = int(torch.searchsorted(candidates, best))
+        while True:
+            step = len(picked)
+            picked.append(int(candidates[best]))
+            column = own @ own[best] - factor[:step].T @ factor[:step, best]
+            factor[step] = column / column[best].sqrt()
+            among -= factor[step] ** 2
+            among[best] = -torch.inf
+            best = int(torch.argmax(among))
+            if len(picked) == batch_size or not among[best] > max(outside, smallest):
+                break
+    return picked
+
+
+def _extend(
+    columns: Float[Tensor, "batch pool"], features: Float[Tensor, "pool features"], picked: list[int], done: int
+) -> None:
+    """Fill the rows done:len(picked) of the transposed Cholesky factor for the whole pool."""
+    new = slice(done, len(picked))
+    block = torch.addmm(
+        features[picked[new]] @ features.T, columns[:done, picked[new]].T, columns[:done], beta=1, alpha=-1
+    )
+    pivots = torch.linalg.cholesky(block[:, picked[new]])
+    columns[new] = torch.linalg.solve_triangular(pivots, block, upper=False)

@@ -59,7 +59,7 @@ def _fit(
 def _key(run: RunConfig, builder: GeometryBuilder, members: int) -> str:
     """What the initial model depends on: the run's identity without what comes after it."""
     identity = run.identity(builder.data.checksum)
-    for later in ("kernel", "selection", "batch_size"):
+    for later in ("kernel", "selection", "final_kernels", "batch_size"):
         del identity[later]
     del identity["scenario"]["final"]
     return hash_of(identity | {"members": members})

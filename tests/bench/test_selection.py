@@ -11,6 +11,7 @@ from bench.kernels.base import Embedding, squared_norms
 from bench.selection.lcmd import LargestClusterMaximumDistance
 from bench.selection.max_det import MaxDet
 from bench.selection.max_diag import MaxDiag
+from bench.selection.max_dist import MaxDist
 
 GENERATOR = np.random.default_rng(0)
 MANY = settings(max_examples=1000, deadline=None)
@@ -76,6 +77,19 @@ def plain_lcmd(pool, training):
     return scores
 
 
+def plain_max_dist(pool, training):
+    """Eq. (28), in squared distances."""
+
+    def scores(batch):
+        centres = [*training, *(pool[b] for b in batch)]
+        free = [s for s in range(len(pool)) if s not in batch]
+        if not centres:
+            return {s: pool[s] @ pool[s] for s in free}
+        return {s: min(((pool[s] - centre) ** 2).sum() for centre in centres) for s in free}
+
+    return scores
+
+
 def plain_max_det(pool):
     def scores(batch):
         found = {}
@@ -95,6 +109,7 @@ def test_exact_on_integers(case):
     pool, training, n = case
     for method, plain in (
         (MaxDiag("MaxDiag"), plain_max_diag),
+        (MaxDist("MaxDist"), plain_max_dist),
         (LargestClusterMaximumDistance("LCMD"), plain_lcmd),
     ):
         picked = method.select(embedding(pool, training), n, GENERATOR).rows.tolist()
@@ -108,6 +123,7 @@ def test_best_score_on_reals(case):
     pool, training, n = case
     for method, plain in (
         (MaxDiag("MaxDiag"), plain_max_diag),
+        (MaxDist("MaxDist"), plain_max_dist),
         (LargestClusterMaximumDistance("LCMD"), plain_lcmd),
     ):
         picked = method.select(embedding(pool, training), n, GENERATOR).rows.tolist()
@@ -133,13 +149,13 @@ def test_max_det_is_greedy_in_the_determinant(case, random):
 
 def test_ties_go_to_the_lowest_row():
     pool = np.array([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]])
-    for method in (MaxDiag("MaxDiag"), MaxDet("MaxDet"), LargestClusterMaximumDistance("LCMD")):
+    for method in (MaxDiag("MaxDiag"), MaxDet("MaxDet"), MaxDist("MaxDist"), LargestClusterMaximumDistance("LCMD")):
         assert method.select(embedding(pool, np.zeros((1, 2))), 2, GENERATOR).rows[0] == 0
 
 
 def test_more_asked_than_there_are():
     pool = np.eye(3)
-    for method in (MaxDiag("MaxDiag"), MaxDet("MaxDet"), LargestClusterMaximumDistance("LCMD")):
+    for method in (MaxDiag("MaxDiag"), MaxDet("MaxDet"), MaxDist("MaxDist"), LargestClusterMaximumDistance("LCMD")):
         with pytest.raises(UserError, match="batch_size = 4 but the pool holds 3"):
             method.select(embedding(pool, np.zeros((0, 3))), 4, GENERATOR)
 

@@ -1,0 +1,83 @@
+"""Squared distances of Eq. (10) between many rows: blocked matrix products, exact to float64 where it matters."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bench.kernels.base import squared_norms
+
+ROWS = 512
+CENTRES = 2048
+GROUP = 64
+"""Centres whose single-precision distances are reduced to one minimum, and which are compared exactly together."""
+SLACK = 16.0
+"""Safety factor on the rounding error of a single-precision product."""
+
+
+def squared_distances(
+    pool: Float[Tensor, "pool features"],
+    pool_norms: Float[Tensor, " pool"],
+    points: Float[Tensor, "points features"],
+) -> Float[Tensor, "points pool"]:
+    """|x|² + |p|² − 2x·p in float64, never negative."""
+    distances = torch.addmm(pool_norms[None, :], points, pool.T, alpha=-2)
+    distances += squared_norms(points)[:, None]
+    return distances.clamp_min_(0)
+
+
+def nearest_centres(
+    pool: Float[Tensor, "pool features"], centres: Float[Tensor, "centres features"]
+) -> tuple[Float[Tensor, " pool"], Int[Tensor, " pool"]]:
+    """Squared distance of each row to its nearest centre, and that centre, the first of equals.
+
+    Single-precision products find, for every row, the groups of centres that can hold the nearest within rounding;
+    these groups alone are compared in float64. The origin is moved to a row of the data, which makes the products
+    small and leaves differences of integers exact.
+    """
+    n_centres = len(centres)
+    origin = centres[0]
+    shifted = (centres - origin).to(torch.float32)
+    padding = -n_centres % GROUP
+    single = torch.cat([-2 * shifted, squared_norms(shifted)[:, None]], dim=1)
+    filler = torch.zeros_like(single[:1])
+    filler[0, -1] = torch.inf
+    single = torch.cat([single, filler.expand(padding, -1)]) if padding else single
+    unit = torch.finfo(torch.float32).eps * SLACK
+    centre_bound = float(squared_norms(shifted).max())
+
+    n_groups = len(single) // GROUP
+    minima = torch.empty(len(pool), n_groups, dtype=torch.float32, device=pool.device)
+    tolerance = torch.empty(len(pool), dtype=torch.float32, device=pool.device)
+    for start in range(0, len(pool), ROWS):
+        rows = slice(start, start + ROWS)
+        block = (pool[rows] - origin).to(torch.float32)
+        tolerance[rows] = unit * (squared_norms(block) + centre_bound)
+        extended = torch.cat([block, torch.ones_like(block[:, :1])], dim=1)
+        for first in range(0, len(single), CENTRES):
+            part = extended @ single[first : first + CENTRES].T
+            groups = slice(first // GROUP, (first + part.shape[1]) // GROUP)
+            minima[rows, groups] = part.reshape(len(block), -1, GROUP).amin(dim=2)
+    limit = minima.amin(dim=1) + tolerance
+    return _compare_exactly(pool, centres, (minima <= limit[:, None]).T)
+
+
+def _compare_exactly(
+    pool: Float[Tensor, "pool features"],
+    centres: Float[Tensor, "centres features"],
+    possible: Tensor,
+) -> tuple[Float[Tensor, " pool"], Int[Tensor, " pool"]]:
+    """Go through the groups in the order of the centres, so that the first of equally near centres is kept."""
+    norms = squared_norms(pool)
+    best = torch.full_like(norms, torch.inf)
+    nearest = torch.zeros(len(pool), dtype=torch.int64, device=pool.device)
+    for group in range(len(possible)):
+        rows = torch.nonzero(possible[group])[:, 0]
+        if not len(rows):
+            continue
+        first = group * GROUP
+        exact = squared_distances(pool[rows], norms[rows], centres[first : first + GROUP])
+        closest = exact.min(dim=0)
+        better = closest.values < best[rows]
+        best[rows] = torch.where(better, closest.values, best[rows])
+        nearest[rows] = torch.where(better, first + closest.indices, nearest[rows])
+    return best, nearest
