@@ -89,7 +89,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run. `identity` is what its numbers depend on; `final_kernels` are correlated with the errors of the last step."""
+    """One run. `final_kernels` are correlated with the errors of the last step, whatever the run's own kernel."""
 
     scenario: Scenario
     dataset: Plugin

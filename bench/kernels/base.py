@@ -15,7 +15,7 @@ from bench.model.potential import Potential
 
 @dataclass(frozen=True)
 class KernelInputs:
-    """The state of a run after training: the models (all members), the data, what is labelled, what draws are keyed by."""
+    """The state of a run after training: the models (all members), the data, what is labelled, and the seed."""
 
     potential: Potential
     builder: GeometryBuilder

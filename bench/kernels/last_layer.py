@@ -25,6 +25,6 @@ class LastLayer(KernelFacts):
         return prepare_features(inputs, last_layer_features, width + 1, posterior=self.posterior)
 
 
-def last_layer_features(potential: Potential, passed: ForwardPass) -> Float[Tensor, "atoms features"]:
+def last_layer_features(_potential: Potential, passed: ForwardPass) -> Float[Tensor, "atoms features"]:
     """∂y_i/∂(W, b) of the last layer: x̃_i = (x_i/√d, 0.1) of Eq. (12)."""
     return extended(passed.layer_inputs[-1][0], torch.float64)

@@ -39,13 +39,12 @@ def draw_projections(inputs: KernelInputs, n_projections: int) -> Projections:
     """Draw all matrices, keyed by (seed, N_train): batch size, order of structures and threads do not matter."""
     generator = stream(inputs.seed, "projection", n_train=len(inputs.labelled))
     potential = inputs.potential
-    return [
-        tuple(
-            torch.from_numpy(generator.standard_normal((size, n_projections))).to(potential.device, potential.dtype)
-            for size in (weight.shape[1] + 1, weight.shape[2])
-        )
-        for weight in potential.weights
-    ]
+
+    def draw(size: int) -> Float[Tensor, "size projections"]:
+        drawn = generator.standard_normal((size, n_projections))
+        return torch.from_numpy(drawn).to(potential.device, potential.dtype)
+
+    return [(draw(weight.shape[1] + 1), draw(weight.shape[2])) for weight in potential.weights]
 
 
 def projected_gradients(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures
-from bench.model.moments import MONOMIALS, N_MONOMIALS, Geometry, sum_segments
+from bench.model.moments import MONOMIALS, Geometry, sum_segments
 from bench.model.radial import radial_basis
 
 ATOMS_PER_CHUNK = 4096

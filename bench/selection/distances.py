@@ -1,14 +1,14 @@
 """Squared distances of Eq. (10) between many rows: blocked matrix products, exact to float64 where it matters."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bench.kernels.base import squared_norms
 
-ROWS = 512
-CENTRES = 2048
-GROUP = 64
+ROWS = 1024
+CENTRES = 1024
+GROUP = 32
 """Centres whose single-precision distances are reduced to one minimum, and which are compared exactly together."""
 SLACK = 16.0
 """Safety factor on the rounding error of a single-precision product."""
@@ -58,22 +58,21 @@ def nearest_centres(
             groups = slice(first // GROUP, (first + part.shape[1]) // GROUP)
             minima[rows, groups] = part.reshape(len(block), -1, GROUP).amin(dim=2)
     limit = minima.amin(dim=1) + tolerance
-    return _compare_exactly(pool, centres, (minima <= limit[:, None]).T)
+    return _compare_exactly(pool, centres, minima <= limit[:, None])
 
 
 def _compare_exactly(
     pool: Float[Tensor, "pool features"],
     centres: Float[Tensor, "centres features"],
-    possible: Tensor,
+    possible: Bool[Tensor, "pool groups"],
 ) -> tuple[Float[Tensor, " pool"], Int[Tensor, " pool"]]:
     """Go through the groups in the order of the centres, so that the first of equally near centres is kept."""
     norms = squared_norms(pool)
     best = torch.full_like(norms, torch.inf)
     nearest = torch.zeros(len(pool), dtype=torch.int64, device=pool.device)
-    for group in range(len(possible)):
-        rows = torch.nonzero(possible[group])[:, 0]
-        if not len(rows):
-            continue
+    pairs = torch.nonzero(possible.T.contiguous())
+    groups, counts = torch.unique_consecutive(pairs[:, 0], return_counts=True)
+    for group, rows in zip(groups.tolist(), pairs[:, 1].split(counts.tolist()), strict=True):
         first = group * GROUP
         exact = squared_distances(pool[rows], norms[rows], centres[first : first + GROUP])
         closest = exact.min(dim=0)

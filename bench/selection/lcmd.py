@@ -13,15 +13,17 @@ from bench.selection.distances import nearest_centres, squared_distances
 
 AHEAD = 32
 """Likely next picks whose distances to the pool are computed in one matrix product."""
+MEMBERS = 64
+"""Points of a large cluster that are looked at to guess the next picks."""
 
 
 @dataclass(frozen=True)
 class LargestClusterMaximumDistance:
     """Clusters the pool around training set and batch; a cluster's size is the sum of squared distances (Eq. 30).
 
-    Every pick needs its distances to the whole pool. The farthest points of the largest clusters are the likely next
-    picks, so distances are computed for several at a time, which reads the features once for all of them; a pick that
-    was not foreseen starts a new round. Nothing is approximated.
+    Every pick needs its distances to the whole pool. They are computed for several likely next picks at a time, which
+    reads the features once for all of them; a pick that was not foreseen starts a new round. The guess decides what is
+    computed early, never what is picked.
     """
 
     name: str
@@ -50,9 +52,11 @@ class LargestClusterMaximumDistance:
                 best = _next(distance, centre, len(training) + step)
             if best not in foreseen:
                 left = batch_size - step
-                likely = _likely(distance, centre, max(1, len(training) + step), best, min(AHEAD, left))
-                to_likely = squared_distances(pool, norms, pool[likely])
-                foreseen = dict(zip(likely.tolist(), to_likely, strict=True))
+                likely = [best]
+                if step or len(training):
+                    likely += _likely(pool, distance, centre, len(training) + step, min(AHEAD, left))
+                likely = list(dict.fromkeys(likely))
+                foreseen = dict(zip(likely, squared_distances(pool, norms, pool[likely]), strict=True))
             picked.append(best)
             to_new = foreseen[best]
             closer = to_new < distance
@@ -78,14 +82,40 @@ def _next(distance: Float[Tensor, " pool"], centre: Int[Tensor, " pool"], n_cent
 
 
 def _likely(
-    distance: Float[Tensor, " pool"], centre: Int[Tensor, " pool"], n_centres: int, best: int, count: int
-) -> Int[Tensor, " likely"]:
-    """`best` and the farthest points of the other large clusters."""
+    pool: Float[Tensor, "pool features"],
+    distance: Float[Tensor, " pool"],
+    centre: Int[Tensor, " pool"],
+    n_centres: int,
+    count: int,
+) -> list[int]:
+    """Guess the next picks by LCMD among the farthest points of the largest clusters.
+
+    Cluster sizes are the true ones; points that are not looked at are taken to stay in their clusters.
+    """
     sizes = _sizes(distance, centre, n_centres)
-    clusters = torch.topk(sizes, min(count, n_centres)).indices
-    large = torch.zeros(n_centres, dtype=torch.bool, device=centre.device)
-    large[clusters] = True
-    farthest = distance.new_full((n_centres,), -1.0).scatter_reduce_(0, centre, distance, "amax")
-    rows = torch.nonzero(large[centre] & (distance == farthest[centre]) & (distance >= 0))[:, 0]
-    others = rows[rows != best][: count - 1]
-    return torch.cat([rows.new_tensor([best]), others])
+    rows = torch.cat([_farthest(distance, centre, int(c)) for c in torch.topk(sizes, min(count, n_centres)).indices])
+    features = pool[rows].to(torch.float32)
+    mutual = torch.cdist(features, features).square().cpu().numpy()
+    far, of = distance[rows].cpu().numpy().copy(), centre[rows].cpu().numpy().copy()
+    size = np.concatenate([sizes.cpu().numpy(), np.zeros(count)])
+    found: list[int] = []
+    for step in range(min(count, int((far >= 0).sum()))):
+        # the newest centre wins no tie, and a cluster of which nothing is looked at is passed over
+        best = int(np.argmax(np.where(far >= 0, size[of] + 1e-9 * far, -1.0)))
+        best = int(np.argmax(np.where(of == of[best], far, -1.0)))
+        found.append(best)
+        size[of[best]] -= far[best]
+        far[best] = -1.0
+        closer = mutual[best] < far
+        np.subtract.at(size, of[closer], far[closer])
+        of[closer], far[closer] = n_centres + step, mutual[best][closer]
+        size[n_centres + step] = far[closer].sum()
+    return rows[torch.tensor(found, device=rows.device)].tolist()
+
+
+def _farthest(distance: Float[Tensor, " pool"], centre: Int[Tensor, " pool"], cluster: int) -> Int[Tensor, " rows"]:
+    """The farthest points of a cluster."""
+    rows = torch.nonzero((centre == cluster) & (distance >= 0))[:, 0]
+    if len(rows) <= MEMBERS:
+        return rows
+    return rows[torch.sort(torch.topk(distance[rows], MEMBERS).indices).values]

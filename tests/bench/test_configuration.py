@@ -30,7 +30,7 @@ def test_every_file_belongs_to_a_group():
 
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=lambda value: value)
 def test_composes_and_binds(group, name):
-    extra = ["selection=lcmd"] if (group, name) in [("kernel", "feat_ll")] else []
+    extra = ["selection=lcmd"] if (group, name) in [("kernel", name) for name in ("feat_ll", "feat_rp")] else []
     partner = {"selection": ["kernel=feat_ll"]}.get(group, extra)
     prefix = "+" if group == "sweep" else ""
     run = composed(f"{prefix}{group}={name}", *partner)

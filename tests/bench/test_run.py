@@ -154,6 +154,53 @@ def test_multirun_shares_the_initial_model_and_pairs_runs(tmp_path):
     assert len(splits) == 2
 
 
+FIFTEEN = sorted(path.stem for path in (PROJECT / "conf/algorithm").glob("*.yaml"))
+
+
+def test_every_algorithm_runs(tmp_path):
+    """All fifteen on the embedded data, in one multirun; committees and labels are accounted for."""
+    assert len(FIFTEEN) == 15
+    done = command("-m", *TINY, f"algorithm={','.join(FIFTEEN)}", f"results={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    found = {
+        (record["identity"]["selection"]["name"], record["identity"]["kernel"]["name"]): record
+        for record in records(tmp_path)
+    }
+    assert len(found) == 15 and all(record["status"] == "done" for record in found.values())
+    assert len(list((tmp_path / "initial").glob("*.pt"))) == 2  # one model, one committee
+    for (_, kernel), record in found.items():
+        committee = kernel.startswith("QBC")
+        for step in record["steps"][:-1]:
+            assert len(step["best_epochs"]) == (3 if committee else 1)
+            assert step["pool_labels_read"] == (60 if kernel.startswith("AE") else 0)
+            assert set(step["correlations"]) == ({kernel} if kernel.startswith(("GP", "QBC")) else set())
+        last = record["steps"][-1]["correlations"]
+        assert {"GP(LL)", "GP(RP)"} <= set(last)
+        assert all(-1 <= values["pearson"] <= 1 for by_target in last.values() for values in by_target.values())
+        arrays = np.load(tmp_path / "runs" / record["run_id"] / "last_step.npz")
+        assert {"uncertainty GP(LL)", "uncertainty GP(RP)"} <= set(arrays.files)
+
+
+def test_initial_model_is_trained_once_when_runs_start_together(tmp_path):
+    """Four processes at the same moment: one trains the initial model, the others take it."""
+    arguments = [sys.executable, "-m", "bench.run", *TINY, "scenario.final=8", f"results={tmp_path}"]
+    algorithms = ["maxdiag_rnd", "maxdet_gp_ll", "lcmd_feat_ll", "maxdist_feat_rp"]
+    started = [
+        subprocess.Popen(
+            [*arguments, f"algorithm={name}"],
+            cwd=PROJECT,
+            env=subprocess_environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in algorithms
+    ]
+    messages = [process.communicate()[1] for process in started]
+    assert all(process.returncode == 0 for process in started), messages
+    assert sum("taken from" in message for message in messages) == 3
+    assert len({json.dumps(record["steps"][0]["metrics"]) for record in records(tmp_path)}) == 1
+
+
 MISTAKES = {
     "unknown key": (["training.epoch=3"], "unknown configuration key 'training.epoch': did you mean 'training.epochs'"),
     "added key": (["+training.epoch=3"], "unknown configuration key training.epoch: did you mean 'epochs'"),
@@ -166,6 +213,10 @@ MISTAKES = {
     "final": (["scenario.final=9000"], "scenario.final = 9000 asks for more than initial + pool"),
     "shrinking": (["scenario.final=5"], "scenario.final = 5 is below scenario.initial = 6"),
     "illegal pair": (["kernel=rnd", "selection=lcmd"], "selection LCMD needs distances"),
+    "no forces": (
+        ["algorithm=maxdiag_ae_f", "training=energies"],
+        "kernel AE(F) needs forces, but training.force_weight = 0",
+    ),
     "missing file": (["dataset.path=nowhere.npz"], "no file nowhere.npz: set dataset.path"),
     "checksum": ([f"dataset.sha256={'0' * 64}"], "expected 000000000000"),
     "array": (["dataset.keys.forces=F_eV"], "has no array 'F_eV': did you mean 'F_eV_A'"),

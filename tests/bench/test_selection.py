@@ -1,5 +1,8 @@
 """Each selection equals its definition, written as plainly as possible, on thousands of random small cases."""
 
+import contextlib
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +34,24 @@ def cases(draw, integer):
         if n_pool > 1 and generator.random() < 0.3:
             pool[1] = pool[0]
     return pool, training, draw(st.integers(1, n_pool))
+
+
+def small_blocks():
+    """Blocks, groups and candidate sets so small that every path is taken on small cases."""
+    return [
+        mock.patch.multiple("bench.selection.distances", ROWS=3, CENTRES=4, GROUP=2),
+        mock.patch("bench.selection.base.CANDIDATES", 2),
+        mock.patch.multiple("bench.selection.lcmd", AHEAD=3, MEMBERS=2),
+    ]
+
+
+def both_ways(select):
+    """The picks with ordinary and with tiny blocks."""
+    with contextlib.ExitStack() as stack:
+        yield select()
+        for patch in small_blocks():
+            stack.enter_context(patch)
+        yield select()
 
 
 def embedding(pool, training):
@@ -112,9 +133,10 @@ def test_exact_on_integers(case):
         (MaxDist("MaxDist"), plain_max_dist),
         (LargestClusterMaximumDistance("LCMD"), plain_lcmd),
     ):
-        picked = method.select(embedding(pool, training), n, GENERATOR).rows.tolist()
-        assert len(picked) == n
-        check(plain(pool, training), picked, exact=True)
+        for selected in both_ways(lambda m=method: m.select(embedding(pool, training), n, GENERATOR)):
+            picked = selected.rows.tolist()
+            assert len(picked) == n
+            check(plain(pool, training), picked, exact=True)
 
 
 @MANY
@@ -126,8 +148,8 @@ def test_best_score_on_reals(case):
         (MaxDist("MaxDist"), plain_max_dist),
         (LargestClusterMaximumDistance("LCMD"), plain_lcmd),
     ):
-        picked = method.select(embedding(pool, training), n, GENERATOR).rows.tolist()
-        check(plain(pool, training), picked, exact=False)
+        for selected in both_ways(lambda m=method: m.select(embedding(pool, training), n, GENERATOR)):
+            check(plain(pool, training), selected.rows.tolist(), exact=False)
 
 
 @MANY
@@ -140,11 +162,11 @@ def test_max_det_is_greedy_in_the_determinant(case, random):
         with pytest.raises(ArithmeticError, match=f"MaxDet found {rank} of {n} structures"):
             method.select(embedding(pool, training), n, GENERATOR)
         return
-    selected = method.select(embedding(pool, training), n, GENERATOR)
-    picked = selected.rows.tolist()
-    assert selected.n_random == max(0, n - rank)
-    assert len(set(picked)) == n
-    check(plain_max_det(pool), picked[: n - selected.n_random], exact=False)
+    for selected in both_ways(lambda: method.select(embedding(pool, training), n, GENERATOR)):
+        picked = selected.rows.tolist()
+        assert selected.n_random == max(0, n - rank)
+        assert len(set(picked)) == n
+        check(plain_max_det(pool), picked[: n - selected.n_random], exact=False)
 
 
 def test_ties_go_to_the_lowest_row():
@@ -167,3 +189,47 @@ def test_lcmd_prefers_the_largest_cluster_over_the_farthest_point():
     training = np.array([[0.0, 0.0], [10.0, 0.0]])
     picked = LargestClusterMaximumDistance("LCMD").select(embedding(pool, training), 1, GENERATOR).rows
     assert picked[0] != 0
+
+
+def naive(method, pool, training, n):
+    """Each definition with one vectorised float64 update per pick: slow, for pools of thousands."""
+    if method == "MaxDet":
+        residual, columns, picked = (pool**2).sum(1), [], []
+        for _ in range(n):
+            best = int(np.argmax(residual))
+            column = pool @ pool[best] - sum((c * c[best] for c in columns), np.zeros(len(pool)))
+            columns.append(column / np.sqrt(column[best]))
+            residual = residual - columns[-1] ** 2
+            residual[best] = -np.inf
+            picked.append(best)
+        return picked
+    to_centres = np.stack([((pool - centre) ** 2).sum(1) for centre in training])
+    distance, centre, picked = to_centres.min(0), to_centres.argmin(0), []
+    for step in range(n):
+        if method == "MaxDist":
+            scores = distance.copy()
+        else:
+            free = np.setdiff1d(np.arange(len(pool)), picked)
+            sizes = np.bincount(centre[free], distance[free], len(training) + n)
+            scores = np.where(centre == np.argmax(sizes), distance, -1.0)
+        scores[picked] = -np.inf
+        picked.append(int(np.argmax(scores)))
+        new = ((pool - pool[picked[-1]]) ** 2).sum(1)
+        centre = np.where(new < distance, len(training) + step, centre)
+        distance = np.minimum(distance, new)
+    return picked
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])
+def test_large_pools_equal_the_naive_algorithms(decay):
+    """Beyond one candidate set, block and group: the same picks in order, with clusters and copies in the pool."""
+    generator = np.random.default_rng(7)
+    spectrum = np.arange(1, 41.0) ** -decay
+    centres = 3 * generator.normal(size=(12, 40))
+    pool = (centres[generator.integers(0, 12, 9000)] + generator.normal(size=(9000, 40))) * spectrum
+    pool[5000:5200] = pool[100]
+    training = (centres[generator.integers(0, 12, 70)] + generator.normal(size=(70, 40))) * spectrum
+    for method in (MaxDet("MaxDet"), MaxDist("MaxDist"), LargestClusterMaximumDistance("LCMD")):
+        n = 30 if method.name == "MaxDet" else 120
+        picked = method.select(embedding(pool, training), n, GENERATOR).rows.tolist()
+        assert picked == naive(method.name, pool, training, n), method.name

@@ -85,7 +85,7 @@ def test_validation_error_by_definition(builder):
     from bench.evaluate import structure_errors
 
     errors = structure_errors(result.potential, builder, picked, forces=True)
-    expected = errors.energy.mean(1) + errors.force_mae.mean(1)
+    expected = errors.energy.mean(1) + errors.force.mae.mean(1)
     held_out = [(builder.build(picked), labels_of(data, picked, builder, True))]
     np.testing.assert_allclose(validation_error(result.potential, held_out).numpy(), expected, rtol=1e-4)
 
