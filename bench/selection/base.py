@@ -45,7 +45,7 @@ def check_size(pool: int, batch_size: int) -> None:
         raise UserError(f"batch_size = {batch_size} but the pool holds {pool} structures: lower batch_size or final")
 
 
-CANDIDATES = 4096
+CANDIDATES = 1024
 """How many rows a round of a lazy greedy selection looks at."""
 
 
