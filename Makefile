@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test test-long clean
+.PHONY: help setup run test test-long perf clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,10 @@ test: $(READY)  ## every test that this machine can run
 
 test-long: $(READY)  ## the tests that take longer
 	$(BIN)/python -m pytest -m long
+
+perf: $(READY)  ## benchmarks of features and selections: tables in results/perf
+	$(BIN)/python -m tests.perf.features
+	$(BIN)/python -m tests.perf.selections
 
 clean:  ## remove the environment and everything recorded outside results/reference
 	rm -rf $(VENV) results/runs results/initial results/analysis results/multirun

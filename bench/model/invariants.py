@@ -25,8 +25,8 @@ def invariants(moments: Float[Tensor, "atoms radial 20"]) -> Float[Tensor, "atom
     n_pairs = len(index.first)
     full = moments @ _expansion(moments.dtype, moments.device)
     vectors, matrices = full[:, :, 1:4], full[:, :, 4:13]
-    # rows (s, c), columns (a, b)
-    cubes = full[:, :, 13:].reshape(n, n_radial, 9, 3).transpose(2, 3).reshape(n, 3 * n_radial, 9)
+    # rows (s, c), columns (a, b): Ψ3 is symmetric, so any index may stand first
+    cubes = full[:, :, 13:].reshape(n, 3 * n_radial, 9)
     matrix_rows = matrices.reshape(n, 3 * n_radial, 3)
     matrix_columns = matrices.reshape(n, n_radial, 3, 3).transpose(1, 2).reshape(n, 3, 3 * n_radial)
 

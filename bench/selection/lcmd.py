@@ -59,20 +59,18 @@ class LargestClusterMaximumDistance:
                 foreseen = dict(zip(likely, squared_distances(pool, norms, pool[likely]), strict=True))
             picked.append(best)
             to_new = foreseen[best]
-            closer = to_new < distance
-            distance = torch.where(closer, to_new, distance)
-            centre = torch.where(closer, len(training) + step, centre)
-            distance[picked] = -1.0
+            centre.masked_fill_(to_new < distance, len(training) + step)
+            torch.minimum(distance, to_new, out=distance)
+            # below every distance: a picked row is in no cluster and never comes closer to anything
+            distance[best] = -1.0
         return Selected(np.array(picked, dtype=np.int64))
 
 
 def _sizes(distance: Float[Tensor, " pool"], centre: Int[Tensor, " pool"], n_centres: int) -> Float[Tensor, " centres"]:
     """Eq. (30); picked rows have distance −1 and count nowhere, a cluster without points has size −1."""
-    free = distance >= 0
     sizes = distance.new_zeros(n_centres).index_add_(0, centre, distance.clamp_min(0))
-    occupied = torch.zeros(n_centres, dtype=torch.bool, device=centre.device)
-    occupied[centre[free]] = True
-    return torch.where(occupied, sizes, -1.0)
+    farthest = distance.new_full((n_centres,), -1.0).scatter_reduce_(0, centre, distance, "amax")
+    return torch.where(farthest >= 0, sizes, -1.0)
 
 
 def _next(distance: Float[Tensor, " pool"], centre: Int[Tensor, " pool"], n_centres: int) -> int:

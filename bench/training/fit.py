@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from bench.data.structures import Structures
 from bench.model.geometry import GeometryBuilder
 from bench.model.moments import Geometry
-from bench.model.potential import Parameters, Potential, initial_parameters, make_batch
+from bench.model.potential import Batch, Parameters, Potential, initial_parameters, make_batch
 from bench.progress import progress
 from bench.schema import ModelSettings, TrainingSettings
 from bench.seeds import stream
@@ -71,41 +72,28 @@ def fit(
     scaling = fit_scaling(data.residual_energies[training], _composition(data, training))
     if scaling.degenerate:
         log.warning("all training energies are equal: the energy scale c of Eq. (4) is set to 1 eV")
-    n_train = len(training)
-    potential = _initialise(builder, model, scaling, seed, n_train, members)
+    potential = _initialise(builder, model, scaling, seed, len(training), members)
     optimizer = _Optimizer(potential, settings)
-    train_geometry = builder.build(training)
-    train_labels = labels_of(data, training, builder, settings.forces)
+    minibatches = _Minibatches(builder, training, settings, seed, members)
     held_out = [
         (geometry, labels_of(data, validation[rows], builder, settings.forces))
-        for rows, geometry in builder.chunks(validation)
+        for rows, geometry in builder.chunks(validation, with_pairs=settings.forces)
     ]
 
-    batch_size = min(settings.minibatch, n_train)
-    steps_per_epoch = n_train // batch_size
-    total_steps = settings.epochs * steps_per_epoch
     checks = settings.check_epochs()
     history: list[Tensor] = []
     best = {name: values.clone() for name, values in potential.parameters.items()}
     best_error = torch.full((members,), math.inf, dtype=builder.dtype, device=builder.device)
     best_check = torch.full((members,), -1, dtype=torch.int64, device=builder.device)
     validation_seconds = 0.0
-    every_structure = torch.arange(n_train, device=builder.device).expand(members, -1)
-    whole = make_batch(train_geometry, every_structure, with_pairs=settings.forces, whole=True)
-    fixed = (whole, *_batch_labels(train_geometry, train_labels, every_structure)) if steps_per_epoch == 1 else None
 
-    for epoch in progress(range(1, settings.epochs + 1), f"training on {n_train}", unit="epoch"):
-        orders = None if fixed and batch_size == n_train else _orders(seed, n_train, members, epoch, builder.device)
-        for step in range(steps_per_epoch):
-            if orders is None:
-                batch, energies, forces = fixed  # type: ignore[misc]
-            else:
-                picked = orders[:, step * batch_size : (step + 1) * batch_size]
-                batch = make_batch(train_geometry, picked, with_pairs=settings.forces)
-                energies, forces = _batch_labels(train_geometry, train_labels, picked)
+    n_steps = settings.epochs * minibatches.per_epoch
+    done = 0
+    for epoch in progress(range(1, settings.epochs + 1), f"training on {len(training)}", unit="epoch"):
+        for batch, energies, forces in minibatches.of(epoch):
             _, gradient = potential.loss_gradient(batch, energies, forces, settings.force_weight)
-            done = (epoch - 1) * steps_per_epoch + step
-            optimizer.step(gradient, 1 - done / total_steps)
+            optimizer.step(gradient, 1 - done / n_steps)
+            done += 1
         if epoch in checks:
             check_started = time.perf_counter()
             error = validation_error(potential, held_out)
@@ -117,7 +105,9 @@ def fit(
             history.append(error)
             validation_seconds += time.perf_counter() - check_started
     if not bool((best_check >= 0).all()):
-        raise FloatingPointError(f"training on {n_train} structures diverged: no finite validation error at any check")
+        raise FloatingPointError(
+            f"training on {len(training)} structures diverged: no finite validation error at any check"
+        )
     return FitResult(
         potential=Potential(model, data.species, best, potential.energy_scale),
         scaling=scaling,
@@ -143,6 +133,48 @@ def validation_error(potential: Potential, held_out: list[tuple[Geometry, Labels
             error = forces.reshape(potential.n_models, -1, 3) - labels.forces
             total += error.abs().sum((1, 2)) / n_components
     return total
+
+
+class _Minibatches:
+    """Minibatches of an epoch: all structures where they fit into one, else parts of a new order, the rest dropped."""
+
+    def __init__(
+        self,
+        builder: GeometryBuilder,
+        training: Int[np.ndarray, " train"],
+        settings: TrainingSettings,
+        seed: int,
+        members: int,
+    ) -> None:
+        self.geometry = builder.build(training, with_pairs=settings.forces)
+        self.labels = labels_of(builder.data, training, builder, settings.forces)
+        self.with_pairs, self.seed, self.members, self.n_train = settings.forces, seed, members, len(training)
+        self.size = min(settings.minibatch, self.n_train)
+        self.per_epoch = self.n_train // self.size
+        everyone = torch.arange(self.n_train, device=builder.device).expand(members, -1)
+        self.whole = self._gather(everyone, whole=True) if self.size == self.n_train else None
+
+    def of(self, epoch: int) -> Iterator[tuple[Batch, Float[Tensor, "models structures"], Tensor | None]]:
+        """Batches with the energies and forces of their structures; every member has its own order."""
+        if self.whole is not None:
+            yield self.whole
+            return
+        orders = [
+            stream(self.seed, "order", n_train=self.n_train, member=member, epoch=epoch).permutation(self.n_train)
+            for member in range(self.members)
+        ]
+        order = torch.from_numpy(np.stack(orders)).to(self.labels.energies.device)
+        for step in range(self.per_epoch):
+            yield self._gather(order[:, step * self.size : (step + 1) * self.size])
+
+    def _gather(
+        self, picked: Int[Tensor, "models structures"], whole: bool = False
+    ) -> tuple[Batch, Float[Tensor, "models structures"], Tensor | None]:
+        batch = make_batch(self.geometry, picked, with_pairs=self.with_pairs, whole=whole)
+        forces = self.labels.forces
+        if forces is not None:
+            forces = forces[self.geometry.atom_rows(picked.flatten())]
+        return batch, self.labels.energies[picked], forces
 
 
 class _Optimizer:
@@ -176,25 +208,6 @@ def _initialise(
     }
     energy_scale = torch.full((members,), scaling.scale, dtype=builder.dtype, device=builder.device)
     return Potential(model, builder.data.species, parameters, energy_scale)
-
-
-def _orders(
-    seed: int, n_train: int, members: int, epoch: int, device: torch.device
-) -> Int[Tensor, "members structures"]:
-    orders = [
-        stream(seed, "order", n_train=n_train, member=member, epoch=epoch).permutation(n_train)
-        for member in range(members)
-    ]
-    return torch.from_numpy(np.stack(orders)).to(device)
-
-
-def _batch_labels(
-    geometry: Geometry, labels: Labels, picked: Int[Tensor, "models structures"]
-) -> tuple[Float[Tensor, "models structures"], Float[Tensor, "atoms 3"] | None]:
-    energies = labels.energies[picked]
-    if labels.forces is None:
-        return energies, None
-    return energies, labels.forces[geometry.atom_rows(picked.flatten())]
 
 
 def _composition(data: Structures, picked: Int[np.ndarray, " picked"]) -> Int[np.ndarray, "picked species"]:

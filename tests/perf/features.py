@@ -1,15 +1,14 @@
-"""Seconds and memory of features, energies and forces against the size of the pool: python tests/perf/features.py.
+"""Seconds and memory of features, energies and forces against the pool's size: python -m tests.perf.features.
 
-Aspirin: the embedded structures, repeated with every copy displaced by 0.01 Å. A model with fresh weights: the work does not
-depend on training. Neighbour lists, once per dataset, are timed apart. The floor of a row is the time of the network's matrix
-products alone.
+Aspirin: the embedded structures, repeated with every copy displaced by 0.01 Å. A model with fresh weights: the work
+does not depend on training. Neighbour lists, once per dataset, are timed apart. The floor of a row is the time of the
+network's matrix products alone.
 """
 
 import argparse
 import dataclasses
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -17,9 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-
-PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT))
 
 from bench.data.neighbours import find_neighbours
 from bench.data.structures import Structures
@@ -32,6 +28,7 @@ from bench.model.potential import Potential, initial_parameters
 from bench.provenance import peak_memory_mb, provenance
 from bench.schema import ModelSettings, plugin
 
+PROJECT = Path(__file__).resolve().parents[2]
 PROJECTIONS = 512
 
 

@@ -1,4 +1,4 @@
-"""Selections of bmdal_reg 3.0.2, run by an interpreter that has it (NumPy < 2): peer.py POOL.npy TRAIN.npy METHOD N DTYPE.
+"""Selections of bmdal_reg 3.0.2, in an interpreter that has it (NumPy < 2): POOL.npy TRAIN.npy METHOD N DTYPE.
 
 Prints one line of JSON: seconds and picks. The paper's modes: MaxDet-P without noise, MaxDist-TP and LCMD-TP.
 """
