@@ -107,13 +107,13 @@ def _cycle(
         }
         finished = len(labelled) >= run.scenario.final
         started = time.perf_counter()
-        prepared = kernel.prepare(KernelInputs(fitted.potential, builder, labelled, run.seed))
+        inputs = KernelInputs(fitted.potential, builder, labelled, run.seed)
+        prepared = kernel.prepare(inputs)
         row["seconds_features"] = time.perf_counter() - started
         uncertainties = {kernel.name: prepared.uncertainty(errors)}
         if finished:
             for other in map(plugin, run.final_kernels, repeat("final_kernels")):
                 if other.name not in uncertainties:
-                    inputs = KernelInputs(fitted.potential, builder, labelled, run.seed)
                     uncertainties[other.name] = other.prepare(inputs).uncertainty(errors)
         known = {name: values for name, values in uncertainties.items() if values is not None}
         row["correlations"] = {name: correlations(values, errors) for name, values in known.items()}

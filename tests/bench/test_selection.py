@@ -124,15 +124,18 @@ def plain_max_det(pool):
     return scores
 
 
+DEFINED = (
+    (MaxDiag("MaxDiag"), plain_max_diag),
+    (MaxDist("MaxDist"), plain_max_dist),
+    (LargestClusterMaximumDistance("LCMD"), plain_lcmd),
+)
+
+
 @MANY
 @given(cases(integer=True))
 def test_exact_on_integers(case):
     pool, training, n = case
-    for method, plain in (
-        (MaxDiag("MaxDiag"), plain_max_diag),
-        (MaxDist("MaxDist"), plain_max_dist),
-        (LargestClusterMaximumDistance("LCMD"), plain_lcmd),
-    ):
+    for method, plain in DEFINED:
         for selected in both_ways(lambda m=method: m.select(embedding(pool, training), n, GENERATOR)):
             picked = selected.rows.tolist()
             assert len(picked) == n
@@ -143,11 +146,7 @@ def test_exact_on_integers(case):
 @given(cases(integer=False))
 def test_best_score_on_reals(case):
     pool, training, n = case
-    for method, plain in (
-        (MaxDiag("MaxDiag"), plain_max_diag),
-        (MaxDist("MaxDist"), plain_max_dist),
-        (LargestClusterMaximumDistance("LCMD"), plain_lcmd),
-    ):
+    for method, plain in DEFINED:
         for selected in both_ways(lambda m=method: m.select(embedding(pool, training), n, GENERATOR)):
             check(plain(pool, training), selected.rows.tolist(), exact=False)
 
