@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures
-from bench.model.moments import MONOMIALS, Geometry, sum_segments
+from bench.model.moments import MONOMIALS, Basis, Geometry, RadialGrid, sum_segments
+from bench.model.pairs import gather_pairs
 from bench.model.radial import radial_basis
 
 ATOMS_PER_CHUNK = 4096
@@ -20,7 +21,10 @@ ATOMS_PER_CHUNK = 4096
 
 @dataclass(frozen=True)
 class GeometryBuilder:
-    """Builds geometries of one dataset; pair vectors are computed in float64, the basis in `dtype`."""
+    """Builds geometries of one dataset; pair vectors are computed in float64, the rest in `dtype`.
+
+    `plain` asks for the plain engine on the CPU too, where it serves as the compiled one's reference.
+    """
 
     data: Structures
     neighbours: Neighbours
@@ -28,39 +32,34 @@ class GeometryBuilder:
     n_gaussians: int
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default=torch.device("cpu"))
+    plain: bool = False
 
     def build(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool = True) -> Geometry:
         """The geometry of some structures at once; without pairs it serves energies and features, not forces."""
-        data, neighbours = self.data, self.neighbours
-        centre, neighbour, vectors = neighbours.pairs_of(data, picked)
-        atoms = data.atoms_of(picked)
-        n_species = len(data.species)
-        species = torch.from_numpy(data.species_index[atoms])
-        centres, neighbour_rows = torch.from_numpy(centre), torch.from_numpy(neighbour)
-        vector = torch.from_numpy(vectors).to(self.device)
-        length = torch.linalg.vector_norm(vector, dim=1)
-        directions, distances = (vector / length[:, None]).to(self.dtype), length.to(self.dtype)
-        radial, radial_slope = radial_basis(distances, self.r_min, neighbours.r_max, self.n_gaussians)
-        monomials = _monomials(directions)
-        segments = (centres * n_species + species[neighbour_rows]).to(self.device)
-        basis_moments = torch.bmm(radial[:, :, None], monomials[:, None, :])
-        moments = sum_segments(basis_moments, segments, len(atoms), n_species)
-        kept = slice(None) if with_pairs else slice(0, 0)
-        n_pairs = torch.from_numpy(np.diff(neighbours.offsets)[picked]).to(self.device)
-        return Geometry(
-            n_species=n_species,
-            n_atoms=torch.from_numpy(data.n_atoms[picked]).to(self.device),
-            n_pairs=n_pairs if with_pairs else torch.zeros_like(n_pairs),
-            species=species.to(self.device),
-            moments=moments,
-            centres=centres[kept].to(self.device),
-            neighbours=neighbour_rows[kept].to(self.device),
-            segments=segments[kept],
-            radial=radial[kept],
-            radial_slope=radial_slope[kept],
-            angular=_with_gradients(monomials[kept], directions[kept], distances[kept]),
-            directions=directions[kept],
+        data = self.data
+        species = torch.from_numpy(data.species_index[data.atoms_of(picked)]).to(self.device)
+        first_pair, centres, neighbours, vectors = (
+            torch.from_numpy(array).to(self.device) for array in gather_pairs(data, self.neighbours, picked)
         )
+        grid = RadialGrid(self.r_min, self.neighbours.r_max, self.n_gaussians)
+        return Geometry(
+            grid=grid,
+            n_species=len(data.species),
+            n_atoms=torch.from_numpy(data.n_atoms[picked]).to(self.device),
+            species=species,
+            first_pair=first_pair,
+            centres=centres,
+            neighbours=neighbours,
+            vectors=vectors.to(self.dtype),
+            basis=None
+            if self.compiled
+            else _basis(grid, len(data.species), species, centres, neighbours, vectors, self.dtype, with_pairs),
+        )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled engine evaluates the geometries: on the CPU."""
+        return self.device.type == "cpu" and not self.plain
 
     def chunks(
         self,
@@ -97,6 +96,35 @@ class Chunks:
             stop = int(np.searchsorted(ends, done + self.atoms_per_chunk, side="right"))
             borders.append(max(borders[-1] + 1, stop))
         return borders
+
+
+def _basis(
+    grid: RadialGrid,
+    n_species: int,
+    species: Int[Tensor, " atoms"],
+    centres: Int[Tensor, " pairs"],
+    neighbours: Int[Tensor, " pairs"],
+    vectors: Float[Tensor, "pairs 3"],
+    dtype: torch.dtype,
+    with_pairs: bool,
+) -> Basis:
+    length = torch.linalg.vector_norm(vectors, dim=1)
+    directions, distances = (vectors / length[:, None]).to(dtype), length.to(dtype)
+    radial, radial_slope = radial_basis(distances, grid.r_min, grid.r_max, grid.n_gaussians)
+    monomials = _monomials(directions)
+    segments = centres * n_species + species[neighbours]
+    moments = torch.bmm(radial[:, :, None], monomials[:, None, :])
+    kept = slice(None) if with_pairs else slice(0, 0)
+    return Basis(
+        moments=sum_segments(moments, segments, len(species), n_species),
+        centres=centres[kept],
+        neighbours=neighbours[kept],
+        segments=segments[kept],
+        radial=radial[kept],
+        radial_slope=radial_slope[kept],
+        angular=_with_gradients(monomials[kept], directions[kept], distances[kept]),
+        directions=directions[kept],
+    )
 
 
 def _monomials(directions: Float[Tensor, "pairs 3"]) -> Float[Tensor, "pairs 20"]:

@@ -8,6 +8,7 @@ through two constant, sparse, linear maps: `pull_back` (dE/dA → dE/dr) and `pu
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -24,17 +25,22 @@ N_MONOMIALS = len(MONOMIALS)
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """Basis moments and pair tables of some structures: everything positions contribute to energies and forces.
+class RadialGrid:
+    """What fixes the radial basis h_k(r): cutoff and first centre in Å, and the number of Gaussians K."""
+
+    r_min: float
+    r_max: float
+    n_gaussians: int
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Basis moments and what `pull_back` and `push_forward` need of every pair, computed once.
 
     `segments` is centre · n_species + species of the neighbour; `angular[:, :, 0]` is Y_m(r̂), `angular[:, :, 1:]` its
     gradient with respect to the pair vector (1/Å).
     """
 
-    n_species: int
-    n_atoms: Int[Tensor, " structures"]
-    n_pairs: Int[Tensor, " structures"]
-    species: Int[Tensor, " atoms"]
     moments: Float[Tensor, "atoms channels 20"]
     centres: Int[Tensor, " pairs"]
     neighbours: Int[Tensor, " pairs"]
@@ -44,40 +50,14 @@ class Geometry:
     angular: Float[Tensor, "pairs 20 4"]
     directions: Float[Tensor, "pairs 3"]
 
-    def __len__(self) -> int:
-        return len(self.n_atoms)
-
-    @property
-    def structure(self) -> Int[Tensor, " atoms"]:
-        """The structure of each atom."""
-        return torch.repeat_interleave(torch.arange(len(self), device=self.n_atoms.device), self.n_atoms)
-
-    def atom_rows(self, picked: Int[Tensor, " picked"]) -> Int[Tensor, " picked_atoms"]:
-        """The rows of the atoms of some structures, in their order, repeats allowed."""
-        n_atoms = self.n_atoms[picked]
-        return _ragged_rows(torch.cumsum(self.n_atoms, 0)[picked] - n_atoms, n_atoms)
-
-    def select(self, picked: Int[Tensor, " picked"], *, with_pairs: bool) -> "Geometry":
-        """The geometry of some structures, repeats allowed; without pairs it serves energies only."""
-        n_atoms = self.n_atoms[picked]
-        first_atom = torch.cumsum(self.n_atoms, 0)[picked] - n_atoms
-        atoms = self.atom_rows(picked)
-        if with_pairs:
-            n_pairs = self.n_pairs[picked]
-            pairs = _ragged_rows(torch.cumsum(self.n_pairs, 0)[picked] - n_pairs, n_pairs)
-            shift = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms - first_atom, n_pairs)
-        else:
-            n_pairs = torch.zeros_like(n_atoms)
-            pairs = shift = n_pairs[:0]
-        return Geometry(
-            n_species=self.n_species,
-            n_atoms=n_atoms,
-            n_pairs=n_pairs,
-            species=self.species[atoms],
+    def select(self, atoms: Int[Tensor, " picked_atoms"], pairs: Int[Tensor, " e"], shift: Int[Tensor, " e"]) -> "Basis":
+        """Some atoms and pairs; `shift` is by how much the rows of the pairs' atoms move."""
+        n_species = self.moments.shape[1] // self.radial.shape[1]
+        return Basis(
             moments=self.moments.index_select(0, atoms),
             centres=self.centres[pairs] + shift,
             neighbours=self.neighbours[pairs] + shift,
-            segments=self.segments[pairs] + shift * self.n_species,
+            segments=self.segments[pairs] + shift * n_species,
             radial=self.radial.index_select(0, pairs),
             radial_slope=self.radial_slope.index_select(0, pairs),
             angular=self.angular.index_select(0, pairs),
@@ -92,7 +72,7 @@ class Geometry:
         along = (contracted[:, :, 1:] * self.radial[:, :, None]).sum(1)
         radial_part = (contracted[:, :, 0] * self.radial_slope).sum(1, keepdim=True)
         pair_gradient = along + radial_part * self.directions
-        gradient = pair_gradient.new_zeros(len(self.species), 3)
+        gradient = pair_gradient.new_zeros(len(self.moments), 3)
         gradient.index_add_(0, self.neighbours, pair_gradient)
         return gradient.index_add_(0, self.centres, pair_gradient, alpha=-1)
 
@@ -104,7 +84,65 @@ class Geometry:
             [torch.bmm(self.angular[:, :, 1:], along[:, :, None])[:, :, 0], self.angular[:, :, 0] * stretch], dim=1
         )
         radial = torch.stack([self.radial, self.radial_slope], dim=2)
-        return sum_segments(torch.bmm(radial, angular_change), self.segments, len(self.species), self.n_species)
+        n_species = self.moments.shape[1] // self.radial.shape[1]
+        return sum_segments(torch.bmm(radial, angular_change), self.segments, len(self.moments), n_species)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Atoms and pairs of some structures: everything positions contribute to energies and forces.
+
+    Pairs are sorted by centre: those of atom i are the rows first_pair[i]:first_pair[i + 1]. The compiled engine needs
+    nothing else; the plain one has its `basis`.
+    """
+
+    grid: RadialGrid
+    n_species: int
+    n_atoms: Int[Tensor, " structures"]
+    species: Int[Tensor, " atoms"]
+    first_pair: Int[Tensor, " atoms_and_1"]
+    centres: Int[Tensor, " pairs"]
+    neighbours: Int[Tensor, " pairs"]
+    vectors: Float[Tensor, "pairs 3"]
+    basis: Basis | None
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    @property
+    def structure(self) -> Int[Tensor, " atoms"]:
+        """The structure of each atom."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.n_atoms.device), self.n_atoms)
+
+    @cached_property
+    def first_atom(self) -> Int[Tensor, " structures_and_1"]:
+        """Where the atoms of each structure begin."""
+        return torch.cat([self.n_atoms.new_zeros(1), torch.cumsum(self.n_atoms, 0)])
+
+    def atom_rows(self, picked: Int[Tensor, " picked"]) -> Int[Tensor, " picked_atoms"]:
+        """The rows of the atoms of some structures, in their order, repeats allowed."""
+        return ragged_rows(self.first_atom[picked], self.n_atoms[picked])
+
+    def select(self, picked: Int[Tensor, " picked"], *, with_pairs: bool) -> "Geometry":
+        """The geometry of some structures, repeats allowed; without pairs the plain engine gives energies only."""
+        n_atoms, begin = self.n_atoms[picked], self.first_atom[picked]
+        atoms = ragged_rows(begin, n_atoms)
+        n_pairs = self.first_pair[begin + n_atoms] - self.first_pair[begin]
+        pairs = ragged_rows(self.first_pair[begin], n_pairs)
+        shift = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms - begin, n_pairs)
+        kept = slice(None) if with_pairs else slice(0, 0)
+        counts = self.first_pair[atoms + 1] - self.first_pair[atoms]
+        return Geometry(
+            grid=self.grid,
+            n_species=self.n_species,
+            n_atoms=n_atoms,
+            species=self.species[atoms],
+            first_pair=torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)]),
+            centres=self.centres[pairs] + shift,
+            neighbours=self.neighbours[pairs] + shift,
+            vectors=self.vectors.index_select(0, pairs),
+            basis=None if self.basis is None else self.basis.select(atoms, pairs[kept], shift[kept]),
+        )
 
 
 def sum_segments(
@@ -117,7 +155,7 @@ def sum_segments(
     return total.reshape(n_atoms, n_species * n_gaussians, N_MONOMIALS)
 
 
-def _ragged_rows(starts: Int[Tensor, " picked"], lengths: Int[Tensor, " picked"]) -> Int[Tensor, " rows"]:
+def ragged_rows(starts: Int[Tensor, " picked"], lengths: Int[Tensor, " picked"]) -> Int[Tensor, " rows"]:
     """Concatenate the ranges starts[i] : starts[i] + lengths[i]."""
     shift = torch.repeat_interleave(starts - (torch.cumsum(lengths, 0) - lengths), lengths)
     return torch.arange(len(shift), device=starts.device) + shift

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.model import network
-from bench.model.invariants import invariants, n_invariants
+from bench.model.descriptor import describe
+from bench.model.invariants import n_invariants
 from bench.model.moments import Geometry
 from bench.schema import ModelSettings
 
@@ -135,13 +136,11 @@ class _Evaluation:
         self.model_species = model * n_species + geometry.species
         self.scale = potential.energy_scale[model]
         self.output_weights = self.scale * parameters["scale"].flatten()[self.model_species]
-        self.beta = parameters["beta"].flatten(0, 1).index_select(0, self.model_species)
-        self.moments = torch.bmm(self.beta, geometry.moments)
         differentiate = forces or gradient
-        self.moments.requires_grad_(differentiate)
-        with torch.set_grad_enabled(differentiate):
-            self.invariants = invariants(self.moments)
-        self.passed = network.forward(potential.weights, potential.biases, batch.to_slots(self.invariants.detach()))
+        beta = parameters["beta"].flatten(0, 1)
+        self.descriptor = describe(geometry, beta, self.model_species, differentiate=differentiate)
+        inputs = batch.to_slots(self.descriptor.invariants)
+        self.passed = network.forward(potential.weights, potential.biases, inputs)
         self.outputs = batch.from_slots(self.passed.outputs)
         atomic = self.output_weights * self.outputs + self.scale * parameters["shift"].flatten()[self.model_species]
         self.energies = self._sum_structures(atomic)
@@ -149,13 +148,7 @@ class _Evaluation:
             self.slopes = self.passed.slopes()
         if forces:
             self.backward = network.backward(potential.weights, self.slopes, batch.to_slots(self.output_weights))
-            self.invariant_gradient = batch.from_slots(self.backward.inputs).detach().requires_grad_()
-            with torch.enable_grad():
-                (self.moment_gradient,) = torch.autograd.grad(
-                    self.invariants, self.moments, self.invariant_gradient, create_graph=True
-                )
-            basis_gradient = torch.bmm(self.beta.transpose(1, 2), self.moment_gradient.detach())
-            self.energy_gradient = geometry.pull_back(basis_gradient)
+            self.energy_gradient = self.descriptor.pull_back(batch.from_slots(self.backward.inputs))
 
     def loss_gradient(
         self,
@@ -163,7 +156,7 @@ class _Evaluation:
         forces: Float[Tensor, "atoms 3"] | None,
         force_weight: float,
     ) -> tuple[Float[Tensor, " models"], Parameters]:
-        potential, batch, geometry = self.potential, self.batch, self.batch.geometry
+        potential, batch = self.potential, self.batch
         energy_error = self.energies - energies
         loss = (energy_error**2).sum(1)
         atom_adjoint = (2 * energy_error).flatten()[batch.structure]
@@ -171,25 +164,16 @@ class _Evaluation:
         if forces is not None:
             force_error = -self.energy_gradient - forces
             loss = loss + force_weight * self._sum_structures((force_error**2).sum(1)).sum(1)
-            basis_tangent = geometry.push_forward(-2 * force_weight * force_error)
-            moment_tangent = torch.bmm(self.beta, basis_tangent)
-            invariant_tangent, moment_adjoint = torch.autograd.grad(
-                self.moment_gradient, (self.invariant_gradient, self.moments), moment_tangent, retain_graph=True
-            )
+            invariant_tangent = self.descriptor.push_forward(-2 * force_weight * force_error)
             tangent = (self.backward, batch.to_slots(self.output_weights), batch.to_slots(invariant_tangent))
 
         weights, biases, invariant_adjoint, output_tangent = network.parameter_gradient(
             potential.weights, self.passed, self.slopes, batch.to_slots(atom_adjoint * self.output_weights), tangent
         )
-        (through_invariants,) = torch.autograd.grad(self.invariants, self.moments, batch.from_slots(invariant_adjoint))
-        if forces is not None:
-            adjoints = torch.cat([moment_adjoint + through_invariants, self.moment_gradient.detach()], dim=2)
-            sources = torch.cat([geometry.moments, basis_tangent], dim=2)
-        else:
-            adjoints, sources = through_invariants, geometry.moments
+        beta = self.descriptor.beta_gradient(batch.from_slots(invariant_adjoint))
         scale_adjoint = self.scale * (atom_adjoint * self.outputs + batch.from_slots(output_tangent))
         gradient: Parameters = {
-            "beta": self._sum_species(torch.bmm(adjoints, sources.transpose(1, 2))),
+            "beta": beta.reshape(potential.parameters["beta"].shape),
             "scale": self._sum_species(scale_adjoint),
             "shift": self._sum_species(self.scale * atom_adjoint),
         }

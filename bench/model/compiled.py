@@ -1,0 +1,144 @@
+"""What the compiled kernels share: compilation for the CPU, threads, and vectors of numbers where LLVM finds none itself.
+
+Kernels are plain functions over NumPy arrays. They are compiled on first use and kept in __pycache__ (or, where that is
+not writable, in the user's cache folder, or else in memory only). Sums run in a fixed order whatever the number of
+threads, so results are the same bit for bit.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, no_type_check
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, overload
+
+ROW = 32
+"""Width of the rows of `add_rows`: the 20 monomials, padded to whole vectors."""
+SHORT_ROW = 8
+"""Width of the rows of `add_short_rows`: the radial functions, in parts."""
+
+
+def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Callable[..., Any]:
+    """Compile a function. Products and sums may be fused; nothing else is reordered."""
+    plain = inspect.unwrap(function)
+    options = {"error_model": "numpy", "fastmath": {"contract"}, "parallel": parallel, "nogil": True}
+    try:
+        return numba.njit(cache=True, **options)(plain)
+    except RuntimeError:  # no folder to keep compiled code in
+        return numba.njit(**options)(plain)
+
+
+@contextmanager
+def torch_threads() -> Iterator[None]:
+    """Run kernels on as many threads as torch; both use the same OpenMP library where there is one."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def _row_sum(width: int) -> Callable[..., Any]:
+    @intrinsic
+    @no_type_check
+    def add_rows(_context, target, row, factors, start, column, count, source, first):
+        """target[row, :] += Σ_k factors[start + k, column] · source[first + k, :], k < count; rows of one width, C-contiguous."""
+        integer, scalar = types.int64, target.dtype
+        signature = types.void(target, integer, factors, integer, integer, integer, source, integer)
+
+        def generate(context, builder, signature, arguments):
+            vector = ir.VectorType(context.get_value_type(scalar), width)
+            aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+            arrays = [context.make_array(signature.args[k])(context, builder, arguments[k]) for k in (0, 2, 6)]
+            target_array, factor_array, source_array = arrays
+
+            def row_of(array, index):
+                at = builder.gep(array.data, [builder.mul(index, ir.Constant(index.type, width))])
+                return builder.bitcast(at, vector.as_pointer())
+
+            at = row_of(target_array, arguments[1])
+            total = cgutils.alloca_once_value(builder, builder.load(at, align=aligned))
+            undefined, lanes = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), width)
+            with cgutils.for_range(builder, arguments[5]) as loop:
+                place = [builder.add(arguments[3], loop.index), arguments[4]]
+                factor = builder.load(cgutils.get_item_pointer(context, builder, signature.args[2], factor_array, place))
+                single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
+                spread = builder.shuffle_vector(single, undefined, ir.Constant(lanes, [0] * width))
+                values = builder.load(row_of(source_array, builder.add(arguments[7], loop.index)), align=aligned)
+                product = builder.fmul(spread, values, flags=("contract",))
+                builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+            builder.store(builder.load(total), at, align=aligned)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return add_rows
+
+
+add_rows = _row_sum(ROW)
+add_short_rows = _row_sum(SHORT_ROW)
+
+
+def exponential(x: float) -> float:
+    """exp(x), accurate to rounding, in a form that LLVM vectorises; beyond the range of the type it saturates."""
+    return math.exp(x)
+
+
+@overload(exponential, inline="always")
+@no_type_check
+def _compile_exponential(x):
+    """exp(x) = 2^n exp(f) with |f| ≤ ln(2)/2, by Taylor's series; 2^n is written as bits."""
+    single = x == types.float32
+    real, integer = (np.float32, np.int32) if single else (np.float64, np.int64)
+    mantissa, bias = (integer(23), integer(127)) if single else (integer(52), integer(1023))
+    lowest, highest = (real(-87), real(88)) if single else (real(-708), real(709))
+    per_ln2, half = real(1 / math.log(2)), real(0.5)
+    ln2_high = real(0.693145751953125)  # exact in 16 bits, so that n · ln2_high is exact
+    ln2_low = real(math.log(2) - 0.693145751953125)
+    c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13 = (real(1 / math.factorial(k)) for k in range(14))
+
+    def in_single(x):
+        t = min(max(x, lowest), highest)
+        n = integer(math.floor(t * per_ln2 + half))
+        f = (t - real(n) * ln2_high) - real(n) * ln2_low
+        series = c0 + f * (c1 + f * (c2 + f * (c3 + f * (c4 + f * (c5 + f * (c6 + f * c7))))))
+        return series * integer((n + bias) << mantissa).view(real)
+
+    def in_double(x):
+        t = min(max(x, lowest), highest)
+        n = integer(math.floor(t * per_ln2 + half))
+        f = (t - real(n) * ln2_high) - real(n) * ln2_low
+        high = c7 + f * (c8 + f * (c9 + f * (c10 + f * (c11 + f * (c12 + f * c13)))))
+        series = c0 + f * (c1 + f * (c2 + f * (c3 + f * (c4 + f * (c5 + f * (c6 + f * high))))))
+        return series * integer((n + bias) << mantissa).view(real)
+
+    return in_single if single else in_double
+
+
+def cosine_and_sine(x: float) -> tuple[float, float]:
+    """(cos x, sin x) for |x| ≤ π/4, in a form that LLVM vectorises."""
+    return math.cos(x), math.sin(x)
+
+
+@overload(cosine_and_sine, inline="always")
+@no_type_check
+def _compile_cosine_and_sine(x):
+    """Taylor's series; the first term left out is below 10⁻¹⁵."""
+    real = np.float32 if x == types.float32 else np.float64
+    c0, c2, c4, c6, c8, c10, c12, c14 = (real((-1) ** k / math.factorial(2 * k)) for k in range(8))
+    s1, s3, s5, s7, s9, s11, s13, s15 = (real((-1) ** k / math.factorial(2 * k + 1)) for k in range(8))
+
+    def series(x):
+        q = x * x
+        cosine = c0 + q * (c2 + q * (c4 + q * (c6 + q * (c8 + q * (c10 + q * (c12 + q * c14))))))
+        sine = x * (s1 + q * (s3 + q * (s5 + q * (s7 + q * (s9 + q * (s11 + q * (s13 + q * s15)))))))
+        return cosine, sine
+
+    return series

@@ -1,0 +1,152 @@
+"""The invariants G of a batch as a function of β and positions, with the derivatives that Eqs. (5) and (6) need.
+
+Two engines, tested equal: the compiled one (CPU), in closed form from pair vectors, and the plain one (any device), by
+batched products and autograd from the precomputed basis moments of `bench.model.moments`.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bench.model import contractions, pair_kernels
+from bench.model.compiled import torch_threads
+from bench.model.invariants import invariants
+from bench.model.moments import Basis, Geometry
+
+
+@runtime_checkable
+class Descriptor(Protocol):
+    """One evaluation. The calls come in this order; `beta_gradient` works without the two before it."""
+
+    invariants: Float[Tensor, "atoms invariants"]
+
+    def pull_back(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "atoms 3"]:
+        """∂E/∂r from Ḡ = ∂E/∂G (Eq. 6 without its sign)."""
+
+    def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
+        """Ġ for atoms that move with the given velocities."""
+
+    def beta_gradient(self, adjoint: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "rows radial channels"]:
+        """∂/∂β of Σ_i adjoint_i · G_i and, after `push_forward`, of Σ_i Ḡ_i · Ġ_i at fixed Ḡ."""
+
+
+def describe(
+    geometry: Geometry,
+    beta: Float[Tensor, "rows radial channels"],
+    rows: Int[Tensor, " atoms"],
+    *,
+    differentiate: bool,
+) -> Descriptor:
+    """Evaluate G; `rows` is the row of β of each atom: (structure's model) · n_species + species."""
+    if geometry.basis is None:
+        return CompiledDescriptor(geometry, beta, rows)
+    return PlainDescriptor(geometry.basis, beta, rows, differentiate)
+
+
+class PlainDescriptor:
+    """By autograd: `beta` is expanded to atoms."""
+
+    def __init__(
+        self, basis: Basis, beta: Float[Tensor, "rows radial channels"], rows: Int[Tensor, " atoms"], differentiate: bool
+    ) -> None:
+        self.basis, self.rows, self.n_rows = basis, rows, len(beta)
+        self.beta = beta.index_select(0, rows)
+        self.moments = torch.bmm(self.beta, basis.moments).requires_grad_(differentiate)
+        with torch.set_grad_enabled(differentiate):
+            self.graph = invariants(self.moments)
+        self.invariants = self.graph.detach()
+        self.tangent: tuple[Tensor, Tensor] | None = None
+
+    def pull_back(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "atoms 3"]:
+        self.gradient = gradient.detach().requires_grad_()
+        with torch.enable_grad():
+            (self.moment_gradient,) = torch.autograd.grad(self.graph, self.moments, self.gradient, create_graph=True)
+        return self.basis.pull_back(torch.bmm(self.beta.transpose(1, 2), self.moment_gradient.detach()))
+
+    def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
+        basis_tangent = self.basis.push_forward(velocities)
+        invariant_tangent, moment_adjoint = torch.autograd.grad(
+            self.moment_gradient, (self.gradient, self.moments), torch.bmm(self.beta, basis_tangent), retain_graph=True
+        )
+        self.tangent = basis_tangent, moment_adjoint
+        return invariant_tangent
+
+    def beta_gradient(self, adjoint: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "rows radial channels"]:
+        (moment_adjoint,) = torch.autograd.grad(self.graph, self.moments, adjoint)
+        sources = self.basis.moments
+        if self.tangent is not None:
+            basis_tangent, from_tangent = self.tangent
+            moment_adjoint = torch.cat([moment_adjoint + from_tangent, self.moment_gradient.detach()], dim=2)
+            sources = torch.cat([sources, basis_tangent], dim=2)
+        by_atom = torch.bmm(moment_adjoint, sources.transpose(1, 2))
+        return by_atom.new_zeros(self.n_rows, *by_atom.shape[1:]).index_add_(0, self.rows, by_atom)
+
+
+class CompiledDescriptor:
+    """By the kernels of `pair_kernels` and `contractions`."""
+
+    def __init__(
+        self, geometry: Geometry, beta: Float[Tensor, "rows radial channels"], rows: Int[Tensor, " atoms"]
+    ) -> None:
+        grid, real = geometry.grid, geometry.vectors.numpy().dtype
+        self.geometry, self.n_rows, self.n_radial, self.n_channels = geometry, *beta.shape
+        self.vectors, self.neighbours = geometry.vectors.numpy(), geometry.neighbours.numpy()
+        self.centres, self.species = geometry.centres.numpy(), geometry.species.numpy()
+        self.first_pair, self.first_atom = geometry.first_pair.numpy(), geometry.first_atom.numpy()
+        self.rows, self.beta = rows.numpy(), pair_kernels.short_rows(beta.numpy())
+        self.radial = np.array([grid.r_min, grid.r_max], real), grid.n_gaussians
+        self.moments = self._empty(self.n_radial, 20)
+        with torch_threads():
+            pair_kernels.moments(
+                self.vectors, self.neighbours, self.first_pair, self.species, self.rows, self.beta, self.n_channels,
+                *self.radial, self.moments,
+            )  # fmt: skip
+        self.invariants = torch.from_numpy(contractions.value(self.moments))
+        self.velocities = self._empty(3)[:0]
+        self.gradient = self.moment_gradient = self.moment_adjoint = self.moments[:0]
+
+    def pull_back(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "atoms 3"]:
+        self.gradient = gradient.numpy()
+        self.moment_gradient = contractions.pull_back(self.moments, self.gradient)
+        result = self._empty(3)
+        with torch_threads():
+            pair_kernels.pull_back(
+                self.first_atom, self.vectors, self.neighbours, self.first_pair, self.species, self.rows, self.beta,
+                self.n_channels, *self.radial, self.moment_gradient, result,
+            )  # fmt: skip
+        return torch.from_numpy(result)
+
+    def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
+        self.velocities = velocities.contiguous().numpy()
+        moment_tangent = np.empty_like(self.moments)
+        with torch_threads():
+            pair_kernels.tangent(
+                self.vectors, self.centres, self.neighbours, self.first_pair, self.species, self.rows, self.beta,
+                self.n_channels, *self.radial, self.velocities, moment_tangent,
+            )  # fmt: skip
+        along, self.moment_adjoint = contractions.tangent(self.moments, moment_tangent, self.gradient)
+        return torch.from_numpy(along)
+
+    def beta_gradient(self, adjoint: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "rows radial channels"]:
+        moment_adjoint = contractions.pull_back(self.moments, adjoint.contiguous().numpy())
+        if len(self.velocities):
+            moment_adjoint += self.moment_adjoint
+        geometry = self.geometry
+        n_parts = -(-self.n_radial // pair_kernels.SHORT_ROW)
+        shape = len(geometry), geometry.n_species, n_parts, self.n_channels, pair_kernels.SHORT_ROW
+        by_structure = np.zeros(shape, self.moments.dtype)
+        with torch_threads():
+            pair_kernels.beta_gradient(
+                self.first_atom, self.vectors, self.centres, self.neighbours, self.first_pair, self.species,
+                *self.radial, self.velocities, moment_adjoint, self.moment_gradient, by_structure,
+            )  # fmt: skip
+        n_models = self.n_rows // geometry.n_species
+        total = by_structure.reshape(n_models, -1, *shape[1:]).sum(1).reshape(self.n_rows, *shape[2:])
+        by_function = total.swapaxes(2, 3).reshape(self.n_rows, -1, self.n_channels)[:, : self.n_radial]
+        return torch.from_numpy(np.ascontiguousarray(by_function))
+
+    def _empty(self, *shape: int) -> np.ndarray:
+        return np.empty((len(self.species), *shape), self.vectors.dtype)
