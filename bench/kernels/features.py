@@ -12,12 +12,14 @@ from bench.evaluate import StructureErrors
 from bench.kernels.base import Embedding, KernelInputs, squared_norms
 from bench.kernels.posterior import Posterior, fit_posterior
 from bench.model.geometry import GeometryBuilder
-from bench.model.network import ForwardPass
-from bench.model.potential import Potential, make_batch
+from bench.model.potential import Potential
 from bench.progress import progress
 
-AtomicFeatures = Callable[[Potential, ForwardPass], Float[Tensor, "atoms features"]]
-"""Features of dy_i/dθ for every atom of a pass of one model, without the factor c σ_Z."""
+ChunkFeatures = Callable[
+    [Float[Tensor, "atoms invariants"], Float[Tensor, " atoms"], Int[Tensor, " structures_and_1"]],
+    Float[Tensor, "structures features"],
+]
+"""Σ_i w_i φ(G_i) of some structures from the invariants and weights of their atoms and where each structure begins."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class FeatureMap:
 
     potential: Potential
     builder: GeometryBuilder
-    atomic: AtomicFeatures
+    of_chunk: ChunkFeatures
     n_features: int
 
     @torch.no_grad()
@@ -34,13 +36,10 @@ class FeatureMap:
         """Features of some structures; beyond them memory is bounded by a chunk's."""
         potential = self.potential
         features = torch.empty(len(structures), self.n_features, dtype=torch.float64, device=potential.device)
+        slopes = (potential.energy_scale[0] * potential.parameters["scale"][0]).double()
         for rows, geometry in progress(self.builder.chunks(structures, with_pairs=False), "features", unit="chunk"):
-            everyone = torch.arange(len(geometry), device=potential.device)[None]
-            batch = make_batch(geometry, everyone, with_pairs=False, whole=True)
-            slope = (potential.energy_scale[0] * potential.parameters["scale"][0, geometry.species]).double()
-            atomic = self.atomic(potential, potential.network_pass(batch)).double() * slope[:, None]
-            summed = atomic.new_zeros(len(geometry), self.n_features)
-            features[rows] = summed.index_add_(0, batch.structure, atomic)
+            invariants = potential.descriptor(geometry)
+            features[rows] = self.of_chunk(invariants, slopes[geometry.species], geometry.first_atom)
         return features
 
 
@@ -70,9 +69,9 @@ class PreparedFeatures:
 
 
 def prepare_features(
-    inputs: KernelInputs, atomic: AtomicFeatures, n_features: int, *, posterior: bool
+    inputs: KernelInputs, of_chunk: ChunkFeatures, n_features: int, *, posterior: bool
 ) -> PreparedFeatures:
     """Compute the training features of the single model (member 0) and, if asked, the posterior."""
-    features = FeatureMap(inputs.potential.member(0), inputs.builder, atomic, n_features)
+    features = FeatureMap(inputs.potential.member(0), inputs.builder, of_chunk, n_features)
     training = features(inputs.labelled)
     return PreparedFeatures(features, training, fit_posterior(training) if posterior else None)

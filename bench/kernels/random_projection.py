@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.kernels.base import KernelFacts, KernelInputs
 from bench.kernels.features import PreparedFeatures, prepare_features
-from bench.model import network
-from bench.model.network import ForwardPass, extended
+from bench.kernels.last_layer import summed_inputs
+from bench.model.dense import Dense, hidden_layers, silu_and_slope, sum_atoms
+from bench.model.network import BIAS_FACTOR, SILU_FACTOR
 from bench.model.potential import Potential
 from bench.seeds import stream
 
@@ -29,10 +30,8 @@ class RandomProjection(KernelFacts):
         """Draw the projections, compute the training features and, for GP(RP), the posterior."""
         projections = draw_projections(inputs, self.n_projections)
 
-        def atomic(potential: Potential, passed: ForwardPass) -> Float[Tensor, "atoms projections"]:
-            return projected_gradients(potential, passed, projections)
-
-        return prepare_features(inputs, atomic, self.n_projections, posterior=self.posterior)
+        of_chunk = ProjectedGradients.of(inputs.potential.member(0), projections)
+        return prepare_features(inputs, of_chunk, self.n_projections, posterior=self.posterior)
 
 
 def draw_projections(inputs: KernelInputs, n_projections: int) -> Projections:
@@ -47,18 +46,60 @@ def draw_projections(inputs: KernelInputs, n_projections: int) -> Projections:
     return [(draw(weight.shape[1] + 1), draw(weight.shape[2])) for weight in potential.weights]
 
 
-def projected_gradients(
-    potential: Potential, passed: ForwardPass, projections: Projections
-) -> Float[Tensor, "atoms projections"]:
-    """d_rp^(−1/2) Σ_l (U_out ∂y_i/∂z^(l)) ⊙ (U_in x̃^(l−1)) of Eq. (19): linear in the gradient, which is never formed.
+@dataclass(frozen=True)
+class ProjectedGradients:
+    """d_rp^(−1/2) Σ_i w_i Σ_l (U_out ∂y_i/∂z^(l)) ⊙ (U_in x̃_i^(l−1)) of Eq. (19), for some structures.
 
-    The factor d_rp^(−1/2), which the paper omits, makes the kernel an unbiased estimate of the full gradient kernel.
+    It is linear in the gradient, which is never formed. The last layer's term is linear in x̃ alone, so it is projected
+    after the sum over atoms; constant factors are folded into the matrices. The factor d_rp^(−1/2), which the paper
+    omits, makes the kernel an unbiased estimate of the full gradient kernel.
     """
-    ones = torch.ones_like(passed.outputs)
-    to_hidden, _ = network.hidden_gradients(potential.weights, passed.slopes(), ones)
-    gradients = [*(delta[0] for delta in to_hidden), ones[0, :, None]]
-    total = sum(
-        (gradient @ u_out) * (extended(inputs[0], inputs.dtype) @ u_in)
-        for gradient, inputs, (u_in, u_out) in zip(gradients, passed.layer_inputs, projections, strict=True)
-    )
-    return total * projections[0][0].shape[1] ** -0.5
+
+    layers: list[Dense]
+    backward: list[Dense]
+    into: list[Dense]
+    out_of: list[Dense]
+    last: Float[Tensor, "width_and_1 projections"]
+
+    @staticmethod
+    def of(potential: Potential, projections: Projections) -> "ProjectedGradients":
+        """Fold the factors 1/√d, 0.1, α and d_rp^(−1/2) into the matrices.
+
+        With φ = α y the gradient with respect to z^(l) is α y' ⊙ (the gradient with respect to x^(l)): what is carried
+        along is y' ⊙ g, and `backward`, `out_of` supply α.
+        """
+        layers = hidden_layers(potential)
+        norm = projections[0][0].shape[1] ** -0.5
+        to_output = potential.weights[-1][0, :, 0] * (SILU_FACTOR * potential.weights[-1].shape[1] ** -0.5)
+        backward, into, out_of = [], [], []
+        for layer, (u_in, u_out) in enumerate(projections[:-1]):
+            factor = (SILU_FACTOR if layer else 1.0) * (len(u_in) - 1) ** -0.5
+            into.append(Dense((u_in[:-1].T * factor).contiguous(), BIAS_FACTOR * u_in[-1]))
+            last = layer == len(layers) - 1
+            start = to_output[:, None] if last else SILU_FACTOR
+            out_of.append(Dense((u_out * start * norm).T.contiguous(), None))
+            if layer:
+                weight = potential.weights[layer][0] * potential.weights[layer].shape[1] ** -0.5
+                backward.append(Dense((weight * (to_output if last else SILU_FACTOR)).contiguous(), None))
+        u_in, u_out = projections[-1]
+        return ProjectedGradients(layers, backward, into, out_of, (u_in * u_out[0] * norm).double())
+
+    def __call__(
+        self,
+        invariants: Float[Tensor, "atoms invariants"],
+        weights: Float[Tensor, " atoms"],
+        first_atom: Int[Tensor, " structures_and_1"],
+    ) -> Float[Tensor, "structures projections"]:
+        """Forward through the layers, back, and sum."""
+        hidden, slopes = [invariants], []
+        for layer in self.layers:
+            y, slope = silu_and_slope(layer(hidden[-1]))
+            hidden.append(y)
+            slopes.append(slope)
+        total = summed_inputs(hidden.pop(), weights, first_atom) @ self.last
+        gradient = slopes.pop()
+        for depth in range(len(self.layers) - 1, -1, -1):
+            sum_atoms(first_atom, weights, self.out_of[depth](gradient), self.into[depth](hidden[depth]), total)
+            if depth:
+                gradient = self.backward[depth - 1](gradient).mul_(slopes[depth - 1])
+        return total

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.model import contractions, pair_kernels
-from bench.model.compiled import torch_threads
+from bench.model.compiled import contractions, pair_kernels
+from bench.model.compiled.jit import torch_threads
 from bench.model.invariants import invariants
-from bench.model.moments import Basis, Geometry
+from bench.model.moments import N_MONOMIALS, Basis, Geometry
 
 
 @runtime_checkable
@@ -50,7 +50,11 @@ class PlainDescriptor:
     """By autograd: `beta` is expanded to atoms."""
 
     def __init__(
-        self, basis: Basis, beta: Float[Tensor, "rows radial channels"], rows: Int[Tensor, " atoms"], differentiate: bool
+        self,
+        basis: Basis,
+        beta: Float[Tensor, "rows radial channels"],
+        rows: Int[Tensor, " atoms"],
+        differentiate: bool,
     ) -> None:
         self.basis, self.rows, self.n_rows = basis, rows, len(beta)
         self.beta = beta.index_select(0, rows)
@@ -61,12 +65,14 @@ class PlainDescriptor:
         self.tangent: tuple[Tensor, Tensor] | None = None
 
     def pull_back(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "atoms 3"]:
+        """See `Descriptor`."""
         self.gradient = gradient.detach().requires_grad_()
         with torch.enable_grad():
             (self.moment_gradient,) = torch.autograd.grad(self.graph, self.moments, self.gradient, create_graph=True)
         return self.basis.pull_back(torch.bmm(self.beta.transpose(1, 2), self.moment_gradient.detach()))
 
     def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
+        """See `Descriptor`."""
         basis_tangent = self.basis.push_forward(velocities)
         invariant_tangent, moment_adjoint = torch.autograd.grad(
             self.moment_gradient, (self.gradient, self.moments), torch.bmm(self.beta, basis_tangent), retain_graph=True
@@ -75,6 +81,7 @@ class PlainDescriptor:
         return invariant_tangent
 
     def beta_gradient(self, adjoint: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "rows radial channels"]:
+        """See `Descriptor`."""
         (moment_adjoint,) = torch.autograd.grad(self.graph, self.moments, adjoint)
         sources = self.basis.moments
         if self.tangent is not None:
@@ -92,61 +99,55 @@ class CompiledDescriptor:
         self, geometry: Geometry, beta: Float[Tensor, "rows radial channels"], rows: Int[Tensor, " atoms"]
     ) -> None:
         grid, real = geometry.grid, geometry.vectors.numpy().dtype
-        self.geometry, self.n_rows, self.n_radial, self.n_channels = geometry, *beta.shape
-        self.vectors, self.neighbours = geometry.vectors.numpy(), geometry.neighbours.numpy()
-        self.centres, self.species = geometry.centres.numpy(), geometry.species.numpy()
-        self.first_pair, self.first_atom = geometry.first_pair.numpy(), geometry.first_atom.numpy()
-        self.rows, self.beta = rows.numpy(), pair_kernels.short_rows(beta.numpy())
-        self.radial = np.array([grid.r_min, grid.r_max], real), grid.n_gaussians
-        self.moments = self._empty(self.n_radial, 20)
+        self.geometry, self.n_rows = geometry, len(beta)
+        self.first_atom = geometry.first_atom.numpy()
+        self.pairs = pair_kernels.Pairs(
+            geometry.vectors.numpy(),
+            geometry.centres.numpy(),
+            geometry.neighbours.numpy(),
+            geometry.first_pair.numpy(),
+            geometry.species.numpy(),
+            np.array([grid.r_min, grid.r_max], real),
+            grid.n_gaussians,
+        )
+        self.coefficients = pair_kernels.coefficients(beta.numpy(), rows.numpy())
+        self.moments = np.empty((len(rows), beta.shape[1], N_MONOMIALS), real)
         with torch_threads():
-            pair_kernels.moments(
-                self.vectors, self.neighbours, self.first_pair, self.species, self.rows, self.beta, self.n_channels,
-                *self.radial, self.moments,
-            )  # fmt: skip
+            pair_kernels.moments(self.pairs, self.coefficients, self.moments)
         self.invariants = torch.from_numpy(contractions.value(self.moments))
-        self.velocities = self._empty(3)[:0]
+        self.velocities = np.empty((0, 3), real)
         self.gradient = self.moment_gradient = self.moment_adjoint = self.moments[:0]
 
     def pull_back(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "atoms 3"]:
-        self.gradient = gradient.numpy()
+        """See `Descriptor`."""
+        self.gradient = gradient.contiguous().numpy()
         self.moment_gradient = contractions.pull_back(self.moments, self.gradient)
-        result = self._empty(3)
+        result = np.empty((len(self.moments), 3), self.moments.dtype)
         with torch_threads():
-            pair_kernels.pull_back(
-                self.first_atom, self.vectors, self.neighbours, self.first_pair, self.species, self.rows, self.beta,
-                self.n_channels, *self.radial, self.moment_gradient, result,
-            )  # fmt: skip
+            pair_kernels.pull_back(self.first_atom, self.pairs, self.coefficients, self.moment_gradient, result)
         return torch.from_numpy(result)
 
     def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
+        """See `Descriptor`."""
         self.velocities = velocities.contiguous().numpy()
         moment_tangent = np.empty_like(self.moments)
         with torch_threads():
-            pair_kernels.tangent(
-                self.vectors, self.centres, self.neighbours, self.first_pair, self.species, self.rows, self.beta,
-                self.n_channels, *self.radial, self.velocities, moment_tangent,
-            )  # fmt: skip
+            pair_kernels.tangent(self.pairs, self.coefficients, self.velocities, moment_tangent)
         along, self.moment_adjoint = contractions.tangent(self.moments, moment_tangent, self.gradient)
         return torch.from_numpy(along)
 
     def beta_gradient(self, adjoint: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "rows radial channels"]:
+        """See `Descriptor`. Each structure is summed by itself, then the structures of a model in their order."""
         moment_adjoint = contractions.pull_back(self.moments, adjoint.contiguous().numpy())
         if len(self.velocities):
             moment_adjoint += self.moment_adjoint
-        geometry = self.geometry
-        n_parts = -(-self.n_radial // pair_kernels.SHORT_ROW)
-        shape = len(geometry), geometry.n_species, n_parts, self.n_channels, pair_kernels.SHORT_ROW
-        by_structure = np.zeros(shape, self.moments.dtype)
+        n_species, of = self.geometry.n_species, self.coefficients
+        by_species = n_species, of.n_parts, of.n_channels, pair_kernels.SHORT_ROW
+        by_structure = np.zeros((len(self.geometry), *by_species), self.moments.dtype)
         with torch_threads():
             pair_kernels.beta_gradient(
-                self.first_atom, self.vectors, self.centres, self.neighbours, self.first_pair, self.species,
-                *self.radial, self.velocities, moment_adjoint, self.moment_gradient, by_structure,
-            )  # fmt: skip
-        n_models = self.n_rows // geometry.n_species
-        total = by_structure.reshape(n_models, -1, *shape[1:]).sum(1).reshape(self.n_rows, *shape[2:])
-        by_function = total.swapaxes(2, 3).reshape(self.n_rows, -1, self.n_channels)[:, : self.n_radial]
+                self.first_atom, self.pairs, self.velocities, moment_adjoint, self.moment_gradient, by_structure
+            )
+        total = by_structure.reshape(self.n_rows // n_species, -1, *by_species).sum(1)
+        by_function = total.swapaxes(-1, -2).reshape(self.n_rows, -1, of.n_channels)[:, : of.n_radial]
         return torch.from_numpy(np.ascontiguousarray(by_function))
-
-    def _empty(self, *shape: int) -> np.ndarray:
-        return np.empty((len(self.species), *shape), self.vectors.dtype)

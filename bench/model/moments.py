@@ -50,7 +50,9 @@ class Basis:
     angular: Float[Tensor, "pairs 20 4"]
     directions: Float[Tensor, "pairs 3"]
 
-    def select(self, atoms: Int[Tensor, " picked_atoms"], pairs: Int[Tensor, " e"], shift: Int[Tensor, " e"]) -> "Basis":
+    def select(
+        self, atoms: Int[Tensor, " picked_atoms"], pairs: Int[Tensor, " e"], shift: Int[Tensor, " e"]
+    ) -> "Basis":
         """Some atoms and pairs; `shift` is by how much the rows of the pairs' atoms move."""
         n_species = self.moments.shape[1] // self.radial.shape[1]
         return Basis(

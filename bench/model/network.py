@@ -63,12 +63,6 @@ def forward(weights: Weights, biases: Biases, inputs: Float[Tensor, "models atom
     return ForwardPass(outputs, layer_inputs, pre_activations, sigmoids)
 
 
-def extended(inputs: Float[Tensor, "atoms width"], dtype: torch.dtype) -> Float[Tensor, "atoms width_and_1"]:
-    """x̃ = (x/√d, 0.1) of Eq. (12): the gradient of a pre-activation with respect to its weights and bias."""
-    scaled = inputs.to(dtype) * inputs.shape[1] ** -0.5
-    return torch.cat([scaled, torch.full_like(scaled[:, :1], BIAS_FACTOR)], dim=1)
-
-
 def hidden_gradients(
     weights: Weights, slopes: list[Float[Tensor, "models atoms _"]], output_weights: Float[Tensor, "models atoms"]
 ) -> tuple[list[Float[Tensor, "models atoms _"]], list[Float[Tensor, "models atoms _"]]]:

@@ -101,9 +101,10 @@ class Potential:
         return state.energies, -state.energy_gradient if forces else None
 
     @torch.no_grad()
-    def network_pass(self, batch: Batch) -> network.ForwardPass:
-        """The forward pass of the network: what gradient features are made of."""
-        return _Evaluation(self, batch, forces=False).passed
+    def descriptor(self, geometry: Geometry) -> Float[Tensor, "atoms invariants"]:
+        """The invariants G of some structures under a single model: what gradient features are made of."""
+        beta = self.parameters["beta"].flatten(0, 1)
+        return describe(geometry, beta, geometry.species, differentiate=False).invariants
 
     @torch.no_grad()
     def loss_gradient(

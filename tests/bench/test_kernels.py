@@ -201,3 +201,18 @@ def test_random_kernel_is_uniform_and_keyed(mixed_data):
     np.testing.assert_array_equal(again, draws[0][1:])
     later = Random("RND").prepare(inputs(mixed_data, [2, 5, 3], 0)).embed(everything).diagonal.numpy()
     assert not np.array_equal(later, draws[0])
+
+
+@pytest.mark.parametrize("cls", [LastLayer, RandomProjection])
+def test_features_in_single_precision(mixed_data, cls):
+    """float32 (other products, fused logistic functions) against float64, and the plain engine against the compiled."""
+    import dataclasses
+
+    found = []
+    for dtype, plain in ((torch.float64, False), (torch.float64, True), (torch.float32, False)):
+        builder = dataclasses.replace(make_builder(mixed_data, dtype=dtype), plain=plain)
+        state = KernelInputs(make_potential(mixed_data, dtype=dtype), builder, np.array([0]), 0)
+        found.append(feat(cls).prepare(state).embed(np.arange(len(mixed_data))).pool)
+    scale = float(found[0].abs().max())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-11 * scale)
+    torch.testing.assert_close(found[2], found[0], rtol=0, atol=2e-5 * scale)

@@ -196,3 +196,83 @@ def test_lockstep_equals_single_models(mixed_data):
             for name, values in single_gradient.items():
                 scale = float(values.abs().max())
                 torch.testing.assert_close(gradient[name][model], values[0], rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("settings", [SMALL, ModelSettings(r_max=4.0, n_radial=9, hidden=(8,))])
+def test_compiled_engine_equals_plain_engine(mixed_data, settings):
+    """Everything both engines give: 1e-10 relative in float64, 1e-5 in float32; nine radial functions fill two rows."""
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        potential = make_potential(mixed_data, settings, models=2, dtype=dtype)
+        builder = make_builder(mixed_data, settings, dtype=dtype)
+        picked = torch.tensor([[0, 5, 3], [1, 4, 4]])
+        results = []
+        for engine in (builder, dataclasses.replace(builder, plain=True)):
+            geometry = engine.build(np.arange(len(mixed_data)))
+            assert (geometry.basis is None) == (engine is builder)
+            energies = torch.from_numpy(mixed_data.energies).to(dtype)[picked]
+            forces = torch.from_numpy(mixed_data.forces).to(dtype)[geometry.atom_rows(picked.flatten())]
+            batch = make_batch(geometry, picked, with_pairs=True)
+            found = dict(zip(("energies", "forces"), potential.predict(batch, forces=True), strict=True))
+            for name, targets in (("with forces", forces), ("energies alone", None)):
+                loss, gradient = potential.loss_gradient(batch, energies, targets, 4.0)
+                found |= {f"{name}, {key}": value for key, value in gradient.items()} | {f"{name}, loss": loss}
+            results.append(found)
+        for name, value in results[1].items():
+            scale = float(value.abs().max())
+            torch.testing.assert_close(results[0][name], value, rtol=0, atol=tolerance * scale, msg=name)
+
+
+def test_compiled_engine_ignores_threads(mixed_data):
+    """Bit for bit: every sum has a fixed order."""
+    from bench.model.descriptor import describe
+
+    potential, builder = make_potential(mixed_data, dtype=torch.float32), make_builder(mixed_data, dtype=torch.float32)
+    geometry = builder.build(np.tile(np.arange(len(mixed_data)), 20))
+    found = []
+    threads = torch.get_num_threads()
+    for count in (1, 2, 1):
+        torch.set_num_threads(count)
+        described = describe(geometry, potential.parameters["beta"][0], geometry.species, differentiate=True)
+        g = described.invariants
+        pulled = described.pull_back(g)
+        found.append([g, pulled, described.push_forward(pulled), described.beta_gradient(g)])
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_elementary_functions():
+    """exp to rounding wherever it is finite; cos and sin up to 45 degrees."""
+    from bench.model.compiled.jit import compiled
+    from bench.model.compiled.vectors import cosine_and_sine, exponential
+
+    def evaluate(x, result):
+        for n in range(len(x)):
+            result[0, n] = exponential(x[n])
+            result[1, n], result[2, n] = cosine_and_sine(x[n])
+
+    kernel = compiled(evaluate)
+    for real, limit in ((np.float32, 87.0), (np.float64, 708.0)):
+        small, wide = np.linspace(-np.pi / 4, np.pi / 4, 10001), np.linspace(-limit, limit, 10001)
+        found = np.empty((3, 10001), real)
+        kernel(wide.astype(real), found)
+        np.testing.assert_allclose(found[0], np.exp(wide.astype(real).astype(np.float64)), rtol=20 * np.finfo(real).eps)
+        kernel(small.astype(real), found)
+        expected = np.stack([np.cos(small.astype(real)), np.sin(small.astype(real))])
+        np.testing.assert_allclose(found[1:], expected, rtol=8 * np.finfo(real).eps, atol=np.finfo(real).eps)
+        kernel(np.array([-1e30, -200.0 if real is np.float32 else -800.0], real), found[:, :2])
+        assert (found[0, :2] >= 0).all() and (found[0, :2] < 1e-37).all()
+
+
+def test_kernels_compile_where_nothing_can_be_written():
+    """Neither __pycache__ nor a home folder is writable: the code is kept in memory."""
+    import subprocess
+    import sys
+
+    code = (
+        "import numba.core.caching as caching\n"
+        "caching._CacheImpl._locator_classes = []\n"
+        "from bench.model.compiled.jit import compiled\n"
+        "print(compiled(lambda x: x + 1)(1))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "2", done.stderr

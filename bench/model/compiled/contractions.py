@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numba import prange
 
-from bench.model.compiled import compiled, torch_threads
+from bench.model.compiled.jit import compiled, torch_threads
 from bench.model.invariants import n_invariants
 from bench.model.moments import MONOMIALS, N_MONOMIALS
 
@@ -47,12 +47,12 @@ def terms(n_radial: int, single: bool) -> tuple[Terms, Terms]:
         return s * N_MONOMIALS + MONOMIALS.index(tuple(axes.count(axis) for axis in range(3)))
 
     def product(factors: list[tuple[int, int]]) -> int:
-        products.append(Counter(tuple(sorted(pair)) for pair in factors))
+        products.append(Counter((min(pair), max(pair)) for pair in factors))
         return len(products) - 1
 
     def matrix(s: int, t: int, degree: int) -> dict[tuple[int, int], int]:
         """The components c ≤ d of the matrix plus its transpose (its diagonal once) of Ψ_s and Ψ_t."""
-        inner = {1: [()], 2: [(a,) for a in axes], 3: list(itertools.product(axes, axes))}[degree]
+        inner = list(itertools.product(axes, repeat=degree - 1))
         return {
             (c, d): product([(moment(s, c, *i), moment(t, *i, d)) for c, d in {(c, d), (d, c)} for i in inner])
             for c, d in itertools.combinations_with_replacement(axes, 2)

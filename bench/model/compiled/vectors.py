@@ -1,19 +1,10 @@
-"""What the compiled kernels share: compilation for the CPU, threads, and vectors of numbers where LLVM finds none itself.
+"""Vectors of numbers where LLVM finds none by itself: rows of fixed width, and elementary functions."""
 
-Kernels are plain functions over NumPy arrays. They are compiled on first use and kept in __pycache__ (or, where that is
-not writable, in the user's cache folder, or else in memory only). Sums run in a fixed order whatever the number of
-threads, so results are the same bit for bit.
-"""
-
-import inspect
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, no_type_check
 
-import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
@@ -24,32 +15,11 @@ SHORT_ROW = 8
 """Width of the rows of `add_short_rows`: the radial functions, in parts."""
 
 
-def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Callable[..., Any]:
-    """Compile a function. Products and sums may be fused; nothing else is reordered."""
-    plain = inspect.unwrap(function)
-    options = {"error_model": "numpy", "fastmath": {"contract"}, "parallel": parallel, "nogil": True}
-    try:
-        return numba.njit(cache=True, **options)(plain)
-    except RuntimeError:  # no folder to keep compiled code in
-        return numba.njit(**options)(plain)
-
-
-@contextmanager
-def torch_threads() -> Iterator[None]:
-    """Run kernels on as many threads as torch; both use the same OpenMP library where there is one."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
-
-
 def _row_sum(width: int) -> Callable[..., Any]:
     @intrinsic
     @no_type_check
-    def add_rows(_context, target, row, factors, start, column, count, source, first):
-        """target[row, :] += Σ_k factors[start + k, column] · source[first + k, :], k < count; rows of one width, C-contiguous."""
+    def add_rows(_context, target, row, factors, start, column, count, source, first):  # noqa: ARG001 (used by type)
+        """target[row, :] += Σ_k factors[start + k, column] · source[first + k, :] for k < count; contiguous."""
         integer, scalar = types.int64, target.dtype
         signature = types.void(target, integer, factors, integer, integer, integer, source, integer)
 
@@ -68,7 +38,9 @@ def _row_sum(width: int) -> Callable[..., Any]:
             undefined, lanes = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), width)
             with cgutils.for_range(builder, arguments[5]) as loop:
                 place = [builder.add(arguments[3], loop.index), arguments[4]]
-                factor = builder.load(cgutils.get_item_pointer(context, builder, signature.args[2], factor_array, place))
+                factor = builder.load(
+                    cgutils.get_item_pointer(context, builder, signature.args[2], factor_array, place)
+                )
                 single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
                 spread = builder.shuffle_vector(single, undefined, ir.Constant(lanes, [0] * width))
                 values = builder.load(row_of(source_array, builder.add(arguments[7], loop.index)), align=aligned)

@@ -1,0 +1,124 @@
+"""What depends on a pair alone, worked out for a window of pairs at once, in loops over pairs."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bench.model.compiled.jit import compiled
+from bench.model.compiled.vectors import ROW, cosine_and_sine, exponential
+
+WINDOW = 64
+
+
+class Window(NamedTuple):
+    """Tables by pair: (u, r); f_cut and its slope; h_k and h'_k; Y_m; and along a displacement Ẏ_m and ṙ."""
+
+    rays: Float[np.ndarray, "4 window"]
+    cutoff: Float[np.ndarray, "2 window"]
+    radial: Float[np.ndarray, "gaussians window"]
+    slope: Float[np.ndarray, "gaussians window"]
+    angular: Float[np.ndarray, "window 32"]
+    angular_tangent: Float[np.ndarray, "window 32"]
+    stretch: Float[np.ndarray, " window"]
+
+
+@compiled
+def new_window(real, n_gaussians):
+    """Room for the tables in the given floating-point type."""
+    return Window(
+        np.empty((4, WINDOW), real),
+        np.empty((2, WINDOW), real),
+        np.empty((n_gaussians, WINDOW), real),
+        np.empty((n_gaussians, WINDOW), real),
+        np.zeros((WINDOW, ROW), real),
+        np.zeros((WINDOW, ROW), real),
+        np.zeros(WINDOW, real),
+    )
+
+
+@compiled
+def fill(pairs, first, last, window):
+    """The pairs first:last: rays, the h_k(r) and h'_k(r) of `bench.model.radial`, and Y_m(u)."""
+    rays, cutoff, radial, slope, angular = window.rays, window.cutoff, window.radial, window.slope, window.angular
+    vectors = pairs.vectors
+    n, n_gaussians = last - first, radial.shape[0]
+    real = vectors.dtype.type
+    r_min, r_max = pairs.limits[0], pairs.limits[1]
+    zero, half, two, quarter_turn = real(0), real(0.5), real(2), real(math.pi / 4)
+    turn = two * quarter_turn / r_max
+    width = real(n_gaussians * n_gaussians) / (r_max * r_max)
+    step = (r_max - r_min) / real(n_gaussians)
+    norm = real(math.sqrt(math.sqrt(2 * width / math.pi)) / math.sqrt(n_gaussians))
+    for p in range(n):
+        x, y, z = vectors[first + p, 0], vectors[first + p, 1], vectors[first + p, 2]
+        length = math.sqrt(x * x + y * y + z * z)
+        rays[0, p], rays[1, p], rays[2, p], rays[3, p] = x / length, y / length, z / length, length
+    for p in range(n):
+        # with πr/2r_max = π/4 + v: f_cut = cos² of it = (cos v − sin v)²/2, f_cut' = −(π/r_max) cos sin of it
+        cosine, sine = cosine_and_sine(turn * rays[3, p] - quarter_turn)
+        inside = norm if rays[3, p] < r_max else zero
+        cutoff[0, p] = inside * half * (cosine - sine) * (cosine - sine)
+        cutoff[1, p] = -inside * turn * (cosine - sine) * (cosine + sine)
+    for k in range(n_gaussians):
+        centre = r_min + real(k) * step
+        for p in range(n):
+            offset = rays[3, p] - centre
+            gaussian = exponential(-width * offset * offset)
+            radial[k, p] = cutoff[0, p] * gaussian
+            slope[k, p] = (cutoff[1, p] - two * width * offset * cutoff[0, p]) * gaussian
+    for p in range(n):
+        _monomials(rays[0, p], rays[1, p], rays[2, p], angular[p])
+
+
+@compiled
+def _monomials(x, y, z, row):
+    """The 20 monomials in the order of `bench.model.moments.MONOMIALS`."""
+    xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
+    row[0], row[1], row[2], row[3] = 1, x, y, z
+    row[4], row[5], row[6], row[7], row[8], row[9] = xx, xy, xz, yy, yz, zz
+    row[10], row[11], row[12], row[13], row[14], row[15] = x * xx, x * xy, x * xz, x * yy, x * yz, x * zz
+    row[16], row[17], row[18], row[19] = y * yy, y * yz, y * zz, z * zz
+
+
+@compiled
+def fill_tangent(pairs, first, last, velocities, window):
+    """Ẏ_m and ṙ of the pairs first:last, after `fill`."""
+    rays = window.rays
+    for p in range(last - first):
+        i, j = pairs.centres[first + p], pairs.neighbours[first + p]
+        x, y, z, length = rays[0, p], rays[1, p], rays[2, p], rays[3, p]
+        dx = velocities[j, 0] - velocities[i, 0]
+        dy = velocities[j, 1] - velocities[i, 1]
+        dz = velocities[j, 2] - velocities[i, 2]
+        stretch = x * dx + y * dy + z * dz
+        dx, dy, dz = (dx - x * stretch) / length, (dy - y * stretch) / length, (dz - z * stretch) / length
+        window.stretch[p] = stretch
+        _monomial_tangents(x, y, z, dx, dy, dz, window.angular_tangent[p])
+
+
+@compiled
+def _monomial_tangents(x, y, z, dx, dy, dz, row):
+    """Ẏ_m where (x, y, z) changes by (dx, dy, dz)."""
+    xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
+    dxx, dyy, dzz = 2 * x * dx, 2 * y * dy, 2 * z * dz
+    dxy, dxz, dyz = dx * y + x * dy, dx * z + x * dz, dy * z + y * dz
+    row[0], row[1], row[2], row[3] = 0, dx, dy, dz
+    row[4], row[5], row[6], row[7], row[8], row[9] = dxx, dxy, dxz, dyy, dyz, dzz
+    row[10], row[11], row[12] = dx * xx + x * dxx, dx * xy + x * dxy, dx * xz + x * dxz
+    row[13], row[14], row[15] = dx * yy + x * dyy, dx * yz + x * dyz, dx * zz + x * dzz
+    row[16], row[17], row[18], row[19] = dy * yy + y * dyy, dy * yz + y * dyz, dy * zz + y * dzz, dz * zz + z * dzz
+
+
+@compiled
+def monomial_gradient(x, y, z, q):
+    """Σ_m q_m ∂Y_m/∂(x, y, z)."""
+    xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
+    dx = q[1] + 2 * x * q[4] + y * q[5] + z * q[6]
+    dy = q[2] + x * q[5] + 2 * y * q[7] + z * q[8]
+    dz = q[3] + x * q[6] + y * q[8] + 2 * z * q[9]
+    dx += 3 * xx * q[10] + 2 * (xy * q[11] + xz * q[12]) + yy * q[13] + yz * q[14] + zz * q[15]
+    dy += xx * q[11] + 2 * xy * q[13] + xz * q[14] + 3 * yy * q[16] + 2 * yz * q[17] + zz * q[18]
+    dz += xx * q[12] + xy * q[14] + 2 * xz * q[15] + yy * q[17] + 2 * yz * q[18] + 3 * zz * q[19]
+    return dx, dy, dz
