@@ -18,6 +18,10 @@ from bench.model.moments import Geometry
 from bench.schema import ModelSettings
 
 Parameters = dict[str, Float[Tensor, "models ..."]]
+INVARIANT_MEAN, INVARIANT_VARIANCE = "invariant_mean", "invariant_variance"
+NORMALISATION = (INVARIANT_MEAN, INVARIANT_VARIANCE)
+"""Parameters that are observed, not trained; they exist with `normalise_invariants` only."""
+NORMALISATION_FACTOR = 0.4
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,37 @@ class Potential:
         """Where the parameters live."""
         return self.energy_scale.device
 
+    def normalise(
+        self, invariants: Float[Tensor, "models slots invariants"]
+    ) -> Float[Tensor, "models slots invariants"]:
+        """The network's inputs: G, or 0.4 (G − mean)/deviation with one deviation for all invariants of a model."""
+        if not self.settings.normalise_invariants:
+            return invariants
+        return self.through_normalisation(invariants - self.parameters[INVARIANT_MEAN][:, None])
+
+    def through_normalisation(self, values: Float[Tensor, "models slots invariants"]) -> Tensor:
+        """Carry tangents of the invariants to the network's inputs, or derivatives back: the same factor."""
+        if not self.settings.normalise_invariants:
+            return values
+        return values * (NORMALISATION_FACTOR * self.parameters[INVARIANT_VARIANCE].rsqrt())[:, None, None]
+
+    @torch.no_grad()
+    def observe(self, batch: Batch, rate: float) -> None:
+        """Move the mean and the variance of the invariants towards those of a batch's atoms, by a fraction `rate`.
+
+        Constants of the loss: no gradient passes through them. Does nothing unless invariants are normalised.
+        """
+        if not self.settings.normalise_invariants:
+            return
+        evaluation = _Evaluation(self, batch, forces=False)
+        values, model = evaluation.invariants, evaluation.model
+        atoms = torch.bincount(model, minlength=self.n_models).to(self.dtype)[:, None]
+        mean = values.new_zeros(self.n_models, values.shape[1]).index_add_(0, model, values) / atoms
+        squares = ((values - mean[model]) ** 2).mean(1)
+        variance = values.new_zeros(self.n_models).index_add_(0, model, squares) / atoms[:, 0]
+        self.parameters[INVARIANT_MEAN].lerp_(mean, rate)
+        self.parameters[INVARIANT_VARIANCE].lerp_(variance, rate)
+
     @torch.no_grad()
     def predict(
         self, batch: Batch, *, forces: bool
@@ -131,9 +166,9 @@ class _Evaluation:
         parameters, geometry = potential.parameters, batch.geometry
         n_models, n_species = potential.n_models, geometry.n_species
         self.potential, self.batch = potential, batch
-        model = torch.div(batch.structure * n_models, len(geometry), rounding_mode="floor")
-        self.model_species = model * n_species + geometry.species
-        self.scale = potential.energy_scale[model]
+        self.model = torch.div(batch.structure * n_models, len(geometry), rounding_mode="floor")
+        self.model_species = self.model * n_species + geometry.species
+        self.scale = potential.energy_scale[self.model]
         self.output_weights = self.scale * parameters["scale"].flatten()[self.model_species]
         self.beta = parameters["beta"].flatten(0, 1).index_select(0, self.model_species)
         self.moments = torch.bmm(self.beta, geometry.moments)
@@ -141,7 +176,8 @@ class _Evaluation:
         self.moments.requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
             self.invariants = invariants(self.moments)
-        self.passed = network.forward(potential.weights, potential.biases, batch.to_slots(self.invariants.detach()))
+        inputs = potential.normalise(batch.to_slots(self.invariants.detach()))
+        self.passed = network.forward(potential.weights, potential.biases, inputs)
         self.outputs = batch.from_slots(self.passed.outputs)
         atomic = self.output_weights * self.outputs + self.scale * parameters["shift"].flatten()[self.model_species]
         self.energies = self._sum_structures(atomic)
@@ -149,7 +185,8 @@ class _Evaluation:
             self.slopes = self.passed.slopes()
         if forces:
             self.backward = network.backward(potential.weights, self.slopes, batch.to_slots(self.output_weights))
-            self.invariant_gradient = batch.from_slots(self.backward.inputs).detach().requires_grad_()
+            input_gradient = potential.through_normalisation(self.backward.inputs)
+            self.invariant_gradient = batch.from_slots(input_gradient).detach().requires_grad_()
             with torch.enable_grad():
                 (self.moment_gradient,) = torch.autograd.grad(
                     self.invariants, self.moments, self.invariant_gradient, create_graph=True
@@ -176,12 +213,14 @@ class _Evaluation:
             invariant_tangent, moment_adjoint = torch.autograd.grad(
                 self.moment_gradient, (self.invariant_gradient, self.moments), moment_tangent, retain_graph=True
             )
-            tangent = (self.backward, batch.to_slots(self.output_weights), batch.to_slots(invariant_tangent))
+            input_tangent = potential.through_normalisation(batch.to_slots(invariant_tangent))
+            tangent = (self.backward, batch.to_slots(self.output_weights), input_tangent)
 
-        weights, biases, invariant_adjoint, output_tangent = network.parameter_gradient(
+        weights, biases, input_adjoint, output_tangent = network.parameter_gradient(
             potential.weights, self.passed, self.slopes, batch.to_slots(atom_adjoint * self.output_weights), tangent
         )
-        (through_invariants,) = torch.autograd.grad(self.invariants, self.moments, batch.from_slots(invariant_adjoint))
+        invariant_adjoint = batch.from_slots(potential.through_normalisation(input_adjoint))
+        (through_invariants,) = torch.autograd.grad(self.invariants, self.moments, invariant_adjoint)
         if forces is not None:
             adjoints = torch.cat([moment_adjoint + through_invariants, self.moment_gradient.detach()], dim=2)
             sources = torch.cat([geometry.moments, basis_tangent], dim=2)
@@ -223,6 +262,8 @@ def initial_parameters(
         "scale": np.ones(n_species),
         "shift": shift,
     }
+    if settings.normalise_invariants:
+        parameters |= {INVARIANT_MEAN: np.zeros(widths[0]), INVARIANT_VARIANCE: np.ones(())}
     for layer, (inputs, outputs) in enumerate(pairwise(widths)):
         parameters[f"weight{layer}"] = generator.standard_normal((inputs, outputs))
         parameters[f"bias{layer}"] = np.zeros(outputs)
