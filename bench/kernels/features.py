@@ -66,7 +66,7 @@ class PreparedFeatures:
 
     def _transformed(self, structures: Int[np.ndarray, " n"]) -> Float[Tensor, "n features"]:
         features = self.features(structures)
-        return features if self.posterior is None else self.posterior.transform(features)
+        return features if self.posterior is None else self.posterior.transform(features, out=features)
 
 
 def prepare_features(
