@@ -12,6 +12,7 @@ from analysis.figures.learning_curves import learning_curves
 from analysis.stats import MEASURES, QUANTITIES, measured, over_seeds
 from bench.errors import UserError
 from bench.record import make_folder
+from bench.schema import hash_of
 
 
 def main() -> None:
@@ -33,10 +34,12 @@ def build(results: Path) -> None:
     make_folder(folder)
     table.to_csv(folder / "learning_curves.csv", index=False)
     written = [folder / "learning_curves.csv"]
-    for (scenario, batch_size), part in table.groupby(["scenario", "batch_size"]):
+    for (scenario, deviations, batch_size), part in table.groupby(["scenario", "deviations", "batch_size"]):
+        # altered runs, e.g. on a reduced pool, are never drawn with the scenario's own
+        name = f"{scenario}_altered_{hash_of({'deviations': deviations})[:6]}" if deviations else scenario
         for quantity in measured(part):
             print(last_step(part, quantity))
-            stem = folder / f"learning_curves_{scenario}_b{batch_size}_{quantity}"
+            stem = folder / f"learning_curves_{name}_b{batch_size}_{quantity}"
             written += style.save(learning_curves(part, quantity), stem)
     print("\n".join(f"wrote {path}" for path in written))
 
@@ -46,7 +49,9 @@ def last_step(table: pd.DataFrame, quantity: str) -> str:
     means = over_seeds(table, quantity)
     last = means[means["n_train"] == means["n_train"].max()].sort_values("mae")
     unit = QUANTITIES[quantity].replace("kcal_mol", "kcal/mol").replace("_A", "/Å")
-    head = f"{last['scenario'].iloc[0]}, N_batch {last['batch_size'].iloc[0]}: {quantity} errors in {unit}"
+    altered = table["deviations"].iloc[0]
+    scenario = last["scenario"].iloc[0] + (f" with {altered}" if altered else "")
+    head = f"{scenario}, N_batch {last['batch_size'].iloc[0]}: {quantity} errors in {unit}"
     lines = [head, f"{'algorithm':24} {'N_train':>7} {'seeds':>5} " + " ".join(f"{m.upper():>15}" for m in MEASURES)]
     for row in last.to_dict("records"):
         cells = []

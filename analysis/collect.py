@@ -5,14 +5,13 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import UserError
-from bench.record import RECORD, read_record
+from bench.record import read_records
 
 
 def collect(results: Path) -> pd.DataFrame:
     """Read every record below results/runs. Raises UserError if there is none or one is damaged."""
     rows = []
-    for path in sorted((results / "runs").glob(f"*/{RECORD}")):
-        record = read_record(path)
+    for record in read_records(results):
         identity = record["identity"]
         for step, row in enumerate(record["steps"]):
             rows.append(
@@ -20,6 +19,7 @@ def collect(results: Path) -> pd.DataFrame:
                     "run_id": record["run_id"],
                     "status": record["status"],
                     "scenario": identity["scenario"]["name"],
+                    "deviations": ", ".join(f"{key}={value}" for key, value in sorted(record["deviations"].items())),
                     "dataset": identity["dataset"]["name"],
                     "algorithm": f"{identity['selection']['name']} + {identity['kernel']['name']}",
                     "batch_size": identity["batch_size"],

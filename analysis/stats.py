@@ -18,7 +18,7 @@ def measured(table: pd.DataFrame) -> list[str]:
 
 def over_seeds(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Mean and standard error of the mean (NaN for a single seed) per algorithm, batch size and training set size."""
-    keys = ["scenario", "batch_size", "algorithm", "n_train"]
+    keys = ["scenario", "deviations", "batch_size", "algorithm", "n_train"]
     columns = {column(quantity, m): m for m in MEASURES}
     grouped = table.groupby(keys)[list(columns)]
     mean, sem = grouped.mean().rename(columns=columns), grouped.sem().rename(columns=columns)

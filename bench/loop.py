@@ -18,7 +18,7 @@ from bench.evaluate import StructureErrors, correlations, structure_errors, summ
 from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
 from bench.model.geometry import GeometryBuilder
 from bench.provenance import peak_memory_mb, provenance
-from bench.record import LAST_STEP, MODEL, SPLIT, RunRecord, locked, make_folder
+from bench.record import LAST_STEP, LOCK, MODEL, SPLIT, RunRecord, locked, make_folder
 from bench.schema import RunConfig, hash_of, plugin
 from bench.seeds import stream
 from bench.selection.base import Selection
@@ -56,8 +56,8 @@ def run_active_learning(run: RunConfig) -> RunRecord:
     identity = run.identity(data.checksum)
     folder = Path(run.results) / "runs" / hash_of(identity)
     make_folder(folder)
-    with locked(folder / "run.lock", wait=False):
-        record = RunRecord.open(folder, identity)
+    with locked(folder / LOCK, wait=False):
+        record = RunRecord.open(folder, identity, run.deviations)
         if record.done:
             log.info("run %s is done: %s", folder.name, folder)
             return record

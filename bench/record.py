@@ -13,8 +13,9 @@ import numpy as np
 
 from bench.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD = "record.json"
+LOCK = "run.lock"
 SPLIT = "split.npz"
 LAST_STEP = "last_step.npz"
 MODEL = "model.pt"
@@ -32,7 +33,7 @@ class RunRecord:
         self.content = content
 
     @classmethod
-    def open(cls, folder: Path, identity: Mapping[str, Any]) -> "RunRecord":
+    def open(cls, folder: Path, identity: Mapping[str, Any], deviations: Mapping[str, Any]) -> "RunRecord":
         """Open the locked folder of a run, new or begun earlier. Raises UserError if its record is damaged."""
         remove_leftovers(folder, "*")
         path = folder / RECORD
@@ -43,6 +44,7 @@ class RunRecord:
                 "schema_version": SCHEMA_VERSION,
                 "run_id": folder.name,
                 "identity": dict(identity),
+                "deviations": dict(deviations),
                 "status": "running",
                 "sessions": [],
                 "steps": [],
@@ -83,6 +85,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_records(results: Path) -> list[dict[str, Any]]:
+    """Every record below `results`/runs, by folder name, with `in_progress`: whether a process is at work on it."""
+    paths = sorted((results / "runs").glob(f"*/{RECORD}"))
+    return [read_record(path) | {"in_progress": is_locked(path.parent / LOCK)} for path in paths]
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder. Raises UserError if that is not possible or nothing can be written there."""
     try:
@@ -115,6 +123,18 @@ def remove_leftovers(folder: Path, pattern: str) -> None:
     """Remove temporary files of a writer that was killed; the caller holds the lock of these files."""
     for leftover in folder.glob(f"{pattern}.tmp"):
         leftover.unlink()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file."""
+    try:
+        with path.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @contextlib.contextmanager

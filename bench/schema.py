@@ -1,10 +1,11 @@
 """Typed configuration: what Hydra composes is bound to these classes, and unknown keys or wrong types fail at start."""
 
+import functools
 import hashlib
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -33,13 +34,18 @@ class Scenario:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Architecture (METHOD section 2): cutoff and first centre in Å, Gaussians K, radial functions, hidden widths."""
+    """Architecture (METHOD section 2): cutoff and first centre in Å, Gaussians K, radial functions, hidden widths.
+
+    `normalise_invariants` feeds the network 0.4 (G − mean)/deviation instead of G: J. Chem. Theory Comput. 2021,
+    17, 6658.
+    """
 
     r_max: float
     r_min: float = 0.5
     n_gaussians: int = 9
     n_radial: int = 5
     hidden: tuple[int, ...] = (512, 512)
+    normalise_invariants: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,11 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run. `final_kernels` are correlated with the errors of the last step, whatever the run's own kernel."""
+    """One run. `final_kernels` are correlated with the errors of the last step, whatever the run's own kernel.
+
+    `deviations` are the values that differ from the scenario's, kernel's and selection's files: recorded, so that a
+    reduced or altered run is never taken for the full one.
+    """
 
     scenario: Scenario
     dataset: Plugin
@@ -104,18 +114,21 @@ class RunConfig:
     device: str
     precision: Literal["float32", "float64"]
     threads: int | None
+    deviations: dict[str, Any] = field(default_factory=dict)
 
     def identity(self, data_checksum: str) -> dict[str, Any]:
         """Everything that changes the numbers, as plain values. Where and on how many threads it runs is recorded."""
         dataset = {"name": self.dataset["name"], "checksum": data_checksum}
-        plain = TypeAdapter(RunConfig).dump_python(
-            self, mode="json", exclude={"dataset", "results", "device", "threads"}
+        plain = _adapter(RunConfig).dump_python(
+            self, mode="json", exclude={"dataset", "results", "device", "threads", "deviations"}
         )
         return {"numerics_version": NUMERICS_VERSION, "dataset": dataset, **plain}
 
 
 def bind(config: Mapping[str, Any]) -> RunConfig:
     """Check a composed configuration and build it. Raises UserError naming the key."""
+    if "deviations" in config:
+        raise UserError("configuration key deviations is found out, not given: leave it out")
     run = _build(RunConfig, config, "")
     if run.scenario.final < run.scenario.initial:
         raise UserError(f"scenario.final = {run.scenario.final} is below scenario.initial = {run.scenario.initial}")
@@ -128,6 +141,25 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
         if value < 1:
             raise UserError(f"{key} = {value}: must be at least 1")
     return run
+
+
+def deviations(run: RunConfig, as_filed: RunConfig) -> dict[str, Any]:
+    """The dotted keys whose values differ between two runs, seed, batch size, data file and hardware aside."""
+    given, filed = (_flat(r.identity("") | {"batch_size": None, "seed": None}) for r in (run, as_filed))
+    return {key: given.get(key) for key in given.keys() | filed.keys() if given.get(key) != filed.get(key)}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def cell_of(identity: Mapping[str, Any]) -> str:
+    """Hash of what an identity asks for, whichever version of data and code answered: a cell of a sweep's plan."""
+    asked = {key: value for key, value in identity.items() if key != "numerics_version"}
+    return hash_of(asked | {"dataset": identity["dataset"]["name"]})
 
 
 def hash_of(identity: Mapping[str, Any]) -> str:
@@ -149,10 +181,15 @@ def plugin(config: Plugin, where: str) -> Any:
     return _build(cls, {key: value for key, value in config.items() if key != "_target_"}, where + ".")
 
 
+@functools.cache
+def _adapter(cls: type) -> Any:
+    return TypeAdapter(cls)
+
+
 def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     _check_keys(cls, values, where)
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = where + ".".join(str(part) for part in first["loc"])

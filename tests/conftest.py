@@ -15,7 +15,7 @@ import torch  # noqa: E402
 from bench.data.neighbours import find_neighbours  # noqa: E402
 from bench.data.structures import Structures  # noqa: E402
 from bench.model.geometry import GeometryBuilder  # noqa: E402
-from bench.model.potential import Potential, initial_parameters  # noqa: E402
+from bench.model.potential import INVARIANT_VARIANCE, Potential, initial_parameters  # noqa: E402
 from bench.schema import ModelSettings  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -52,6 +52,8 @@ def make_potential(data, settings=SMALL, models=1, dtype=torch.float64, seed=0) 
     for _ in range(models):
         one = initial_parameters(settings, len(data.species), generator.normal(size=len(data.species)), generator)
         drawn.append({k: v + 0.3 * generator.normal(size=v.shape) if k != "beta" else v for k, v in one.items()})
+        if settings.normalise_invariants:
+            drawn[-1][INVARIANT_VARIANCE] = np.abs(drawn[-1][INVARIANT_VARIANCE])
     parameters = {k: torch.from_numpy(np.stack([one[k] for one in drawn])).to(dtype) for k in drawn[0]}
     return Potential(settings, data.species, parameters, torch.linspace(0.5, 0.9, models, dtype=dtype))
 

@@ -56,7 +56,10 @@ def energy(positions, species, cell, periodic, parameters, settings, energy_scal
             tensor = tensor[..., None] * unit
     total = torch.zeros((), dtype=torch.float64)
     for i, z in enumerate(species):
-        y = network(contractions(psi[i]), parameters)
+        inputs = contractions(psi[i])
+        if "invariant_mean" in parameters:
+            inputs = 0.4 * (inputs - parameters["invariant_mean"]) / parameters["invariant_variance"].sqrt()
+        y = network(inputs, parameters)
         total = total + energy_scale * (parameters["scale"][z] * y + parameters["shift"][z])
     return total
 

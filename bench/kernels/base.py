@@ -12,6 +12,9 @@ from bench.evaluate import StructureErrors
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential
 
+BLOCK = 8192
+"""Rows of a feature matrix that are squared at once."""
+
 
 @dataclass(frozen=True)
 class KernelInputs:
@@ -84,5 +87,7 @@ class KernelFacts:
 
 
 def squared_norms(features: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:
-    """k(S, S) of Eq. (7)."""
-    return torch.linalg.vecdot(features, features)
+    """k(S, S) of Eq. (7), in blocks: the product of all features at once would take as much memory as they do."""
+    if len(features) <= BLOCK:
+        return torch.linalg.vecdot(features, features)
+    return torch.cat([torch.linalg.vecdot(part, part) for part in features.split(BLOCK)])

@@ -38,8 +38,8 @@ class FeatureMap:
         features = torch.empty(len(structures), self.n_features, dtype=torch.float64, device=potential.device)
         slopes = (potential.energy_scale[0] * potential.parameters["scale"][0]).double()
         for rows, geometry in progress(self.builder.chunks(structures, with_pairs=False), "features", unit="chunk"):
-            invariants = potential.descriptor(geometry)
-            features[rows] = self.of_chunk(invariants, slopes[geometry.species], geometry.first_atom)
+            inputs = potential.network_inputs(geometry)
+            features[rows] = self.of_chunk(inputs, slopes[geometry.species], geometry.first_atom)
         return features
 
 
@@ -65,7 +65,7 @@ class PreparedFeatures:
 
     def _transformed(self, structures: Int[np.ndarray, " n"]) -> Float[Tensor, "n features"]:
         features = self.features(structures)
-        return features if self.posterior is None else self.posterior.transform(features)
+        return features if self.posterior is None else self.posterior.transform(features, out=features)
 
 
 def prepare_features(

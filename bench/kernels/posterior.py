@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bench.kernels.base import BLOCK
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -18,10 +20,15 @@ class Posterior:
     noise: float
     factor: Float[Tensor, "features features"]
 
-    def transform(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
-        """Features of the posterior kernel of Eq. (22)."""
-        solved = torch.linalg.solve_triangular(self.factor, features.T, upper=False)
-        return self.noise**0.5 * solved.T.contiguous()
+    def transform(
+        self, features: Float[Tensor, "n features"], out: Float[Tensor, "n features"] | None = None
+    ) -> Float[Tensor, "n features"]:
+        """Features of the posterior kernel of Eq. (22), block by block; `out` may be the features themselves."""
+        result = torch.empty_like(features) if out is None else out
+        for given, block in zip(features.split(BLOCK), result.split(BLOCK), strict=True):
+            solved = torch.linalg.solve_triangular(self.factor, given.T, upper=False)
+            torch.mul(solved.T, self.noise**0.5, out=block)
+        return result
 
 
 def fit_posterior(training: Float[Tensor, "labelled features"]) -> Posterior:

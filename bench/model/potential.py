@@ -19,6 +19,10 @@ from bench.model.moments import Geometry
 from bench.schema import ModelSettings
 
 Parameters = dict[str, Float[Tensor, "models ..."]]
+INVARIANT_MEAN, INVARIANT_VARIANCE = "invariant_mean", "invariant_variance"
+NORMALISATION = (INVARIANT_MEAN, INVARIANT_VARIANCE)
+"""Parameters that are observed, not trained; they exist with `normalise_invariants` only."""
+NORMALISATION_FACTOR = 0.4
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,11 @@ class Batch:
     structure: Int[Tensor, " atoms"]
     slots: Int[Tensor, " atoms"] | None
     slot_count: int
+
+    @property
+    def model(self) -> Int[Tensor, " atoms"]:
+        """The model of each atom."""
+        return torch.div(self.structure * self.n_models, len(self.geometry), rounding_mode="floor")
 
     def to_slots(self, values: Float[Tensor, "atoms ..."]) -> Float[Tensor, "models slots ..."]:
         """Lay out per-atom values by model; empty slots hold zero."""
@@ -92,6 +101,39 @@ class Potential:
         """Where the parameters live."""
         return self.energy_scale.device
 
+    def normalise(
+        self, invariants: Float[Tensor, "models slots invariants"]
+    ) -> Float[Tensor, "models slots invariants"]:
+        """The network's inputs: G, or 0.4 (G − mean)/deviation with one deviation for all invariants of a model."""
+        if not self.settings.normalise_invariants:
+            return invariants
+        return self.through_normalisation(invariants - self.parameters[INVARIANT_MEAN][:, None])
+
+    def through_normalisation(self, values: Float[Tensor, "models slots invariants"]) -> Tensor:
+        """Carry tangents of the invariants to the network's inputs, or derivatives back: the same factor."""
+        if not self.settings.normalise_invariants:
+            return values
+        return values * (NORMALISATION_FACTOR * self.parameters[INVARIANT_VARIANCE].rsqrt())[:, None, None]
+
+    @torch.no_grad()
+    def observe(self, batch: Batch, rate: float) -> None:
+        """Move the mean and the variance of the invariants towards those of a batch's atoms, by a fraction `rate`.
+
+        Constants of the loss: no gradient passes through them. Does nothing unless invariants are normalised.
+        """
+        if not self.settings.normalise_invariants:
+            return
+        model = batch.model
+        rows = model * batch.geometry.n_species + batch.geometry.species
+        beta = self.parameters["beta"].flatten(0, 1)
+        values = describe(batch.geometry, beta, rows, differentiate=False).invariants
+        atoms = torch.bincount(model, minlength=self.n_models).to(self.dtype)[:, None]
+        mean = values.new_zeros(self.n_models, values.shape[1]).index_add_(0, model, values) / atoms
+        squares = ((values - mean[model]) ** 2).mean(1)
+        variance = values.new_zeros(self.n_models).index_add_(0, model, squares) / atoms[:, 0]
+        self.parameters[INVARIANT_MEAN].lerp_(mean, rate)
+        self.parameters[INVARIANT_VARIANCE].lerp_(variance, rate)
+
     @torch.no_grad()
     def predict(
         self, batch: Batch, *, forces: bool
@@ -101,10 +143,11 @@ class Potential:
         return state.energies, -state.energy_gradient if forces else None
 
     @torch.no_grad()
-    def descriptor(self, geometry: Geometry) -> Float[Tensor, "atoms invariants"]:
-        """The invariants G of some structures under a single model: what gradient features are made of."""
+    def network_inputs(self, geometry: Geometry) -> Float[Tensor, "atoms invariants"]:
+        """What enters the network of a single model for some structures: gradient features start from it."""
         beta = self.parameters["beta"].flatten(0, 1)
-        return describe(geometry, beta, geometry.species, differentiate=False).invariants
+        invariants = describe(geometry, beta, geometry.species, differentiate=False).invariants
+        return self.normalise(invariants[None])[0]
 
     @torch.no_grad()
     def loss_gradient(
@@ -131,16 +174,15 @@ class _Evaluation:
 
     def __init__(self, potential: Potential, batch: Batch, forces: bool, gradient: bool = False) -> None:
         parameters, geometry = potential.parameters, batch.geometry
-        n_models, n_species = potential.n_models, geometry.n_species
+        n_species = geometry.n_species
         self.potential, self.batch = potential, batch
-        model = torch.div(batch.structure * n_models, len(geometry), rounding_mode="floor")
-        self.model_species = model * n_species + geometry.species
-        self.scale = potential.energy_scale[model]
+        self.model_species = batch.model * n_species + geometry.species
+        self.scale = potential.energy_scale[batch.model]
         self.output_weights = self.scale * parameters["scale"].flatten()[self.model_species]
         differentiate = forces or gradient
         beta = parameters["beta"].flatten(0, 1)
         self.descriptor = describe(geometry, beta, self.model_species, differentiate=differentiate)
-        inputs = batch.to_slots(self.descriptor.invariants)
+        inputs = potential.normalise(batch.to_slots(self.descriptor.invariants))
         self.passed = network.forward(potential.weights, potential.biases, inputs)
         self.outputs = batch.from_slots(self.passed.outputs)
         atomic = self.output_weights * self.outputs + self.scale * parameters["shift"].flatten()[self.model_species]
@@ -149,7 +191,8 @@ class _Evaluation:
             self.slopes = self.passed.slopes()
         if forces:
             self.backward = network.backward(potential.weights, self.slopes, batch.to_slots(self.output_weights))
-            self.energy_gradient = self.descriptor.pull_back(batch.from_slots(self.backward.inputs))
+            input_gradient = potential.through_normalisation(self.backward.inputs)
+            self.energy_gradient = self.descriptor.pull_back(batch.from_slots(input_gradient))
 
     def loss_gradient(
         self,
@@ -166,12 +209,14 @@ class _Evaluation:
             force_error = -self.energy_gradient - forces
             loss = loss + force_weight * self._sum_structures((force_error**2).sum(1)).sum(1)
             invariant_tangent = self.descriptor.push_forward(-2 * force_weight * force_error)
-            tangent = (self.backward, batch.to_slots(self.output_weights), batch.to_slots(invariant_tangent))
+            input_tangent = potential.through_normalisation(batch.to_slots(invariant_tangent))
+            tangent = (self.backward, batch.to_slots(self.output_weights), input_tangent)
 
-        weights, biases, invariant_adjoint, output_tangent = network.parameter_gradient(
+        weights, biases, input_adjoint, output_tangent = network.parameter_gradient(
             potential.weights, self.passed, self.slopes, batch.to_slots(atom_adjoint * self.output_weights), tangent
         )
-        beta = self.descriptor.beta_gradient(batch.from_slots(invariant_adjoint))
+        invariant_adjoint = batch.from_slots(potential.through_normalisation(input_adjoint))
+        beta = self.descriptor.beta_gradient(invariant_adjoint)
         scale_adjoint = self.scale * (atom_adjoint * self.outputs + batch.from_slots(output_tangent))
         gradient: Parameters = {
             "beta": beta.reshape(potential.parameters["beta"].shape),
@@ -208,6 +253,8 @@ def initial_parameters(
         "scale": np.ones(n_species),
         "shift": shift,
     }
+    if settings.normalise_invariants:
+        parameters |= {INVARIANT_MEAN: np.zeros(widths[0]), INVARIANT_VARIANCE: np.ones(())}
     for layer, (inputs, outputs) in enumerate(pairwise(widths)):
         parameters[f"weight{layer}"] = generator.standard_normal((inputs, outputs))
         parameters[f"bias{layer}"] = np.zeros(outputs)

@@ -14,13 +14,16 @@ from torch import Tensor
 from bench.data.structures import Structures
 from bench.model.geometry import GeometryBuilder
 from bench.model.moments import Geometry
-from bench.model.potential import Batch, Parameters, Potential, initial_parameters, make_batch
+from bench.model.potential import NORMALISATION, Batch, Parameters, Potential, initial_parameters, make_batch
 from bench.progress import progress
 from bench.schema import ModelSettings, TrainingSettings
 from bench.seeds import stream
 from bench.training.scaling import EnergyScaling, fit_scaling
 
 log = logging.getLogger(__name__)
+
+NORMALISATION_RATE = 0.01
+"""How far each minibatch moves the running mean and variance of the invariants, where they are normalised."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def fit(
     done = 0
     for epoch in progress(range(1, settings.epochs + 1), f"training on {len(training)}", unit="epoch"):
         for batch, energies, forces in minibatches.of(epoch):
+            potential.observe(batch, max(NORMALISATION_RATE, 1 / (done + 1)))
             _, gradient = potential.loss_gradient(batch, energies, forces, settings.force_weight)
             optimizer.step(gradient, 1 - done / n_steps)
             done += 1
@@ -181,7 +185,7 @@ class _Optimizer:
     """Adam over the parameters of all models, one rate per kind of parameter, scaled by the schedule."""
 
     def __init__(self, potential: Potential, settings: TrainingSettings) -> None:
-        self.parameters = potential.parameters
+        self.parameters = {k: v for k, v in potential.parameters.items() if k not in NORMALISATION}
         self.rates = {name: settings.learning_rates.of(name) for name in self.parameters}
         groups = [{"params": [values], "lr": self.rates[name]} for name, values in self.parameters.items()]
         self.adam = torch.optim.Adam(groups, betas=settings.adam_betas, eps=settings.adam_epsilon, fused=True)

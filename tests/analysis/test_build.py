@@ -10,6 +10,7 @@ from analysis.collect import collect
 from analysis.figures.learning_curves import learning_curves
 from analysis.stats import measured, over_seeds
 from bench.errors import UserError
+from bench.record import SCHEMA_VERSION
 
 UNITS = {"force": "kcal_mol_A", "energy": "kcal_mol"}
 
@@ -18,7 +19,7 @@ def metrics(value):
     return {f"{q}_{m}_{u}": value * k for q, u in UNITS.items() for k, m in enumerate(("mae", "rmse", "maxe"), 1)}
 
 
-def write(results, selection, kernel, seed, values):
+def write(results, selection, kernel, seed, values, deviations=None):
     identity = {
         "scenario": {"name": "demo", "final": 30},
         "dataset": {"name": "d"},
@@ -31,9 +32,16 @@ def write(results, selection, kernel, seed, values):
         {"n_train": 10 * (i + 1), "picked": [1], "metrics": metrics(v), "seconds_training": 1.0}
         for i, v in enumerate(values)
     ]
-    folder = results / "runs" / f"{selection}{kernel}{seed}"
+    folder = results / "runs" / f"{selection}{kernel}{seed}{'altered' if deviations else ''}"
     folder.mkdir(parents=True)
-    record = {"schema_version": 1, "run_id": folder.name, "identity": identity, "status": "done", "steps": steps}
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": folder.name,
+        "identity": identity,
+        "deviations": deviations or {},
+        "status": "done",
+        "steps": steps,
+    }
     (folder / "record.json").write_text(json.dumps(record))
 
 
@@ -82,6 +90,18 @@ def test_build(results, capsys):
     assert "LCMD + FEAT(LL)" in capsys.readouterr().out
     build(results)
     assert (results / "analysis" / "learning_curves_demo_b10_force.svg").read_bytes() == svg
+
+
+def test_altered_runs_are_drawn_apart(results, capsys):
+    write(results, "MaxDiag", "RND", 0, [90.0, 60.0, 50.0], {"scenario.pool": 7})
+    build(results)
+    names = {path.name for path in (results / "analysis").glob("*_force.png")}
+    assert len(names) == 2 and "learning_curves_demo_b10_force.png" in names
+    printed = capsys.readouterr().out
+    assert "demo with scenario.pool=7" in printed
+    means = over_seeds(collect(results), "force")
+    own = means[(means["deviations"] == "") & (means["algorithm"] == "MaxDiag + RND") & (means["n_train"] == 30)]
+    assert own["mae"].item() == pytest.approx(np.mean([5, 10, 30]))
 
 
 def test_one_seed_has_no_standard_error(tmp_path):

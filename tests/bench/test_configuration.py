@@ -4,23 +4,21 @@ import itertools
 
 import pytest
 from conftest import PROJECT
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from bench.run import configure
+from bench.compose import compose_run
+from bench.errors import UserError
+from bench.loop import check
 from bench.schema import hash_of, plugin
 
 CONF = PROJECT / "conf"
-GROUPS = ["scenario", "dataset", "model", "training", "kernel", "selection", "algorithm", "sweep"]
+GROUPS = ["scenario", "dataset", "model", "training", "kernel", "selection", "algorithm", "sweep", "reduced"]
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
 def composed(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            return configure(compose("config", list(overrides)))
-        finally:
-            GlobalHydra.instance().clear()
+    run = compose_run(overrides)
+    check(run)
+    return run
 
 
 def test_every_file_belongs_to_a_group():
@@ -32,7 +30,11 @@ def test_every_file_belongs_to_a_group():
 def test_composes_and_binds(group, name):
     extra = ["selection=lcmd"] if (group, name) in [("kernel", name) for name in ("feat_ll", "feat_rp")] else []
     partner = {"selection": ["kernel=feat_ll"]}.get(group, extra)
-    prefix = "+" if group == "sweep" else ""
+    prefix = "+" if group in ("sweep", "reduced") else ""
+    if (group, name) == ("sweep", "paper"):
+        with pytest.raises(UserError, match="several grids"):
+            composed("+sweep=paper")
+        return
     run = composed(f"{prefix}{group}={name}", *partner)
     for where in ("dataset", "kernel", "selection"):
         plugin(getattr(run, where), where)

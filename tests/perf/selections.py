@@ -1,4 +1,4 @@
-"""Seconds of the selections against pool and training size, beside their floors: python -m tests.perf.selections.
+"""Seconds and memory of the selections, by pool and training size, beside floors: python -m tests.perf.selections.
 
 The floor of MaxDist and LCMD is the single-precision product of pool and training features, that of MaxDet the
 double-precision product of pool and batch. The posterior transform is not counted: it belongs to the features. With
@@ -53,6 +53,20 @@ def floor_seconds(method: str, pool: torch.Tensor, training: torch.Tensor, batch
     return time.perf_counter() - started
 
 
+def memory_mb(name: str) -> float:
+    """VmRSS, or the high-water mark VmHWM, of this process (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def working_set_mb(method: str, embedding: Embedding, batch: int) -> float:
+    """Memory that a selection needs beyond the features it is given."""
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = memory_mb("VmRSS")
+    select(method, embedding, batch)
+    return memory_mb("VmHWM") - before
+
+
 def select(method: str, embedding: Embedding, batch: int) -> tuple[float, list[int]]:
     """Time one selection."""
     selection = plugin({"_target_": f"bench.selection.{METHODS[method]}", "name": method}, "selection")
@@ -94,9 +108,12 @@ def scan(pools: list[int], trainings: list[int], repeats: int, decay: float) -> 
             for method in METHODS:
                 seconds = [select(method, embedding, batch)[0] for _ in range(repeats)]
                 floor = floor_seconds(method, embedding.pool, embedding.training, batch)
-                rows.append([method, n_pool, n_train, batch, statistics.median(seconds), floor])
+                given = (embedding.pool.nbytes + embedding.training.nbytes) / 1024**2
+                beyond = working_set_mb(method, embedding, batch)
+                rows.append([method, n_pool, n_train, batch, statistics.median(seconds), floor, given, beyond])
                 print(*rows[-1], flush=True)
-    return pd.DataFrame(rows, columns=["method", "pool", "training", "batch", "seconds", "floor_seconds"])
+    columns = ["method", "pool", "training", "batch", "seconds", "floor_seconds", "features_mb", "beyond_mb"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def against_peer(python: str, cases: list[tuple[str, int, int, int]], repeats: int, decay: float) -> pd.DataFrame:
@@ -120,20 +137,23 @@ def against_peer(python: str, cases: list[tuple[str, int, int, int]], repeats: i
 
 
 def figure(table: pd.DataFrame, path: Path) -> None:
-    """Seconds against the size of the pool, log-log, a panel for every training size."""
+    """Seconds and memory against the size of the pool, log-log, a column for every training size."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(9, 3), layout="constrained")
-    axes = drawing.subplots(1, table["training"].nunique(), sharey=True, squeeze=False)[0]
-    for axis, (n_train, part) in zip(axes, table.groupby("training"), strict=True):
+    drawing = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = drawing.subplots(2, table["training"].nunique(), sharey="row", sharex=True, squeeze=False)
+    for (time_axis, memory_axis), (n_train, part) in zip(axes.T, table.groupby("training"), strict=True):
         for number, (method, curve) in enumerate(part.groupby("method")):
-            axis.loglog(curve["pool"], curve["seconds"], "o-", color=f"C{number}", label=method)
+            time_axis.loglog(curve["pool"], curve["seconds"], "o-", color=f"C{number}", label=method)
             if method != "MaxDiag":
-                axis.loglog(curve["pool"], curve["floor_seconds"], ":", color=f"C{number}")
-        axis.set_title(f"{n_train} training structures")
-        axis.set_xlabel("pool")
-    axes[0].set_ylabel("seconds (dotted: floor)")
-    axes[0].legend(fontsize=7)
+                time_axis.loglog(curve["pool"], curve["floor_seconds"], ":", color=f"C{number}")
+            memory_axis.loglog(curve["pool"], curve["beyond_mb"].clip(lower=0.1), "o-", color=f"C{number}")
+        memory_axis.loglog(curve["pool"], curve["features_mb"], "k:")
+        time_axis.set_title(f"{n_train} training structures")
+        memory_axis.set_xlabel("pool")
+    axes[0, 0].set_ylabel("seconds (dotted: floor)")
+    axes[1, 0].set_ylabel("MB beyond the features (dotted: features)")
+    axes[0, 0].legend(fontsize=7)
     drawing.savefig(path, dpi=150)
 
 

@@ -72,8 +72,8 @@ def _compile_exponential(x):
     mantissa, bias = (integer(23), integer(127)) if single else (integer(52), integer(1023))
     lowest, highest = (real(-87), real(88)) if single else (real(-708), real(709))
     per_ln2, half = real(1 / math.log(2)), real(0.5)
-    ln2_high = real(0.693145751953125)  # exact in 16 bits, so that n · ln2_high is exact
-    ln2_low = real(math.log(2) - 0.693145751953125)
+    ln2_high = real(0.693145751953125)  # 16 bits, so that n · ln2_high is exact
+    ln2_low = real(1.428606820309417232e-6)
     c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13 = (real(1 / math.factorial(k)) for k in range(14))
 
     def in_single(x):

@@ -1,0 +1,200 @@
+"""Every run of a sweep: done, running, failed, interrupted, stale or missing; cost so far and to come.
+
+python -m analysis.plan [sweep=NAME] [overrides …] [--results FOLDER] [--csv FILE]
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import UserError
+from bench.record import read_records, write_atomically
+from bench.schema import NUMERICS_VERSION, RunConfig, cell_of, plugin
+from bench.sweep import Cell, expand
+
+STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
+FAILURES_SHOWN = 10
+
+
+def main() -> None:
+    """Entry point; exits with 2 after a mistake in the input."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.plan", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("words", nargs="*", default=[], metavar="sweep=NAME", help="a sweep (paper) and overrides")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder given to the runs as results=")
+    parser.add_argument("--csv", type=Path, help="write a row for every run to this file")
+    arguments = parser.parse_args()
+    try:
+        words = arguments.words
+        if not any(word.startswith("sweep=") for word in words):
+            words = ["sweep=paper", *words]
+        cells = expand(words)
+        table = states(cells, read_records(arguments.results))
+        if arguments.csv:
+            write_atomically(arguments.csv, table.to_csv(index=False).encode())
+        print(describe(table))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row for every cell: its state, its record's folder, steps done of all, seconds spent and seconds to come.
+
+    `stale` are cells that only another version of the code's numbers or of the data has answered; `seconds_to_come` is
+    NaN where nothing of the scenario has been measured.
+    """
+    checksums = {run.dataset["name"]: _checksum(run) for run in {c.run.scenario.name: c.run for c in cells}.values()}
+    by_cell: dict[str, list[Mapping[str, Any]]] = {}
+    for one in records:
+        by_cell.setdefault(cell_of(one["identity"]), []).append(one)
+    costs = Costs.measured(records)
+    rows = []
+    for cell in cells:
+        run = cell.run
+        found = by_cell.get(cell_of(run.identity("")), [])
+        current = [record for record in found if _is_current(record, checksums[run.dataset["name"]])]
+        record: Mapping[str, Any] | None = max(current or found, key=_progress) if found else None
+        state = "missing" if record is None else _state(record) if current else "stale"
+        steps = record["steps"] if record is not None and current else []
+        rows.append(
+            {
+                "scenario": run.scenario.name,
+                "deviations": ", ".join(f"{key}={value}" for key, value in sorted(run.deviations.items())),
+                "algorithm": f"{run.selection['name']} + {run.kernel['name']}",
+                "batch_size": run.batch_size,
+                "seed": run.seed,
+                "state": state,
+                "run_id": record["run_id"] if record else "",
+                "steps": len(steps),
+                "steps_in_all": len(training_set_sizes(run)),
+                "seconds_spent": sum(map(step_seconds, steps)),
+                "seconds_to_come": costs.to_come(run, len(steps)),
+                "failure": _failure(record) if state == "failed" and record else "",
+                "words": " ".join(cell.words),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def describe(table: pd.DataFrame) -> str:
+    """The table in lines: a row per scenario, the total, failures, and what is unknown."""
+    experiments = ["scenario", "deviations", "algorithm", "batch_size"]
+    head = f"{'scenario':18} {'experiments':>11} {'runs':>5} " + " ".join(f"{s:>11}" for s in STATES)
+    lines = [f"{head} {'hours spent':>11} {'to come':>9}"]
+    for name, part in [*table.groupby("scenario", sort=False), ("all", table)]:
+        counts = part["state"].value_counts()
+        to_come = part.loc[part["state"] != "done", "seconds_to_come"]
+        hours = f"{to_come.sum() / 3600:9.1f}" if to_come.notna().all() else f"{'unknown':>9}"
+        lines.append(
+            f"{name:18} {len(part[experiments].drop_duplicates()):11d} {len(part):5d} "
+            + " ".join(f"{counts.get(state, 0):11d}" for state in STATES)
+            + f" {part['seconds_spent'].sum() / 3600:11.1f} {hours}"
+        )
+    failed = table[table["state"] == "failed"]
+    for row in failed.head(FAILURES_SHOWN).to_dict("records"):
+        lines.append(f"failed: {row['run_id']} ({row['words']}): {row['failure']}")
+    if len(failed) > FAILURES_SHOWN:
+        lines.append(f"and {len(failed) - FAILURES_SHOWN} more failed: --csv FILE lists every run")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Median seconds of a step, by scenario and training set size: training of one model, and all else by algorithm."""
+
+    training: dict[str, pd.Series]
+    other: dict[tuple[str, str], float]
+
+    @classmethod
+    def measured(cls, records: Sequence[Mapping[str, Any]]) -> "Costs":
+        """Take them from the steps recorded; altered runs count for themselves only."""
+        rows = []
+        for record in records:
+            scenario = _scenario_key(record["identity"], record["deviations"])
+            algorithm = _algorithm(record["identity"])
+            for step in record["steps"]:
+                training = step["seconds_training"]
+                other = step_seconds(step) - training
+                rows.append((scenario, algorithm, step["n_train"], training / len(step["best_epochs"]), other))
+        table = pd.DataFrame(rows, columns=["scenario", "algorithm", "n_train", "training", "other"])
+        return cls(
+            training={str(s): part.groupby("n_train")["training"].median() for s, part in table.groupby("scenario")},
+            other={
+                (str(scenario), str(algorithm)): float(part["other"].median())
+                for (scenario, algorithm), part in table.groupby(["scenario", "algorithm"])
+            },
+        )
+
+    def to_come(self, run: RunConfig, steps_done: int) -> float:
+        """Seconds that the rest of a run will take: interpolated in N_train, in proportion to it beyond the largest."""
+        identity = run.identity("")
+        scenario = _scenario_key(identity, run.deviations)
+        if scenario not in self.training:
+            return float("nan")
+        known = self.training[scenario]
+        sizes = np.array(training_set_sizes(run)[steps_done:], dtype=float)
+        training = np.interp(sizes, known.index, known) * np.maximum(sizes / known.index.max(), 1)
+        of_scenario = [value for (name, _), value in self.other.items() if name == scenario]
+        other = self.other.get((scenario, _algorithm(identity)), float(np.median(of_scenario)))
+        members = identity["kernel"].get("members", 1)
+        return float(members * training.sum() + other * len(sizes))
+
+
+def training_set_sizes(run: RunConfig) -> list[int]:
+    """N_train of every step."""
+    scenario = run.scenario
+    return [*range(scenario.initial, scenario.final, run.batch_size), scenario.final]
+
+
+def step_seconds(step: Mapping[str, Any]) -> float:
+    """All seconds of a step; those of validation are part of training."""
+    return sum(
+        value for key, value in step.items() if key.startswith("seconds_") and key != "seconds_validation" and value
+    )
+
+
+def _is_current(record: Mapping[str, Any], checksum: str | None) -> bool:
+    identity = record["identity"]
+    same_data = checksum is None or identity["dataset"]["checksum"] == checksum
+    return identity["numerics_version"] == NUMERICS_VERSION and same_data
+
+
+def _state(record: Mapping[str, Any]) -> str:
+    if record["status"] == "running":
+        return "running" if record["in_progress"] else "interrupted"
+    return str(record["status"])
+
+
+def _progress(record: Mapping[str, Any]) -> tuple[bool, int]:
+    return record["status"] == "done", len(record["steps"])
+
+
+def _failure(record: Mapping[str, Any]) -> str:
+    failure = record["failure"]
+    return f"{failure['error']}: {failure['message']}".splitlines()[0]
+
+
+def _checksum(run: RunConfig) -> str | None:
+    """The content checksum of a dataset, or None where it is not at hand."""
+    try:
+        return str(plugin(run.dataset, "dataset").load().checksum)
+    except UserError:
+        return None
+
+
+def _scenario_key(identity: Mapping[str, Any], deviations: Mapping[str, Any]) -> str:
+    return f"{identity['scenario']['name']} {sorted(deviations.items())}"
+
+
+def _algorithm(identity: Mapping[str, Any]) -> str:
+    return f"{identity['selection']['name']} + {identity['kernel']['name']}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Every cell's state comes from the records alone, and costs from their seconds."""
+
+import json
+import math
+
+import pytest
+
+from analysis.plan import describe, states, training_set_sizes
+from bench.record import LOCK, SCHEMA_VERSION, locked, read_records
+from bench.schema import hash_of, plugin
+from bench.sweep import expand
+
+SECONDS = {10: 100.0, 20: 200.0, 30: 300.0, 40: 400.0}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return expand(["sweep=demo"])
+
+
+@pytest.fixture(scope="module")
+def checksum(cells):
+    return plugin(cells[0].run.dataset, "dataset").load().checksum
+
+
+def write(results, run, checksum, status, sizes, **changes):
+    identity = run.identity(checksum) | changes
+    steps = [{"n_train": n, "best_epochs": [1], "seconds_training": SECONDS[n], "seconds_features": 7.0} for n in sizes]
+    folder = results / "runs" / hash_of(identity)
+    folder.mkdir(parents=True)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": folder.name,
+        "identity": identity,
+        "deviations": {},
+        "status": status,
+        "steps": steps,
+        "failure": {"error": "ValueError", "message": "no luck\nat all"},
+    }
+    (folder / "record.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_states_and_costs(tmp_path, cells, checksum):
+    runs = [cell.run for cell in cells]
+    assert len(runs) == 6 and training_set_sizes(runs[0]) == [10, 20, 30, 40]
+    write(tmp_path, runs[0], checksum, "done", [10, 20, 30, 40])
+    write(tmp_path, runs[1], checksum, "failed", [10, 20])
+    at_work = write(tmp_path, runs[2], checksum, "running", [10])
+    write(tmp_path, runs[3], checksum, "running", [10, 20, 30])
+    write(tmp_path, runs[4], "another data version", "done", [10, 20, 30, 40])
+    write(tmp_path, runs[5], checksum, "done", [10, 20, 30, 40], numerics_version=0)
+    with locked(at_work / LOCK, wait=False):
+        table = states(cells, read_records(tmp_path))
+    assert table["state"].tolist() == ["done", "failed", "running", "interrupted", "stale", "stale"]
+    assert table["seconds_spent"].tolist() == [1028, 314, 107, 621, 0, 0]
+    assert table["seconds_to_come"].tolist() == [0, 714, 921, 407, 1028, 1028]
+    assert table["failure"][1] == "ValueError: no luck"
+    printed = describe(table).splitlines()
+    assert printed[-2].split() == ["all", "3", "6", "1", "1", "1", "1", "2", "0", "0.6", "1.1"]
+    assert "ValueError: no luck" in printed[-1]
+
+
+def test_a_committee_costs_its_members(tmp_path, checksum):
+    cells = expand(["sweep=demo", "algorithm=maxdiag_rnd,maxdiag_qbc_e", "seed=0"])
+    write(tmp_path, cells[0].run, checksum, "done", [10, 20, 30, 40])
+    assert states(cells, read_records(tmp_path))["seconds_to_come"].tolist() == [0, 3 * 1000 + 4 * 7]
+
+
+def test_beyond_what_was_measured(tmp_path, cells, checksum):
+    """In proportion to N_train above the largest measured; nothing is guessed where nothing was measured."""
+    assert states(cells, [])["seconds_to_come"].isna().all()
+    assert states(cells, [])["state"].eq("missing").all()
+    write(tmp_path, cells[0].run, checksum, "running", [10, 20])
+    left = states(cells, read_records(tmp_path))["seconds_to_come"][0]
+    assert math.isclose(left, 200 * 30 / 20 + 200 * 40 / 20 + 14)
+
+
+def test_altered_runs_are_other_cells(tmp_path, cells, checksum):
+    (altered,) = expand(["sweep=demo", "algorithm=maxdiag_rnd", "seed=0", "training.epochs=3"])
+    write(tmp_path, altered.run, checksum, "done", [10, 20, 30, 40])
+    assert states(cells, read_records(tmp_path))["state"].eq("missing").all()
+    assert states([altered], read_records(tmp_path))["state"].tolist() == ["done"]
