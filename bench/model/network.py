@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bench.model.compiled import elementwise
+from bench.model.compiled.jit import torch_threads
+
 SILU_FACTOR = 1.6765
 """α of φ: keeps the variance of activations at one."""
 BIAS_FACTOR = 0.1
@@ -20,25 +23,12 @@ Biases = list[Float[Tensor, "models _"]]
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """Outputs y_i, the input of every layer, and the pre-activations with their logistic function."""
+    """Outputs y_i, the input of every layer, and φ'(z), φ''(z) of every hidden layer."""
 
     outputs: Float[Tensor, "models atoms"]
     layer_inputs: list[Float[Tensor, "models atoms _"]]
-    pre_activations: list[Float[Tensor, "models atoms _"]]
-    sigmoids: list[Float[Tensor, "models atoms _"]]
-
-    def slopes(self) -> list[Float[Tensor, "models atoms _"]]:
-        """φ'(z) of every hidden layer."""
-        return [
-            SILU_FACTOR * s + x * (1 - s) for x, s in zip(self.layer_inputs[1:], self.sigmoids, strict=True)
-        ]  # fmt: skip
-
-    def curvatures(self) -> list[Float[Tensor, "models atoms _"]]:
-        """φ''(z) of every hidden layer."""
-        return [
-            SILU_FACTOR * s * (1 - s) * (2 + z * (1 - 2 * s))
-            for z, s in zip(self.pre_activations, self.sigmoids, strict=True)
-        ]
+    slopes: list[Float[Tensor, "models atoms _"]]
+    curvatures: list[Float[Tensor, "models atoms _"]]
 
 
 @dataclass(frozen=True)
@@ -52,15 +42,14 @@ class BackwardPass:
 
 def forward(weights: Weights, biases: Biases, inputs: Float[Tensor, "models atoms inputs"]) -> ForwardPass:
     """Evaluate Eq. (3)."""
-    layer_inputs, pre_activations, sigmoids = [inputs], [], []
+    layer_inputs, slopes, curvatures = [inputs], [], []
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        z = _affine(layer_inputs[-1], weight, bias)
-        s = torch.sigmoid(z)
-        pre_activations.append(z)
-        sigmoids.append(s)
-        layer_inputs.append(SILU_FACTOR * z * s)
+        x, slope, curvature = _activate(_affine(layer_inputs[-1], weight, bias))
+        layer_inputs.append(x)
+        slopes.append(slope)
+        curvatures.append(curvature)
     outputs = _affine(layer_inputs[-1], weights[-1], biases[-1])[:, :, 0]
-    return ForwardPass(outputs, layer_inputs, pre_activations, sigmoids)
+    return ForwardPass(outputs, layer_inputs, slopes, curvatures)
 
 
 def hidden_gradients(
@@ -70,7 +59,7 @@ def hidden_gradients(
     hidden = [output_weights[:, :, None] * (weights[-1].transpose(1, 2) * weights[-1].shape[1] ** -0.5)]
     pre_activations = [slopes[-1] * hidden[0]]
     for weight, slope in zip(weights[-2:0:-1], slopes[-2::-1], strict=True):
-        hidden.insert(0, torch.bmm(pre_activations[0], weight.transpose(1, 2)) * weight.shape[1] ** -0.5)
+        hidden.insert(0, _product(pre_activations[0], weight.transpose(1, 2), weight.shape[1] ** -0.5))
         pre_activations.insert(0, slope * hidden[0])
     return pre_activations, hidden
 
@@ -80,7 +69,7 @@ def backward(
 ) -> BackwardPass:
     """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to the inputs, keeping what lies between."""
     pre_activations, hidden = hidden_gradients(weights, slopes, output_weights)
-    inputs = torch.bmm(pre_activations[0], weights[0].transpose(1, 2)) * weights[0].shape[1] ** -0.5
+    inputs = _product(pre_activations[0], weights[0].transpose(1, 2), weights[0].shape[1] ** -0.5)
     return BackwardPass(inputs, pre_activations, hidden)
 
 
@@ -103,10 +92,9 @@ def parameter_gradient(
     if tangent is not None:
         tangents.append(tangent[2])
         for weight, slope in zip(weights[:-1], slopes, strict=True):
-            tangent_z.append(torch.bmm(tangents[-1], weight) * weight.shape[1] ** -0.5)
+            tangent_z.append(_product(tangents[-1], weight, weight.shape[1] ** -0.5))
             tangents.append(slope * tangent_z[-1])
         output_tangent = torch.bmm(tangents[-1], weights[-1])[:, :, 0] * weights[-1].shape[1] ** -0.5
-        curvatures = passed.curvatures()
     else:
         output_tangent = torch.zeros_like(output_adjoint)
 
@@ -116,16 +104,18 @@ def parameter_gradient(
     for layer in range(n_hidden, -1, -1):
         norm = weights[layer].shape[1] ** -0.5
         bias_gradients.append(BIAS_FACTOR * adjoint.sum(1))
-        inputs, outputs = passed.layer_inputs[layer], adjoint
+        weight_gradient = _product(passed.layer_inputs[layer].transpose(1, 2), adjoint, norm)
         if tangent is not None:
             delta = tangent[0].pre_activations[layer] if layer < n_hidden else tangent[1][:, :, None]
-            inputs, outputs = torch.cat([inputs, tangents[layer]], dim=1), torch.cat([outputs, delta], dim=1)
-        weight_gradients.append(torch.bmm(inputs.transpose(1, 2), outputs) * norm)
-        adjoint = torch.bmm(adjoint, weights[layer].transpose(1, 2)) * norm
+            weight_gradient.baddbmm_(tangents[layer].transpose(1, 2), delta, alpha=norm)
+        weight_gradients.append(weight_gradient)
+        adjoint = _product(adjoint, weights[layer].transpose(1, 2), norm)
         if layer:
-            adjoint = adjoint * slopes[layer - 1]
-            if tangent is not None:
-                adjoint += curvatures[layer - 1] * tangent_z[layer - 1] * tangent[0].hidden[layer - 1]
+            slope, curvature = slopes[layer - 1], passed.curvatures[layer - 1]
+            if tangent is None:
+                adjoint *= slope
+            else:
+                adjoint = _carry(adjoint, slope, curvature, tangent_z[layer - 1], tangent[0].hidden[layer - 1])
     return weight_gradients[::-1], bias_gradients[::-1], adjoint, output_tangent
 
 
@@ -135,3 +125,44 @@ def _affine(
     bias: Float[Tensor, "models outputs"],
 ) -> Float[Tensor, "models atoms outputs"]:
     return torch.baddbmm(bias[:, None, :], inputs, weight, beta=BIAS_FACTOR, alpha=weight.shape[1] ** -0.5)
+
+
+def _product(
+    left: Float[Tensor, "models _ inner"], right: Float[Tensor, "models inner _"], factor: float
+) -> Float[Tensor, "models _ _"]:
+    """The product times a factor, in one pass."""
+    result = left.new_empty(len(left), left.shape[1], right.shape[2])
+    return torch.baddbmm(result, left, right, beta=0, alpha=factor, out=result)
+
+
+def _activate(
+    z: Float[Tensor, "models atoms width"],
+) -> tuple[
+    Float[Tensor, "models atoms width"], Float[Tensor, "models atoms width"], Float[Tensor, "models atoms width"]
+]:
+    """φ(z), φ'(z) and φ''(z)."""
+    if z.device.type == "cpu":
+        result = torch.empty_like(z), torch.empty_like(z), torch.empty_like(z)
+        arrays = [values.flatten(0, 1).numpy() for values in (z, *result)]
+        with torch_threads():
+            elementwise.activate(arrays[0].dtype.type(SILU_FACTOR), *arrays)
+        return result
+    s = torch.sigmoid(z)
+    x = SILU_FACTOR * z * s
+    return x, SILU_FACTOR * s + x * (1 - s), SILU_FACTOR * s * (1 - s) * (2 + z * (1 - 2 * s))
+
+
+def _carry(
+    adjoint: Float[Tensor, "models atoms width"],
+    slope: Float[Tensor, "models atoms width"],
+    curvature: Float[Tensor, "models atoms width"],
+    tangent_z: Float[Tensor, "models atoms width"],
+    hidden: Float[Tensor, "models atoms width"],
+) -> Float[Tensor, "models atoms width"]:
+    """The adjoint of z from that of x: a φ' + φ'' ż ∂y/∂x, the last being the tangent's part; may overwrite a."""
+    if adjoint.device.type == "cpu":
+        factors = (values.flatten(0, 1).numpy() for values in (slope, curvature, tangent_z, hidden))
+        with torch_threads():
+            elementwise.carry(adjoint.flatten(0, 1).numpy(), *factors)
+        return adjoint
+    return adjoint * slope + curvature * tangent_z * hidden

@@ -188,7 +188,7 @@ class _Evaluation:
         atomic = self.output_weights * self.outputs + self.scale * parameters["shift"].flatten()[self.model_species]
         self.energies = self._sum_structures(atomic)
         if differentiate:
-            self.slopes = self.passed.slopes()
+            self.slopes = self.passed.slopes
         if forces:
             self.backward = network.backward(potential.weights, self.slopes, batch.to_slots(self.output_weights))
             input_gradient = potential.through_normalisation(self.backward.inputs)

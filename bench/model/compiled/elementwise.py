@@ -46,6 +46,36 @@ def _sum_products(first_atom, weights, left, right, total):
             _add_scaled_product(weights[atom], left[atom], right[atom], total[structure])
 
 
+@compiled
+def _activate_row(factor, z, x, slope, curvature):
+    one = z.dtype.type(1)
+    two = one + one
+    for n in range(len(z)):
+        logistic = one / (one + exponential(-z[n]))
+        y = z[n] * logistic
+        x[n] = factor * y
+        slope[n] = factor * (logistic + y * (one - logistic))
+        curvature[n] = factor * logistic * (one - logistic) * (two + z[n] * (one - two * logistic))
+
+
+def _activate(factor, z, x, slope, curvature):
+    for row in prange(len(z)):
+        _activate_row(factor, z[row], x[row], slope[row], curvature[row])
+
+
+@compiled
+def _carry_row(adjoint, slope, curvature, tangent, hidden):
+    for n in range(len(adjoint)):
+        adjoint[n] = adjoint[n] * slope[n] + curvature[n] * tangent[n] * hidden[n]
+
+
+def _carry(adjoint, slope, curvature, tangent, hidden):
+    for row in prange(len(adjoint)):
+        _carry_row(adjoint[row], slope[row], curvature[row], tangent[row], hidden[row])
+
+
+activate = compiled(_activate, parallel=True)
+carry = compiled(_carry, parallel=True)
 silu_and_slope = compiled(_silu_and_slope, parallel=True)
 sum_rows = compiled(_sum_rows, parallel=True)
 sum_products = compiled(_sum_products, parallel=True)
