@@ -71,17 +71,11 @@ def _declared(name: str) -> Any:
 def _list() -> None:
     print(f"data folder: {data_folder()}")
     for path in sorted(DATASETS.glob("*.yaml")):
-        declared = _declared_or_none(path.stem)
-        if isinstance(declared, FileDataset):
-            print(f"{path.stem:20} part of this project; {declared.licence}; {declared.source}")
-        elif isinstance(declared, StoredDataset):
+        declared = _declared(path.stem)
+        if isinstance(declared, StoredDataset):
             print(f"{path.stem:20} {_state(declared)}; licence: {declared.licence}; {declared.page}")
-
-
-def _declared_or_none(name: str) -> Any:
-    """None for `file`, which says nothing before a path is given."""
-    config = yaml.safe_load((DATASETS / f"{name}.yaml").read_text())
-    return None if "???" in config.values() else plugin(config, f"dataset {name}")
+        elif isinstance(declared, FileDataset) and declared.path:
+            print(f"{path.stem:20} part of this project; licence: {declared.licence}; {declared.source}")
 
 
 def _state(declared: StoredDataset) -> str:

@@ -53,7 +53,11 @@ def _fetch_package(package: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
-        [*command, "--dest", str(folder), package], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        [*command, "--dest", str(folder), package],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def find_neighbours(data: Structures, r_max: float) -> Neighbours:
     """
     if data.folder is None:
         return _compute(data, r_max)
-    folder = data.folder / f"neighbours_{r_max:g}"
+    folder = data.folder / f"neighbours_{float(r_max)!r}"
     if not (folder / META).is_file():
         # a store that is not ours to write to is used as it is
         with contextlib.suppress(PermissionError), locked(data.folder / "neighbours.lock", wait=True):
@@ -130,7 +131,7 @@ def shortest_distances(data: Structures, structures: Int[np.ndarray, " picked"])
     return result
 
 
-def _within(data: Structures, structure: int, calculator: vesin.NeighborList, quantities: str) -> list[np.ndarray]:
+def _within(data: Structures, structure: int, calculator: vesin.NeighborList, quantities: str) -> Sequence[np.ndarray]:
     rows = slice(data.offsets[structure], data.offsets[structure + 1])
     return calculator.compute(
         data.positions[rows].astype(np.float64, copy=False),

@@ -1,5 +1,6 @@
 """From a published source to the store: fetch, read, convert, check, write; nothing half-done is left behind."""
 
+import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -60,22 +61,22 @@ def _prepare(declared: StoredDataset, source: Path) -> dict[str, Any]:
 
 def _fetched(declared: StoredDataset) -> Path:
     """Fetch the first source that can be had; the files stay, so that a second attempt need not fetch them again."""
-    if not declared.sources:
-        raise UserError(
-            f"dataset {declared.name} has no address to fetch it from: get it from {declared.page} and give --from PATH"
-        )
-    failures = []
-    for number, downloads in enumerate(declared.sources):
+    for number, downloads in enumerate(declared.sources, start=1):
         folder = data_folder() / "downloads" / f"{declared.name}-{number}"
         log.info("fetching %s", ", ".join(d.url or f"package {d.package}" for d in downloads))
         try:
             fetch(downloads, folder)
         except UserError as error:
-            failures.append(str(error))
-            log.info("note: %s", error)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            if number == len(declared.sources):
+                raise UserError(f"{error}: fetch it elsewhere ({declared.page}) and give --from PATH") from None
+            log.info("note: %s: trying the next address", error)
         else:
             return folder
-    raise UserError(f"{'; '.join(failures)}: fetch it elsewhere ({declared.page}) and give --from PATH")
+    raise UserError(
+        f"dataset {declared.name} has no address to fetch it from: get it from {declared.page} and give --from PATH"
+    )
 
 
 def _checksums(source: Path) -> dict[str, str]:

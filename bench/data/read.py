@@ -30,10 +30,9 @@ def read_source(source: Path, pattern: str | None) -> RawStructures:
             return read_archive(rest, source)
         if is_table(name):
             return read_tables(rest)
-        whole = name == source.name
-        if (name.endswith(".npz") and (pattern is None or fnmatch.fnmatch(name, pattern))) or whole:
-            if not whole or name.endswith(".npz"):
-                return read_npz(read(), name)
+        alone = PurePosixPath(name).stem == source.stem
+        if name.endswith(".npz") and (alone or pattern is None or fnmatch.fnmatch(name, pattern)):
+            return read_npz(read(), name)
         skipped.append(PurePosixPath(name).name)
     inside = f" ({', '.join(skipped[:5])}{', …' if len(skipped) > 5 else ''})" if skipped else ""
     raise UserError(f"{source}{inside} holds no structures that can be read: expected {FORMATS}")

@@ -8,8 +8,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
-from pathlib import Path
-from typing import IO, cast
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from bench.errors import UserError
 
@@ -17,11 +17,7 @@ Entry = tuple[str, Callable[[], bytes]]
 """Path within the source, and its content, to be read before the next entry is asked for."""
 
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
-COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
-    b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
-    b"BZh": lambda file: cast(IO[bytes], bz2.BZ2File(file)),
-    b"\xfd7zXZ\x00": lambda file: cast(IO[bytes], lzma.LZMAFile(file)),
-}
+COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 TAR_MAGIC = (257, b"ustar")
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -66,7 +62,7 @@ def _unpacked(file: IO[bytes], name: str) -> Iterator[Entry]:
             while opened.read(1 << 20):
                 pass
         else:
-            yield name.rsplit(".", 1)[0], opened.read
+            yield PurePosixPath(name).stem, opened.read
 
 
 def _peek(file: IO[bytes]) -> bytes:
@@ -85,7 +81,7 @@ def _zip(file: IO[bytes], name: str) -> Iterator[Entry]:
         members = [member for member in archive.infolist() if not member.is_dir()]
         if any(member.filename.endswith(".npy") for member in members):
             file.seek(0)
-            yield name, file.read
+            yield name.removesuffix(".npz") + ".npz", file.read
             return
         for member in members:
             with archive.open(member) as opened:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 from ase.data import chemical_symbols
-from jaxtyping import Float
 
 from bench.data.convert import Plausible, check_plausible
 from bench.data.neighbours import shortest_distances
@@ -33,7 +32,7 @@ def describe(
     per_atom = data.residual_energies / data.n_atoms
     yield f"energies relative to the references: {per_atom.min():.4f} to {per_atom.max():.4f} eV per atom"
     yield from _forces(data)
-    yield f"shortest distance between two atoms: {shortest.min():.3f} Å, in the median structure {np.median(shortest):.3f} Å"
+    yield f"shortest distance between two atoms: {shortest.min():.3f} Å, in the median {np.median(shortest):.3f} Å"
     yield from _periodicity(data)
     yield from _duplicates(data, labels)
     actual = replace(data).checksum  # a copy does not remember the store's

@@ -1,6 +1,5 @@
-"""Your own structures: files that ASE can read, or one in the formats of the published datasets; read at every start."""
+"""Your own structures: files that ASE can read, or one in a format of the published datasets; read at every start."""
 
-import glob
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,8 @@ class FileDataset:
     """
 
     name: str
-    path: str | list[str]
-    energy_unit: str
+    path: str | list[str] | None
+    energy_unit: str | None
     length_unit: str
     plausible: Plausible
     reference_energies: dict[int, float]
@@ -44,7 +43,10 @@ class FileDataset:
 
     def load(self) -> Structures:
         """Read, convert to eV and Å, and check. Raises UserError naming the file and the remedy."""
-        paths = [path for given in self._given() for path in self._locate(given)]
+        if not self.path or self.energy_unit is None:
+            raise UserError(f"dataset {self.name}: give dataset.path=FILE and dataset.energy_unit=eV (or another unit)")
+        given = [self.path] if isinstance(self.path, str) else self.path
+        paths = [path for name in given for path in self._locate(name)]
         if self.sha256 is not None:
             self._check_unaltered(paths)
         raw = self._read(paths)
@@ -52,9 +54,6 @@ class FileDataset:
         measured = np.unique(np.linspace(0, len(data) - 1, STRUCTURES_MEASURED).astype(np.int64))
         check_plausible(data, self.plausible, raw.labels, measured, shortest_distances(data, measured))
         return data
-
-    def _given(self) -> list[str]:
-        return [self.path] if isinstance(self.path, str) else self.path
 
     def _read(self, paths: list[Path]) -> RawStructures:
         if len(paths) == 1 and (paths[0].is_dir() or is_archive(paths[0])):
@@ -74,7 +73,7 @@ class FileDataset:
         for base in (pattern, PROJECT / pattern):
             if base.exists():
                 return [base]
-            found = sorted(glob.glob(str(base)))
+            found = sorted(base.parent.glob(base.name))
             if found:
-                return [Path(path) for path in found]
+                return found
         raise UserError(f"dataset {self.name}: no file {given}: set dataset.path=FILE")

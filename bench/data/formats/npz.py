@@ -77,9 +77,8 @@ def _raw(arrays: dict[str, np.ndarray], layout: Layout, name: str) -> RawStructu
         per_atom = (int(n_atoms.sum()), 3)
         _expect(name, layout.n_atoms, n_atoms.shape, (n,))
         _expect(name, layout.atomic_numbers, numbers.shape, per_atom[:1])
-    for key in (layout.positions, layout.forces):
-        if key is not None:
-            _expect(name, key, arrays[key].shape, per_atom)
+    for array in filter(None, (layout.positions, layout.forces)):
+        _expect(name, array, arrays[array].shape, per_atom)
     if layout.cells is not None:
         _expect(name, layout.cells, arrays[layout.cells].shape, (n, 3, 3))
     return RawStructures(

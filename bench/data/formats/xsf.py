@@ -48,7 +48,7 @@ def read_xsf_files(entries: Iterable[Entry], pattern: str | None) -> RawStructur
     cells = [np.zeros((3, 3)) if s.cell is None else np.array(s.cell) for s in structures]
     return RawStructures(
         labels=short if unique else ["/".join(PurePosixPath(path).parts[-2:]) for path in paths],
-        n_atoms=np.array([len(s.rows) for s in structures]),
+        n_atoms=np.array([len(s.rows) for s in structures], dtype=np.int64),
         atomic_numbers=np.array([z for s in structures for z in s.atomic_numbers], dtype=np.uint8),
         positions=np.ascontiguousarray(rows[:, :3]),
         energies=np.array([s.energy for s in structures]),
