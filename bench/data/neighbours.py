@@ -19,8 +19,6 @@ from bench.record import locked
 log = logging.getLogger(__name__)
 SHORTEST_DISTANCE = 0.1
 """Å; closer atoms are a broken structure."""
-FARTHEST_NEIGHBOUR = 3.0
-"""Å; how far `shortest_distances` looks."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +119,11 @@ def _compute(data: Structures, r_max: float) -> Neighbours:
     )
 
 
-def shortest_distances(data: Structures, structures: Int[np.ndarray, " picked"]) -> Float[np.ndarray, " picked"]:
-    """The shortest distance between two atoms or images of each of some structures in Å; infinite beyond 3 Å."""
-    calculator = vesin.NeighborList(cutoff=FARTHEST_NEIGHBOUR, full_list=False, sorted=False, n_threads=1)
+def shortest_distances(
+    data: Structures, structures: Int[np.ndarray, " picked"], farthest: float
+) -> Float[np.ndarray, " picked"]:
+    """The shortest distance between two atoms or images of each of some structures in Å; infinite beyond `farthest`."""
+    calculator = vesin.NeighborList(cutoff=farthest, full_list=False, sorted=False, n_threads=1)
     result = np.full(len(structures), np.inf)
     for row, structure in enumerate(progress(structures.tolist(), "shortest distances", unit="structure")):
         (distances,) = _within(data, structure, calculator, "d")

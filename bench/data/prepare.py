@@ -47,7 +47,9 @@ def _prepare(declared: StoredDataset, source: Path) -> dict[str, Any]:
     units = declared.energy_unit, declared.length_unit
     data = to_structures(declared.name, raw, units, declared.reference_energies)
     everyone = np.arange(len(data))
-    check_plausible(data, declared.plausible, raw.labels, everyone, shortest_distances(data, everyone))
+    plausible = declared.plausible
+    shortest = shortest_distances(data, everyone, plausible.distances[1])
+    check_plausible(data, plausible, raw.labels, everyone, shortest)
     facts = {
         "published_structures": declared.structures,
         "energy_unit": declared.energy_unit,

@@ -7,9 +7,9 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any, cast
 
 from bench.errors import UserError
 
@@ -45,7 +45,7 @@ def is_archive(path: Path) -> bool:
         return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC or tarfile.is_tarfile(path)
 
 
-def _unpacked(file: IO[bytes], name: str) -> Iterator[Entry]:
+def _unpacked(file: BufferedIOBase, name: str) -> Iterator[Entry]:
     start = _peek(file)
     if start.startswith(ZIP_MAGIC):
         yield from _zip(file, name)
@@ -65,7 +65,7 @@ def _unpacked(file: IO[bytes], name: str) -> Iterator[Entry]:
             yield PurePosixPath(name).stem, opened.read
 
 
-def _peek(file: IO[bytes]) -> bytes:
+def _peek(file: BufferedIOBase) -> bytes:
     start = file.read(512)
     file.seek(0)
     return start
@@ -76,7 +76,7 @@ def _is_tar(start: bytes) -> bool:
     return start[offset : offset + len(magic)] == magic
 
 
-def _zip(file: IO[bytes], name: str) -> Iterator[Entry]:
+def _zip(file: BufferedIOBase, name: str) -> Iterator[Entry]:
     with zipfile.ZipFile(file) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
         if any(member.filename.endswith(".npy") for member in members):
@@ -85,10 +85,10 @@ def _zip(file: IO[bytes], name: str) -> Iterator[Entry]:
             return
         for member in members:
             with archive.open(member) as opened:
-                yield from _unpacked(opened, member.filename)
+                yield from _unpacked(cast(BufferedIOBase, opened), member.filename)
 
 
-def _tar(file: IO[bytes]) -> Iterator[Entry]:
+def _tar(file: BufferedIOBase) -> Iterator[Entry]:
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for member in archive:
             opened = archive.extractfile(member) if member.isfile() else None
@@ -101,7 +101,7 @@ def _tar(file: IO[bytes]) -> Iterator[Entry]:
                 yield member.name, opened.read
 
 
-def _check_end(file: IO[bytes]) -> None:
+def _check_end(file: BufferedIOBase) -> None:
     """A whole tar file ends with blocks of zeros; one cut between two members would pass unseen."""
     file.seek(-512, 2)
     if any(file.read(512)):

@@ -27,7 +27,7 @@ def describe(
     if len(data) < published:
         yield f"note: {published - len(data)} of the published structures are not there"
     everyone = np.arange(len(data))
-    shortest = shortest_distances(data, everyone)
+    shortest = shortest_distances(data, everyone, plausible.distances[1])
     check_plausible(data, plausible, labels, everyone, shortest)
     per_atom = data.residual_energies / data.n_atoms
     yield f"energies relative to the references: {per_atom.min():.4f} to {per_atom.max():.4f} eV per atom"

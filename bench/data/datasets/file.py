@@ -52,7 +52,8 @@ class FileDataset:
         raw = self._read(paths)
         data = to_structures(self.name, raw, (self.energy_unit, self.length_unit), self.reference_energies)
         measured = np.unique(np.linspace(0, len(data) - 1, STRUCTURES_MEASURED).astype(np.int64))
-        check_plausible(data, self.plausible, raw.labels, measured, shortest_distances(data, measured))
+        shortest = shortest_distances(data, measured, self.plausible.distances[1])
+        check_plausible(data, self.plausible, raw.labels, measured, shortest)
         return data
 
     def _read(self, paths: list[Path]) -> RawStructures:

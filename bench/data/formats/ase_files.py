@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ase.db
 import ase.io
 import numpy as np
+from ase.io.formats import filetype
 
 from bench.data.convert import RawStructures
 from bench.errors import UserError, nearest
@@ -38,6 +40,9 @@ def read_ase_files(paths: Sequence[Path], energy_key: str | None, forces_key: st
 
 def _frames(path: Path) -> list[Any]:
     try:
+        if filetype(str(path)) == "db":
+            rows = ase.db.connect(path).select()
+            return [row.toatoms(add_additional_information=True) for row in progress(rows, path.name, unit="row")]
         return list(progress(ase.io.iread(path, index=":"), path.name, unit="frame"))
     except Exception as error:  # every format of ASE has its own errors
         reason = str(error).strip() or type(error).__name__
