@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import PROJECT, make_structures, random_crystal, random_molecule, subprocess_environment
-from published import HARTREE, KCAL, aspirin, write_md17, write_rmd17, write_xsf_folder
+from published import HARTREE, KCAL, REFERENCES, aspirin, write_md17, write_rmd17, write_xsf_folder
 
 from bench.data import neighbours
 from bench.data import prepare as prepare_module
@@ -44,7 +44,7 @@ def test_prepare_then_load(folder, tmp_path, capsys):
     assert "12 structures, 252 atoms" in out and "note: 12 of the published 100000 structures" in out
     _, r, e, f = aspirin()
     data = declared("rmd17_aspirin_full").load()
-    assert data.name == "rmd17_aspirin_full" and len(data) == 12
+    assert data.name == "rmd17_aspirin_full" and len(data) == 12 and declared("tio2").reference_energies == REFERENCES
     np.testing.assert_array_equal(data.positions, r.reshape(-1, 3))
     np.testing.assert_allclose(data.energies, e, rtol=1e-8)
     np.testing.assert_allclose(data.forces, f.reshape(-1, 3), rtol=1e-7)
