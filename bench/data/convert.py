@@ -128,10 +128,10 @@ def _constant_per_atom(name: str, raw: RawStructures, energies: Float[np.ndarray
     np.add.at(counts, (np.repeat(np.arange(len(energies)), raw.n_atoms), kinds), 1)
     fractions = counts / counts.sum(1, keepdims=True)
     if not np.allclose(fractions, fractions[0]):
-        zeros = ", ".join(f"{z}: 0" for z in elements.tolist())
+        zeros = ",".join(f"{z}:0" for z in elements.tolist())
         raise UserError(
-            f"dataset {name} holds different compositions: give dataset.reference_energies, eV per atom of each element"
-            f" (energies of isolated atoms serve; {{{zeros}}} for none)"
+            f"dataset {name} holds different compositions: give dataset.reference_energies={{{zeros}}} with the energies"
+            " of isolated atoms, or others that suit, in eV instead of the zeros"
         )
     constant = round(float(energies[0] / raw.n_atoms[0]), 2)
     return dict.fromkeys(elements.tolist(), constant)

@@ -25,7 +25,7 @@ class FileDataset:
 
     The units are those of the file's energies and lengths; forces are in energy_unit / length_unit. The keys name
     other entries than ASE's own energy and forces. `reference_energies` (eV per atomic number) are subtracted before
-    anything is learned; {} is allowed for data of one composition. `sha256`, where given, is the file's checksum.
+    anything is learned; null is allowed for data of one composition. `sha256`, where given, is the file's checksum.
     """
 
     name: str
@@ -33,7 +33,7 @@ class FileDataset:
     energy_unit: str | None
     length_unit: str
     plausible: Plausible
-    reference_energies: dict[int, float]
+    reference_energies: dict[int, float] | None
     energy_key: str | None = None
     forces_key: str | None = None
     sha256: str | None = None
@@ -50,7 +50,7 @@ class FileDataset:
         if self.sha256 is not None:
             self._check_unaltered(paths)
         raw = self._read(paths)
-        data = to_structures(self.name, raw, (self.energy_unit, self.length_unit), self.reference_energies)
+        data = to_structures(self.name, raw, (self.energy_unit, self.length_unit), self.reference_energies or {})
         measured = np.unique(np.linspace(0, len(data) - 1, STRUCTURES_MEASURED).astype(np.int64))
         shortest = shortest_distances(data, measured, self.plausible.distances[1])
         check_plausible(data, self.plausible, raw.labels, measured, shortest)
