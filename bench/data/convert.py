@@ -130,8 +130,8 @@ def _constant_per_atom(name: str, raw: RawStructures, energies: Float[np.ndarray
     if not np.allclose(fractions, fractions[0]):
         zeros = ",".join(f"{z}:0" for z in elements.tolist())
         raise UserError(
-            f"dataset {name} holds different compositions: give dataset.reference_energies={{{zeros}}} with the energies"
-            " of isolated atoms, or others that suit, in eV instead of the zeros"
+            f"dataset {name} holds different compositions: give dataset.reference_energies={{{zeros}}}, instead of the"
+            " zeros the energies of isolated atoms, or others that suit, in eV"
         )
     constant = round(float(energies[0] / raw.n_atoms[0]), 2)
     return dict.fromkeys(elements.tolist(), constant)
