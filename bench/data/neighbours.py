@@ -1,6 +1,6 @@
 """Neighbour lists for Eq. (2): all atoms and periodic images within r_max, an atom's own images included."""
 
-import contextlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import vesin
 from jaxtyping import Float, Int, UInt
 
 from bench.data.columns import META, read_columns, write_columns
-from bench.data.structures import Structures, ragged_rows
+from bench.data.structures import Origin, Structures, ragged_rows
 from bench.errors import UserError
 from bench.progress import progress
 from bench.record import locked
@@ -59,26 +59,34 @@ def find_neighbours(data: Structures, r_max: float) -> Neighbours:
 
     Raises UserError for atoms on top of each other.
     """
-    if data.folder is None:
+    if data.origin is None:
         return _compute(data, r_max)
-    folder = data.folder / f"neighbours_{float(r_max)!r}"
-    if not (folder / META).is_file():
-        # a store that is not ours to write to is used as it is
-        with contextlib.suppress(PermissionError), locked(data.folder / "neighbours.lock", wait=True):
-            if not (folder / META).is_file():
-                log.info("dataset %s: neighbour lists within %g Å, made once: %s", data.name, r_max, folder)
-                _save(folder, _compute(data, r_max))
-    return _open(folder) if (folder / META).is_file() else _compute(data, r_max)
+    folder = data.origin.folder / f"neighbours_{float(r_max)!r}"
+    found = None
+    try:
+        if not _is_of(folder, data.origin):
+            with locked(data.origin.folder / "neighbours.lock", wait=True):
+                if not _is_of(folder, data.origin):
+                    log.info("dataset %s: neighbour lists within %g Å, made once: %s", data.name, r_max, folder)
+                    found = _compute(data, r_max)
+                    _save(folder, found, data.origin)
+    except OSError as error:
+        log.info("note: the neighbour lists are not kept (%s)", error)
+        return found or _compute(data, r_max)
+    return _open(folder)
 
 
-def _save(folder: Path, neighbours: Neighbours) -> None:
+def _is_of(folder: Path, origin: Origin) -> bool:
+    """Whether the lists in a folder belong to these structures: a store can be replaced while it is used."""
+    meta = folder / META
+    return meta.is_file() and json.loads(meta.read_bytes()).get("store") == origin.checksum
+
+
+def _save(folder: Path, neighbours: Neighbours, origin: Origin) -> None:
     columns = {key: getattr(neighbours, key) for key in ("offsets", "centres", "neighbours")}
     if neighbours.shifts is not None:
         columns["shifts"] = neighbours.shifts
-    try:
-        write_columns(folder, columns, {"r_max": neighbours.r_max})
-    except OSError as error:
-        raise UserError(f"cannot write {folder} ({error.strerror}): make room there") from None
+    write_columns(folder, columns, {"r_max": neighbours.r_max, "store": origin.checksum})
 
 
 def _open(folder: Path) -> Neighbours:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.data.columns import META, read_columns, write_columns
-from bench.data.structures import Structures
+from bench.data.structures import Origin, Structures
 from bench.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -94,5 +94,6 @@ def open_store(name: str, reference_energies: Mapping[int, float]) -> tuple[Stru
         reference_energies=dict(reference_energies),
     )
     stored = {int(z): energy for z, energy in meta["reference_energies"].items()}
-    data.remember(store_folder(name), meta["checksum"] if stored == data.reference_energies else None)
+    origin = Origin(store_folder(name), meta["checksum"])
+    data.remember(origin, same_references=stored == data.reference_energies)
     return data, meta

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
@@ -15,13 +16,20 @@ SMALLEST_VOLUME = 1e-6
 """Å³; a periodic cell below it is flat."""
 
 
+class Origin(NamedTuple):
+    """The folder of a store and the checksum written with it."""
+
+    folder: Path
+    checksum: str
+
+
 @dataclass(frozen=True)
 class Structures:
     """A dataset in eV and Å; positions and forces may be float32 or float64, as published.
 
     `reference_energies` (eV per atomic number) are constants of the dataset; `residual_energies` is what is learned.
     `forces` is None for a dataset of energies alone. Nothing is checked here: who reads foreign data calls
-    `check_structures`. `folder` is the store the arrays are mapped from, if any.
+    `check_structures`. `origin` is the store the arrays are mapped from, if any; a copy made by `replace` forgets it.
     """
 
     name: str
@@ -33,7 +41,7 @@ class Structures:
     energies: Float[np.ndarray, " structures"]
     forces: Float[np.ndarray, "atoms 3"] | None
     reference_energies: dict[int, float]
-    folder: Path | None = field(default=None, init=False, compare=False)
+    origin: Origin | None = field(default=None, init=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -81,11 +89,11 @@ class Structures:
         """The atom rows of some structures, in their order."""
         return ragged_rows(self.offsets[structures], self.n_atoms[structures])
 
-    def remember(self, folder: Path, checksum: str | None) -> None:
-        """Say where these arrays lie, and their checksum if it is known; a copy made by `replace` forgets both."""
-        object.__setattr__(self, "folder", folder)
-        if checksum is not None:
-            vars(self)["checksum"] = checksum
+    def remember(self, origin: Origin, *, same_references: bool) -> None:
+        """Say where these arrays lie. The store's checksum is theirs, too, if it has the same reference energies."""
+        object.__setattr__(self, "origin", origin)
+        if same_references:
+            vars(self)["checksum"] = origin.checksum
 
 
 def check_structures(data: Structures, labels: Sequence[str] | None = None) -> None:

@@ -92,7 +92,7 @@ def test_opening_reads_nothing(folder, tmp_path):
     assert again.checksum == "stored"
     other, _ = open_store("rmd17_aspirin_full", {1: 0.0, 6: 0.0, 8: 0.0})
     assert other.checksum not in ("stored", meta["checksum"])
-    assert dataclasses.replace(again).checksum == meta["checksum"] and dataclasses.replace(again).folder is None
+    assert dataclasses.replace(again).checksum == meta["checksum"] and dataclasses.replace(again).origin is None
 
 
 def test_verify(folder, tmp_path, capsys):
@@ -194,6 +194,33 @@ def test_neighbour_lists_are_made_once_and_equal(folder, generator, monkeypatch)
             np.testing.assert_array_equal(getattr(found, key), array)
         assert isinstance(found.centres.base, np.memmap)
         monkeypatch.setattr("bench.data.neighbours._compute", None)  # the second time nothing is computed
+
+
+def test_neighbour_lists_belong_to_their_store(folder, tmp_path):
+    """Structures still mapped from a store that was replaced meanwhile do not take the lists of the new one."""
+    sources = [write_rmd17(tmp_path / "rmd17_aspirin.npz"), write_rmd17(tmp_path / "more.npz", n=13)]
+    main(["prepare", "rmd17_aspirin_full", "--from", str(sources[0])])
+    old = declared("rmd17_aspirin_full").load()
+    main(["prepare", "rmd17_aspirin_full", "--from", str(sources[1])])
+    new = declared("rmd17_aspirin_full").load()
+    for data in (new, old, new):
+        wanted = find_neighbours(dataclasses.replace(data), 4.0)
+        np.testing.assert_array_equal(find_neighbours(data, 4.0).offsets, wanted.offsets)
+
+
+def test_neighbour_lists_without_room(folder, tmp_path, monkeypatch, caplog):
+    """A store that cannot be written to serves all the same."""
+    main(["prepare", "rmd17_aspirin_full", "--from", str(write_rmd17(tmp_path / "rmd17_aspirin.npz"))])
+    data = declared("rmd17_aspirin_full").load()
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with caplog.at_level(logging.INFO):
+        assert len(find_neighbours(data, 4.0).offsets) == 13
+    assert "the neighbour lists are not kept ([Errno 28] No space left on device)" in caplog.text
+    assert not list((folder / "rmd17_aspirin_full").glob("*neighbours_*"))
 
 
 def test_neighbour_lists_of_many_processes(folder, tmp_path, monkeypatch):
