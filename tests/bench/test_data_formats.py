@@ -259,3 +259,37 @@ def test_tio2_back_to_xsf(tmp_path, shared_data):
 def test_embedded_file_is_a_published_layout():
     raw = read_source(PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz", None)
     assert raw.energy_unit == "eV" and len(raw.energies) == 4019 and raw.positions.dtype == np.float32
+
+
+EXTXYZ = """3
+Properties=species:S:1:pos:R:3:forces:R:3 energy=-14.2 pbc="F F F"
+O 0.00 0.0 0.0 0.1 0.0 0.0
+H 0.00 0.0 0.96 0.0 0.1 0.0
+H 0.93 0.0 -0.24 0.0 0.0 0.1
+"""
+DAMAGED_FILES = {
+    "text in a number": (EXTXYZ.replace("0.96", "O.96"), r"a.xyz cannot be read by ASE \("),
+    "fewer atoms": (EXTXYZ.rsplit("H", 1)[0], r"a.xyz cannot be read by ASE \("),
+    "more atoms": (EXTXYZ + "H 0 0 3 0 0 0\n", r"a.xyz cannot be read by ASE \("),
+    "NaN force": (EXTXYZ.replace("0.0 0.1\n", "0.0 nan\n"), r"forces of structure 0 \(a.xyz:0\) hold \[0.0, 0.0, nan\]"),
+    "NaN energy": (EXTXYZ.replace("-14.2", "nan"), r"energy of structure 0 \(a.xyz:0\) is nan"),
+    "text as energy": (EXTXYZ.replace("-14.2", "low"), r"a.xyz:0: energy is 'low', expected a number|cannot be read"),
+    "flat cell": (
+        EXTXYZ.replace('pbc="F F F"', 'pbc="T T T" Lattice="3 0 0 0 3 0 0 0 0"'),
+        r"structure 0 \(a.xyz:0\) is periodic but its cell has no volume",
+    ),
+    "0 structures": ("", r"a.xyz cannot be read by ASE|0 structures"),
+    "a dummy atom": (EXTXYZ.replace("O ", "X "), r"Z = 0 is no element"),
+    "Bohr": (EXTXYZ.replace("0.96", "0.096").replace("0.93", "0.093").replace("-0.24", "-0.024"), r"0.096 Å apart"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED_FILES)
+def test_damaged_files_of_ase(tmp_path, case):
+    text, message = DAMAGED_FILES[case]
+    (tmp_path / "a.xyz").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        from_file(str(tmp_path / "a.xyz"))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "a.xyz").write_text(EXTXYZ)
+    assert from_file(str(tmp_path / "a.xyz")).energies == [-14.2]
