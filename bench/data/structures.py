@@ -59,13 +59,16 @@ class Structures:
     @cached_property
     def species_index(self) -> Int[np.ndarray, " atoms"]:
         """Each atom's position in `species`."""
-        return np.searchsorted(np.array(self.species), self.atomic_numbers)
+        position = np.zeros(max(self.species) + 1, dtype=np.int64)
+        position[list(self.species)] = np.arange(len(self.species))
+        return position[self.atomic_numbers]
 
     @cached_property
     def residual_energies(self) -> Float[np.ndarray, " structures"]:
         """Energies minus the sum of the atoms' reference energies, float64, eV (METHOD section 2)."""
-        per_species = np.array([self.reference_energies[z] for z in self.species], dtype=np.float64)
-        return self.energies - np.add.reduceat(per_species[self.species_index], self.offsets[:-1])
+        reference = np.zeros(max(self.species) + 1)
+        reference[list(self.species)] = [self.reference_energies[z] for z in self.species]
+        return self.energies - np.add.reduceat(reference[self.atomic_numbers], self.offsets[:-1])
 
     @cached_property
     def checksum(self) -> str:
