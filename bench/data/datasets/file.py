@@ -14,6 +14,7 @@ from bench.data.sources import is_archive
 from bench.data.store import PROJECT
 from bench.data.structures import Structures
 from bench.errors import UserError
+from bench.units import energy_unit
 
 STRUCTURES_MEASURED = 200
 """Distances show a wrong unit of length on a few structures already."""
@@ -50,6 +51,11 @@ class FileDataset:
         if self.sha256 is not None:
             self._check_unaltered(paths)
         raw = self._read(paths)
+        if raw.energy_unit is not None and energy_unit(self.energy_unit) != energy_unit(raw.energy_unit):
+            raise UserError(
+                f"dataset {self.name}: {self.path} is in {raw.energy_unit}, but dataset.energy_unit ="
+                f" {self.energy_unit}: set it to {raw.energy_unit}"
+            )
         data = to_structures(self.name, raw, (self.energy_unit, self.length_unit), self.reference_energies or {})
         measured = np.unique(np.linspace(0, len(data) - 1, STRUCTURES_MEASURED).astype(np.int64))
         shortest = shortest_distances(data, measured, self.plausible.distances[1])
