@@ -236,7 +236,7 @@ def test_a_published_format_as_a_file(tmp_path):
     write_xsf_folder(tmp_path / "tio2")
     data = from_file(str(tmp_path / "tio2"), reference_energies=REFERENCES)
     assert len(data) == 5 and data.periodic.all()
-    with pytest.raises(UserError, match="tio2 is in eV, but dataset.energy_unit = Hartree: set it to eV"):
+    with pytest.raises(UserError, match=r"tio2 is in eV, but dataset.energy_unit = Hartree: set it to eV"):
         from_file(str(tmp_path / "tio2"), reference_energies=REFERENCES, energy_unit="Hartree")
     with pytest.raises(UserError, match="energy unit 'ev' is not known: did you mean 'eV'"):
         from_file(str(tmp_path / "tio2"), reference_energies=REFERENCES, energy_unit="ev")
