@@ -8,7 +8,7 @@ import torch
 from ase.calculators.calculator import Calculator, all_changes
 
 from bench.data.neighbours import find_neighbours
-from bench.data.structures import Structures
+from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import make_batch
@@ -44,6 +44,7 @@ class PotentialCalculator(Calculator):
             forces=None,
             reference_energies=self.reference_energies,
         )
+        check_structures(data)
         neighbours = find_neighbours(data, settings.r_max)
         potential = self.potential
         builder = GeometryBuilder(

@@ -13,7 +13,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from bench.data.neighbours import find_neighbours  # noqa: E402
-from bench.data.structures import Structures  # noqa: E402
+from bench.data.structures import Structures, check_structures  # noqa: E402
 from bench.model.geometry import GeometryBuilder  # noqa: E402
 from bench.model.potential import INVARIANT_VARIANCE, Potential, initial_parameters  # noqa: E402
 from bench.schema import ModelSettings  # noqa: E402
@@ -28,7 +28,7 @@ def make_structures(molecules, *, name="test", reference=0.0) -> Structures:
     counts = [len(z) for z, _, _ in molecules]
     numbers = np.concatenate([np.asarray(z) for z, _, _ in molecules]).astype(np.int64)
     positions = np.concatenate([np.asarray(r, dtype=float) for _, r, _ in molecules])
-    return Structures(
+    data = Structures(
         name=name,
         atomic_numbers=numbers,
         positions=positions,
@@ -39,6 +39,8 @@ def make_structures(molecules, *, name="test", reference=0.0) -> Structures:
         forces=np.zeros_like(positions),
         reference_energies={int(z): reference for z in np.unique(numbers)},
     )
+    check_structures(data)
+    return data
 
 
 def make_builder(data, settings=SMALL, dtype=torch.float64) -> GeometryBuilder:

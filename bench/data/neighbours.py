@@ -1,14 +1,22 @@
 """Neighbour lists for Eq. (2): all atoms and periodic images within r_max, an atom's own images included."""
 
+import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import vesin
 from jaxtyping import Float, Int, UInt
 
-from bench.data.structures import Structures, ragged_rows
+from bench.data.columns import META, read_columns, write_columns
+from bench.data.structures import Origin, Structures, ragged_rows
 from bench.errors import UserError
+from bench.progress import progress
+from bench.record import locked
 
+log = logging.getLogger(__name__)
 SHORTEST_DISTANCE = 0.1
 """Å; closer atoms are a broken structure."""
 
@@ -36,7 +44,9 @@ class Neighbours:
         first_picked = np.cumsum(data.n_atoms[structures]) - data.n_atoms[structures]
         centre, neighbour = self.centres[rows].astype(np.int64), self.neighbours[rows].astype(np.int64)
         source = np.repeat(first_atom, counts)
-        vectors = data.positions[source + neighbour] - data.positions[source + centre]
+        # in float64 whatever the precision of the store: the difference of two coordinates loses digits
+        vectors = data.positions[source + neighbour].astype(np.float64)
+        vectors -= data.positions[source + centre]
         if self.shifts is not None:
             cells = np.repeat(data.cells[structures], counts, axis=0)
             vectors = vectors + np.einsum("es,esc->ec", self.shifts[rows].astype(np.float64), cells)
@@ -45,15 +55,58 @@ class Neighbours:
 
 
 def find_neighbours(data: Structures, r_max: float) -> Neighbours:
-    """Compute the neighbour list of a whole dataset once (vesin). Raises UserError for atoms on top of each other."""
+    """The neighbour list of a whole dataset; that of a prepared one is made once and shared by all processes.
+
+    Raises UserError for atoms on top of each other.
+    """
+    if data.origin is None:
+        return _compute(data, r_max)
+    folder = data.origin.folder / f"neighbours_{float(r_max)!r}"
+    found = None
+    try:
+        if not _is_of(folder, data.origin):
+            with locked(data.origin.folder / "neighbours.lock", wait=True):
+                if not _is_of(folder, data.origin):
+                    log.info("dataset %s: neighbour lists within %g Å, made once: %s", data.name, r_max, folder)
+                    found = _compute(data, r_max)
+                    _save(folder, found, data.origin)
+    except OSError as error:
+        log.info("note: the neighbour lists are not kept (%s)", error)
+        return found or _compute(data, r_max)
+    return _open(folder)
+
+
+def _is_of(folder: Path, origin: Origin) -> bool:
+    """Whether the lists in a folder belong to these structures: a store can be replaced while it is used."""
+    meta = folder / META
+    return meta.is_file() and json.loads(meta.read_bytes()).get("store") == origin.checksum
+
+
+def _save(folder: Path, neighbours: Neighbours, origin: Origin) -> None:
+    columns = {key: getattr(neighbours, key) for key in ("offsets", "centres", "neighbours")}
+    if neighbours.shifts is not None:
+        columns["shifts"] = neighbours.shifts
+    write_columns(folder, columns, {"r_max": neighbours.r_max, "store": origin.checksum})
+
+
+def _open(folder: Path) -> Neighbours:
+    columns, meta = read_columns(folder)
+    return Neighbours(
+        r_max=meta["r_max"],
+        offsets=columns["offsets"],
+        centres=columns["centres"],
+        neighbours=columns["neighbours"],
+        shifts=columns.get("shifts"),
+    )
+
+
+def _compute(data: Structures, r_max: float) -> Neighbours:
+    """Look for all pairs within r_max (vesin)."""
     calculator = vesin.NeighborList(cutoff=r_max, full_list=True, sorted=True, n_threads=1)
     any_periodic = bool(data.periodic.any())
     centres, neighbours, shifts, counts = [], [], [], np.zeros(len(data), dtype=np.int64)
-    for structure in range(len(data)):
-        rows = slice(data.offsets[structure], data.offsets[structure + 1])
-        i, j, s, d = calculator.compute(
-            data.positions[rows], data.cells[structure], data.periodic[structure], quantities="ijSd"
-        )
+    for structure in progress(range(len(data)), "neighbour lists", unit="structure"):
+        i, j, s, d = _within(data, structure, calculator, "ijSd")
         if len(d) and d.min() < SHORTEST_DISTANCE:
             pair = int(np.argmin(d))
             raise UserError(
@@ -71,4 +124,26 @@ def find_neighbours(data: Structures, r_max: float) -> Neighbours:
         centres=np.concatenate(centres),
         neighbours=np.concatenate(neighbours),
         shifts=np.concatenate(shifts) if any_periodic else None,
+    )
+
+
+def shortest_distances(
+    data: Structures, structures: Int[np.ndarray, " picked"], farthest: float
+) -> Float[np.ndarray, " picked"]:
+    """The shortest distance between two atoms or images of each of some structures in Å; infinite beyond `farthest`."""
+    calculator = vesin.NeighborList(cutoff=farthest, full_list=False, sorted=False, n_threads=1)
+    result = np.full(len(structures), np.inf)
+    for row, structure in enumerate(progress(structures.tolist(), "shortest distances", unit="structure")):
+        (distances,) = _within(data, structure, calculator, "d")
+        result[row] = distances.min(initial=np.inf)
+    return result
+
+
+def _within(data: Structures, structure: int, calculator: vesin.NeighborList, quantities: str) -> Sequence[np.ndarray]:
+    rows = slice(data.offsets[structure], data.offsets[structure + 1])
+    return calculator.compute(
+        data.positions[rows].astype(np.float64, copy=False),
+        data.cells[structure],
+        data.periodic[structure],
+        quantities=quantities,
     )

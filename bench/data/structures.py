@@ -1,25 +1,39 @@
 """Labelled atomistic structures as flat arrays: atoms of structure i are the rows offsets[i]:offsets[i+1]."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 from bench.errors import UserError
+
+SMALLEST_VOLUME = 1e-6
+"""Å³; a periodic cell below it is flat."""
+
+
+class Origin(NamedTuple):
+    """The folder of a store and the checksum written with it."""
+
+    folder: Path
+    checksum: str
 
 
 @dataclass(frozen=True)
 class Structures:
-    """A dataset in eV and Å.
+    """A dataset in eV and Å; positions and forces may be float32 or float64, as published.
 
     `reference_energies` (eV per atomic number) are constants of the dataset; `residual_energies` is what is learned.
-    `forces` is None for a dataset of energies alone.
+    `forces` is None for a dataset of energies alone. Nothing is checked here: who reads foreign data calls
+    `check_structures`. `origin` is the store the arrays are mapped from, if any; a copy made by `replace` forgets it.
     """
 
     name: str
-    atomic_numbers: Int[np.ndarray, " atoms"]
+    atomic_numbers: Integer[np.ndarray, " atoms"]
     positions: Float[np.ndarray, "atoms 3"]
     offsets: Int[np.ndarray, " structures_and_1"]
     cells: Float[np.ndarray, "structures 3 3"]
@@ -27,9 +41,7 @@ class Structures:
     energies: Float[np.ndarray, " structures"]
     forces: Float[np.ndarray, "atoms 3"] | None
     reference_energies: dict[int, float]
-
-    def __post_init__(self) -> None:
-        self._check()
+    origin: Origin | None = field(default=None, init=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -47,13 +59,16 @@ class Structures:
     @cached_property
     def species_index(self) -> Int[np.ndarray, " atoms"]:
         """Each atom's position in `species`."""
-        return np.searchsorted(np.array(self.species), self.atomic_numbers)
+        position = np.zeros(max(self.species) + 1, dtype=np.int64)
+        position[list(self.species)] = np.arange(len(self.species))
+        return position[self.atomic_numbers]
 
     @cached_property
     def residual_energies(self) -> Float[np.ndarray, " structures"]:
         """Energies minus the sum of the atoms' reference energies, float64, eV (METHOD section 2)."""
-        per_species = np.array([self.reference_energies[z] for z in self.species], dtype=np.float64)
-        return self.energies - np.add.reduceat(per_species[self.species_index], self.offsets[:-1])
+        reference = np.zeros(max(self.species) + 1)
+        reference[list(self.species)] = [self.reference_energies[z] for z in self.species]
+        return self.energies - np.add.reduceat(reference[self.atomic_numbers], self.offsets[:-1])
 
     @cached_property
     def checksum(self) -> str:
@@ -77,31 +92,45 @@ class Structures:
         """The atom rows of some structures, in their order."""
         return ragged_rows(self.offsets[structures], self.n_atoms[structures])
 
-    def _check(self) -> None:
-        """Refuse what no potential can learn from."""
-        where = f"dataset {self.name}"
-        if len(self.energies) == 0:
-            raise UserError(f"{where}: 0 structures: nothing to learn from")
-        if np.any(self.n_atoms < 1) or self.offsets[-1] != len(self.positions):
-            raise UserError(f"{where}: the atom counts do not add up to the {len(self.positions)} positions given")
-        missing = sorted(set(np.unique(self.atomic_numbers).tolist()) - set(self.reference_energies))
-        if missing:
-            raise UserError(f"{where}: no reference energy for Z = {missing}: add it to dataset.reference_energies")
-        per_atom = {"positions": self.positions} | ({} if self.forces is None else {"forces": self.forces})
-        for key, array in per_atom.items():
-            bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-            if bad.size:
-                structure = int(np.searchsorted(self.offsets, bad[0], side="right") - 1)
-                value = array[bad[0]].tolist()
-                raise UserError(f"{where}: {key} of structure {structure} hold {value}: remove or mend that structure")
-        bad = np.flatnonzero(~np.isfinite(self.energies))
+    def remember(self, origin: Origin, *, same_references: bool) -> None:
+        """Say where these arrays lie. The store's checksum is theirs, too, if it has the same reference energies."""
+        object.__setattr__(self, "origin", origin)
+        if same_references:
+            vars(self)["checksum"] = origin.checksum
+
+
+def check_structures(data: Structures, labels: Sequence[str] | None = None) -> None:
+    """Refuse what no potential can learn from. `labels` name the structures in messages. Raises UserError."""
+    where = f"dataset {data.name}"
+
+    def named(structure: int) -> str:
+        return f"structure {structure}" + (f" ({labels[structure]})" if labels is not None else "")
+
+    if len(data) == 0:
+        raise UserError(f"{where}: 0 structures: nothing to learn from")
+    if np.any(data.n_atoms < 1) or data.offsets[-1] != len(data.positions):
+        raise UserError(f"{where}: the atom counts do not add up to the {len(data.positions)} positions given")
+    present = np.unique(data.atomic_numbers).tolist()
+    if present[0] < 1:
+        raise UserError(f"{where}: Z = {present[0]} is no element: remove the dummy atoms")
+    missing = sorted(set(present) - set(data.reference_energies))
+    if missing:
+        raise UserError(f"{where}: no reference energy for Z = {missing}: add it to dataset.reference_energies")
+    per_atom = {"positions": data.positions} | ({} if data.forces is None else {"forces": data.forces})
+    for key, array in per_atom.items():
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
         if bad.size:
-            value = self.energies[bad[0]]
-            raise UserError(f"{where}: energy of structure {bad[0]} is {value}: remove or mend that structure")
-        volume = np.abs(np.linalg.det(self.cells))
-        flat = np.flatnonzero(self.periodic.any(axis=1) & ~(volume > 1e-6))
-        if flat.size:
-            raise UserError(f"{where}: structure {flat[0]} is periodic but its cell has no volume: give a real cell")
+            structure = int(np.searchsorted(data.offsets, bad[0], side="right") - 1)
+            value = array[bad[0]].tolist()
+            raise UserError(f"{where}: {key} of {named(structure)} hold {value}: remove or mend that structure")
+    bad = np.flatnonzero(~np.isfinite(data.energies))
+    if bad.size:
+        value = data.energies[bad[0]]
+        raise UserError(f"{where}: energy of {named(int(bad[0]))} is {value}: remove or mend that structure")
+    periodic = np.flatnonzero(data.periodic.any(axis=1))
+    flat = periodic[~(np.abs(np.linalg.det(data.cells[periodic])) > SMALLEST_VOLUME)]
+    if flat.size:
+        raise UserError(f"{where}: {named(int(flat[0]))} is periodic but its cell has no volume: give a real cell")
 
 
 def ragged_rows(

@@ -8,7 +8,8 @@ import torch
 from conftest import PROJECT, make_structures, random_crystal, random_molecule
 from reference import brute_force_pairs
 
-from bench.data.datasets.molecule_npz import Keys, MoleculeNpz
+from bench.data.convert import Plausible
+from bench.data.datasets.file import FileDataset
 from bench.data.neighbours import find_neighbours
 from bench.data.split import draw_split
 from bench.errors import UserError, nearest
@@ -19,17 +20,20 @@ from bench.units import KCAL_PER_MOL, energy_unit, length_unit
 EMBEDDED = PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz"
 
 
-def reader(path, **changes) -> MoleculeNpz:
-    keys = Keys(atomic_numbers="Z", positions="R", energies="E", forces="F")
-    given = {"name": "test", "path": str(path), "keys": keys, "energy_unit": "eV", "length_unit": "Å"}
-    return MoleculeNpz(**{**given, "reference_energies": {1: 0.0, 8: -1.0}, **changes})
+ANYTHING = Plausible(energies=(-1e6, 1e6), distances=(0.0, 10.0))
+
+
+def reader(path, **changes) -> FileDataset:
+    """Reads the format of MD17, which says no units."""
+    given = {"name": "test", "path": str(path), "energy_unit": "eV", "length_unit": "Å", "plausible": ANYTHING}
+    return FileDataset(**{**given, "reference_energies": {1: 0.0, 8: -1.0}, **changes})
 
 
 def arrays(n=5):
     generator = np.random.default_rng(0)
     positions = np.array([[0, 0, 0], [0, 0, 1.0], [0, 0.9, 0]]) + 0.01 * generator.normal(size=(n, 3, 3))
     return {
-        "Z": np.array([8, 1, 1], dtype=np.uint8),
+        "z": np.array([8, 1, 1], dtype=np.uint8),
         "R": positions,
         "E": generator.normal(size=n),
         "F": generator.normal(size=(n, 3, 3)),
@@ -75,14 +79,15 @@ def broken(change):
 
 
 BROKEN = {
-    "missing array": (lambda a: a.pop("F"), "no array 'F'"),
+    "missing array": (lambda a: a.pop("F"), "holds the arrays z, R, E, expected one of these: MD17: z, R, E, F"),
+    "text": (lambda a: a.update(E=np.array(["1.0", "a", "2", "3", "4"])), "array E holds <U3, expected numbers"),
     "NaN position": (lambda a: a["R"].__setitem__((3, 1, 2), np.nan), "positions of structure 3"),
     "NaN force": (lambda a: a["F"].__setitem__((2, 1, 2), np.inf), "forces of structure 2"),
-    "NaN energy": (lambda a: a["E"].__setitem__(4, np.nan), "energy of structure 4 is nan"),
-    "atoms": (lambda a: a.update(Z=np.array([8, 1])), "has shape"),
+    "NaN energy": (lambda a: a["E"].__setitem__(4, np.nan), "energy of structure 4 .* is nan"),
+    "atoms": (lambda a: a.update(z=np.array([8, 1])), "has shape"),
     "structures": (lambda a: a.update(E=a["E"][:-1]), "has shape"),
     "nothing": (lambda a: a.update(E=a["E"][:0], R=a["R"][:0], F=a["F"][:0]), "0 structures"),
-    "element": (lambda a: a.update(Z=np.array([8, 1, 6])), r"no reference energy for Z = \[6\]"),
+    "element": (lambda a: a.update(z=np.array([8, 1, 6])), r"no reference energy for Z = \[6\]"),
 }
 
 
@@ -100,9 +105,13 @@ def test_damaged_files(tmp_path):
         reader(tmp_path / "nowhere.npz").load()
     np.savez(tmp_path / "a.npz", **arrays())
     content = (tmp_path / "a.npz").read_bytes()
-    for name, damaged in (("cut", content[: len(content) // 2]), ("text", b"not an archive"), ("empty", b"")):
+    for name, damaged, message in (
+        ("cut", content[: len(content) // 2], "is damaged"),
+        ("text", b"not an archive", "cannot be read by ASE"),
+        ("empty", b"", "cannot be read by ASE"),
+    ):
         (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(UserError, match="is no readable"):
+        with pytest.raises(UserError, match=message):
             reader(tmp_path / name).load()
     with pytest.raises(UserError, match=r"has SHA-256 .* expected 0000"):
         reader(tmp_path / "a.npz", sha256="0" * 64).load()

@@ -24,7 +24,7 @@ from bench.provenance import provenance
 from bench.schema import LearningRates, ModelSettings, TrainingSettings
 from bench.training.fit import _initialise, _Minibatches, _Optimizer
 from bench.training.scaling import EnergyScaling
-from tests.perf.features import dataset, first
+from tests.perf.features import archive, embedded, first
 
 RATES = LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001)
 
@@ -86,12 +86,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(json.dumps(provenance("cpu")))
-    cases = [("aspirin", first(dataset("rmd17_aspirin"), 1000), ModelSettings(r_max=4.0), True)]
+    cases = [("aspirin", first(embedded(), 1000), ModelSettings(r_max=4.0), True)]
     if arguments.tio2:
-        cases.append(("TiO2", first(dataset("tio2", arguments.tio2), 1000), ModelSettings(r_max=6.5), True))
+        cases.append(("TiO2", first(archive(arguments.tio2), 1000), ModelSettings(r_max=6.5), True))
     if arguments.qm9:
         settings = ModelSettings(r_max=3.0, normalise_invariants=True)
-        cases.append(("QM9", first(dataset("qm9", arguments.qm9), 1000), settings, False))
+        cases.append(("QM9", first(archive(arguments.qm9), 1000), settings, False))
     rows = [measure(*case, arguments.steps, models) for case in cases for models in arguments.models]
     columns = ["data", "models", "forces", "atoms", "step_ms", "floor_ms", "ratio", "load"]
     table = pd.DataFrame(rows, columns=columns)

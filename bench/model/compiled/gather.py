@@ -61,7 +61,8 @@ def _gather_one(structure, lists, first, to, first_pair, centres, neighbours, ve
             row += 1
         centres[to + p], neighbours[to + p] = first + i, first + j
         for axis in range(3):
-            vector = lists.positions[atom + j, axis] - lists.positions[atom + i, axis]
+            # in float64 whatever the precision of the store: the difference of two coordinates loses digits
+            vector = np.float64(lists.positions[atom + j, axis]) - np.float64(lists.positions[atom + i, axis])
             if len(lists.shifts) > 0:
                 for edge in range(3):
                     vector += lists.shifts[source + p, edge] * lists.cells[structure, edge, axis]

@@ -1,0 +1,119 @@
+"""Datasets: what is here, fetch or convert, check: python -m bench.data list|prepare|verify [NAME] [--from PATH]."""
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.data.datasets.file import FileDataset
+from bench.data.datasets.stored import StoredDataset
+from bench.data.prepare import prepare
+from bench.data.store import PROJECT, data_folder, is_prepared, read_store, store_folder
+from bench.data.verify import describe
+from bench.errors import UserError, nearest
+from bench.schema import plugin
+
+DATASETS = PROJECT / "conf" / "dataset"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """One line, as everywhere."""
+        self.exit(2, f"error: {message} (python -m bench.data --help)\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when all is well, 2 after a mistake in the input."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "list":
+            _list()
+        elif options.command == "prepare":
+            _prepare(options.name, options.source)
+        else:
+            _verify(options.name)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted: nothing was changed", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m bench.data", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    commands.add_parser("list", help="every dataset: whether it is here, its size, licence and source")
+    prepare_parser = commands.add_parser("prepare", help="fetch a dataset, or convert a local copy, into the store")
+    prepare_parser.add_argument("name")
+    prepare_parser.add_argument(
+        "--from", dest="source", type=Path, metavar="PATH", help="the published file, archive or folder; no network"
+    )
+    verify_parser = commands.add_parser("verify", help="check all that can be checked of a dataset that is here")
+    verify_parser.add_argument("name")
+    return parser
+
+
+def _declared(name: str) -> Any:
+    """The dataset of a yaml. Raises UserError with the nearest name."""
+    known = {path.stem: path for path in DATASETS.glob("*.yaml")}
+    if name not in known:
+        raise UserError(f"no dataset is called {name!r}: {nearest(name, known)}")
+    return plugin(yaml.safe_load(known[name].read_text()), f"dataset {name}")
+
+
+def _list() -> None:
+    print(f"data folder: {data_folder()}")
+    for path in sorted(DATASETS.glob("*.yaml")):
+        declared = _declared(path.stem)
+        if isinstance(declared, StoredDataset):
+            print(f"{path.stem:20} {_state(declared)}; licence: {declared.licence}; {declared.page}")
+        elif isinstance(declared, FileDataset) and declared.path:
+            print(f"{path.stem:20} part of this project; licence: {declared.licence}; {declared.source}")
+
+
+def _state(declared: StoredDataset) -> str:
+    if not is_prepared(declared.name):
+        return f"not here, {declared.structures} structures"
+    _, meta = read_store(declared.name)
+    size = sum(file.stat().st_size for file in store_folder(declared.name).rglob("*") if file.is_file())
+    return f"here, {meta['structures']} of {declared.structures} structures, {size / 1e6:.1f} MB"
+
+
+def _prepare(name: str, source: Path | None) -> None:
+    declared = _declared(name)
+    if not isinstance(declared, StoredDataset):
+        raise UserError(f"dataset {name} needs no preparation: it is read from its file")
+    started = time.perf_counter()
+    meta = prepare(declared, source)
+    print(f"{name}: {meta['structures']} structures, {meta['atoms']} atoms in {store_folder(name)}")
+    print(f"checksum {meta['checksum'][:16]}…, {time.perf_counter() - started:.1f} s")
+    if meta["structures"] < declared.structures:
+        print(f"note: {meta['structures']} of the published {declared.structures} structures")
+
+
+def _verify(name: str) -> None:
+    declared = _declared(name)
+    data = declared.load()
+    if isinstance(declared, StoredDataset):
+        columns, meta = read_store(name)
+        labels = [label.decode() for label in columns["labels"].tolist()]
+        checksum, published, remarks = meta["checksum"], declared.structures, declared.remarks
+        print(f"{name} from {meta['source']}; {meta['energy_unit_of_source']} there, eV and Å here")
+    else:
+        labels = [f"frame {i}" for i in range(len(data))]
+        checksum, published, remarks = data.checksum, len(data), []
+    for line in describe(data, labels, declared.plausible, checksum, published):
+        print(line)
+    for remark in remarks:
+        print(f"note: {remark}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

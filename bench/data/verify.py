@@ -1,0 +1,95 @@
+"""What a dataset holds: every check that can be made on it, and its oddities as notes."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from bench.data.convert import Plausible, check_plausible
+from bench.data.neighbours import shortest_distances
+from bench.data.structures import Structures, check_structures
+from bench.errors import UserError
+
+LARGE_FORCE = 20.0
+"""eV/Å; structures with a larger force component are counted."""
+NET_FORCE = 0.1
+"""eV/Å; a larger sum of forces on a structure is worth a note."""
+
+
+def describe(
+    data: Structures, labels: Sequence[str], plausible: Plausible, checksum: str, published: int
+) -> Iterator[str]:
+    """Check a dataset and yield lines of what was found; `note:` starts an oddity. Raises UserError on an error."""
+    check_structures(data, labels)
+    yield f"{len(data)} of {published} structures, {len(data.positions)} atoms; {_composition(data)}"
+    if len(data) < published:
+        yield f"note: {published - len(data)} of the published structures are not there"
+    everyone = np.arange(len(data))
+    shortest = shortest_distances(data, everyone, plausible.distances[1])
+    check_plausible(data, plausible, labels, everyone, shortest)
+    per_atom = data.residual_energies / data.n_atoms
+    yield f"energies relative to the references: {per_atom.min():.4f} to {per_atom.max():.4f} eV per atom"
+    yield from _forces(data)
+    yield f"shortest distance between two atoms: {shortest.min():.3f} Å, in the median {np.median(shortest):.3f} Å"
+    yield from _periodicity(data)
+    yield from _duplicates(data, labels)
+    actual = replace(data).checksum  # a copy does not remember the store's
+    if actual != checksum:
+        raise UserError(
+            f"dataset {data.name}: the store's checksum is {checksum[:12]}…, its arrays have {actual[:12]}…:"
+            f" prepare it again"
+        )
+    yield f"every value is finite; checksum {actual[:16]}… is right"
+
+
+def _composition(data: Structures) -> str:
+    numbers, counts = np.unique(data.atomic_numbers, return_counts=True)
+    atoms = ", ".join(f"{chemical_symbols[z]} {n}" for z, n in zip(numbers.tolist(), counts.tolist(), strict=True))
+    return f"{atoms}; {data.n_atoms.min()} to {data.n_atoms.max()} atoms each"
+
+
+def _forces(data: Structures) -> Iterator[str]:
+    if data.forces is None:
+        yield "no forces"
+        return
+    forces = np.asarray(data.forces, dtype=np.float64)
+    typical = np.sqrt(3 * np.mean(forces**2))
+    yield f"forces: root mean square {typical:.3f}, largest component {np.abs(forces).max():.2f} eV/Å"
+    largest = np.maximum.reduceat(np.abs(forces).max(axis=1), data.offsets[:-1])
+    if (n := int((largest > LARGE_FORCE).sum())) > 0:
+        yield f"note: {n} structures have a force component above {LARGE_FORCE:g} eV/Å"
+    net = np.linalg.norm(np.add.reduceat(forces, data.offsets[:-1], axis=0), axis=1)
+    yield f"net forces: up to {net.max():.2g} eV/Å on a structure"
+    if (n := int((net > NET_FORCE).sum())) > 0:
+        yield f"note: {n} structures have a net force above {NET_FORCE:g} eV/Å, which no potential can reproduce"
+
+
+def _periodicity(data: Structures) -> Iterator[str]:
+    periodic = data.periodic.any(axis=1)
+    if not periodic.any():
+        yield "no periodicity"
+        return
+    volumes = np.abs(np.linalg.det(data.cells[periodic])) / data.n_atoms[periodic]
+    yield f"{int(periodic.sum())} periodic structures; volume per atom {volumes.min():.2f} to {volumes.max():.2f} Å³"
+
+
+def _duplicates(data: Structures, labels: Sequence[str]) -> Iterator[str]:
+    """The same atoms at the same places in the same cell, to the last bit."""
+    seen: dict[bytes, int] = {}
+    repeated: Counter[int] = Counter()
+    other_energy = 0
+    for structure in range(len(data)):
+        rows = slice(data.offsets[structure], data.offsets[structure + 1])
+        parts = (data.atomic_numbers[rows], data.positions[rows], data.cells[structure], data.periodic[structure])
+        first = seen.setdefault(b"".join(part.tobytes() for part in parts), structure)
+        if first != structure:
+            repeated[first] += 1
+            other_energy += bool(data.energies[first] != data.energies[structure])
+    if repeated:
+        first = next(iter(repeated))
+        energies = f", {other_energy} of them with another energy" if other_energy else ""
+        yield f"note: {repeated.total()} structures repeat an earlier one, the first {labels[first]}{energies}"
+    else:
+        yield "no structure occurs twice"
