@@ -35,14 +35,19 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
         try:
             _flock(file.fileno(), wait)
         except BlockingIOError:
-            raise BusyError(f"{path.parent} is being computed by another process: wait for it or stop it") from None
+            raise _busy(path) from None
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 raise
-            with _leased(path.with_name(f"{path.name}.lease"), wait):
-                yield
+        else:
+            yield
             return
-        yield
+        with _leased(path, wait):
+            yield
+
+
+def _busy(path: Path) -> BusyError:
+    return BusyError(f"{path.parent} is being computed by another process: wait for it or stop it")
 
 
 def is_locked(path: Path) -> bool:
@@ -57,7 +62,7 @@ def is_locked(path: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_FLOCK:
             raise
-        return _age(path.with_name(f"{path.name}.lease")) < LEASE_LASTS
+        return _age(_lease(path)) < LEASE_LASTS
     return False
 
 
@@ -77,13 +82,14 @@ def _flock(descriptor: int, wait: bool) -> None:
 
 
 @contextlib.contextmanager
-def _leased(path: Path, wait: bool) -> Iterator[None]:
+def _leased(locked_path: Path, wait: bool) -> Iterator[None]:
+    path = _lease(locked_path)
     token = f"{os.uname().nodename} {os.getpid()} {uuid.uuid4().hex}"
     while not _create(path, token):
         if _is_abandoned(path, wait):
             _take_away(path)
         elif not wait:
-            raise BlockingIOError
+            raise _busy(locked_path)
     ended = threading.Event()
 
     def renew() -> None:
@@ -101,6 +107,10 @@ def _leased(path: Path, wait: bool) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if path.read_text() == token:
                 path.unlink()
+
+
+def _lease(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lease")
 
 
 def _create(path: Path, token: str) -> bool:

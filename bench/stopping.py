@@ -42,7 +42,8 @@ _listener = _Listener()
 def listen(*, own: bool = False) -> None:
     """From now on signals stop this process by `Stopped`; so does the end of a SLURM job's time, where it is known.
 
-    A handler of USR1 or USR2 that is there already is left alone, launchers have theirs, unless the process is `own`.
+    A handler of USR1 or USR2 that is there already is left alone, launchers have theirs, unless the process is `own`,
+    made for one run by a worker that watches the time.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -51,7 +52,7 @@ def listen(*, own: bool = False) -> None:
         free = signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, _listener)
         if own or free or number == signal.SIGTERM:
             signal.signal(number, _listener)
-    if _END in os.environ:
+    if _END in os.environ and not own:
         left = float(os.environ[_END]) - time.time() - SECONDS_BEFORE_THE_END
         signal.signal(signal.SIGALRM, _listener)
         signal.setitimer(signal.ITIMER_REAL, max(left, 1.0))

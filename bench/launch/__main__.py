@@ -138,7 +138,7 @@ def _launches_at_work(root: Path, entries: Sequence[Entry]) -> dict[Path, int]:
     queued = slurm.alive() if any((path / "slurm").is_dir() for path in folders) else {}
     found = {}
     for folder in folders:
-        workers = queued.get(folder.name, 0) + (1 if pool.is_running(folder) else 0)
+        workers = queued.get(folder.name, 0) + pool.workers(folder)
         if workers and any(entry.folder in ours for entry in read_queue(folder).entries):
             found[folder] = workers
     return found

@@ -48,6 +48,11 @@ def is_running(folder: Path) -> bool:
     return folder.is_dir() and is_locked(folder / LOCK)
 
 
+def workers(folder: Path) -> int:
+    """How many workers the pool of a launch keeps at work."""
+    return len(TypeAdapter(list[Place]).validate_json((folder / PLACES).read_bytes())) if is_running(folder) else 0
+
+
 def owner(folder: Path) -> tuple[str, int]:
     """The host and process number of the pool of a launch."""
     host, number = (folder / PID).read_text().split()

@@ -17,6 +17,7 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
+# the first step of an optimizer imports it, for seconds: here once, before the processes of the runs are forked
 from bench.errors import BusyError, UserError
 from bench.launch.queue import DIED, Entry, Queue, read_queue
 from bench.locks import locked
@@ -57,13 +58,12 @@ class Worker:
             log.info("run %s starts: %s", entry.folder.name, " ".join(entry.words))
             started = time.monotonic()
             code = self._do(entry)
+            if not self.stopping and code not in list(Outcome):
+                self._record_death(entry, code)
             state = entry.state()
             log.info("run %s is %s after %.1f s", entry.folder.name, state, time.monotonic() - started)
             if code == Outcome.REFUSED and state != "failed":
                 return int(Outcome.REFUSED)
-            if self.stopping or code in list(Outcome):
-                continue
-            self._record_death(entry, code)
         return 128 + signal.SIGTERM
 
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
