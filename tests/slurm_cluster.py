@@ -15,8 +15,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sque
 CONFIGURATION = """
 ClusterName=bench
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort=26817
-SlurmdPort=26818
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -44,7 +44,7 @@ MinJobAge=300
 MaxArraySize={max_array_size}
 MaxJobCount=20000
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=16000 State=UNKNOWN
 PartitionName=normal Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
@@ -70,6 +70,7 @@ class SlurmCluster:
         for name in ("ctld", "slurmd"):
             (folder / name).mkdir()
         values = {"host": host, "folder": folder, "cpus": cpus, "max_array_size": max_array_size}
+        values["controller_port"], values["node_port"] = free_ports(2)
         (folder / "slurm.conf").write_text(CONFIGURATION.format(**values))
         key = folder / "munge.key"
         key.write_bytes(os.urandom(128))
@@ -129,6 +130,15 @@ class SlurmCluster:
             time.sleep(0.2)
         tail = (self.folder / "daemons.log").read_text(errors="replace").splitlines()[-3:]
         raise CannotStartError(f"{what} does not come up: {' / '.join(tail)}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
 
 def find(name: str) -> str | None:

@@ -15,6 +15,7 @@ from small_sweeps import all_numbers, launch, process_ids, states, wait_until, w
 from bench.record import RECORD, read_record
 
 SEEDS = "seed=" + ",".join(map(str, range(8)))
+EPOCHS = 25
 HERE = ["cluster=slurm", "cluster.cpus_per_worker=1", "cluster.memory_gb=0.5", "cluster.minutes=10"]
 
 
@@ -32,7 +33,7 @@ def slurm(tmp_path_factory):
 def undisturbed(tmp_path_factory):
     """The same runs one after another in one process."""
     results = tmp_path_factory.mktemp("undisturbed")
-    done = command("-m", "+sweep=demo", *words(results, SEEDS, "threads=1", epochs=200))
+    done = command("-m", "+sweep=demo", *words(results, SEEDS, "threads=1", epochs=EPOCHS))
     assert done.returncode == 0, done.stderr
     return all_by_seed(results)
 
@@ -46,7 +47,7 @@ def test_more_workers_than_an_array_may_have_and_runs_that_fail(slurm, tmp_path,
     """Eight workers where three elements are allowed; one run raises, one dies of a segmentation fault."""
     fault = tmp_path / "fault"
     fault.touch()
-    settings = {"epochs": 200, "raises": [1], "dies": [2], "fault": fault}
+    settings = {"epochs": EPOCHS, "raises": [1], "dies": [2], "fault": fault}
     results = tmp_path / "results"
     options = [SEEDS, *HERE, "cluster.workers=8", "cluster.attempts=2"]
     done = launch(results, *options, "--wait", **settings)
@@ -67,7 +68,7 @@ def test_more_workers_than_an_array_may_have_and_runs_that_fail(slurm, tmp_path,
 
 def test_elements_cancelled_requeued_preempted_and_stopped_by_the_clock(slurm, tmp_path, undisturbed):
     """What SLURM does to jobs, one after another, and the launcher killed -9 as soon as it has submitted."""
-    settings = {"epochs": 200, "seconds": 1.5}
+    settings = {"epochs": EPOCHS, "seconds": 1.5}
     launcher = subprocess.Popen(
         [
             *(sys.executable, "-m", "bench.launch", "sweep=demo", *words(tmp_path, SEEDS, *HERE, **settings)),
@@ -88,9 +89,8 @@ def test_elements_cancelled_requeued_preempted_and_stopped_by_the_clock(slurm, t
     slurm("scontrol", "requeue", second)
     # what SLURM sends ahead of the time limit; the worker saves, and has itself queued anew
     slurm("scancel", "--signal=USR2", third)
-    wait_until(lambda: len(slurm.jobs("RUNNING")) == 0)
+    wait_until(lambda: sorted(slurm.jobs()) == [second, third] and not slurm.jobs("RUNNING"))
     assert "failed" not in states(tmp_path, SEEDS, **settings).values()
-    assert sorted(slurm.jobs()) == [second, third]
     for element in (second, third):  # SLURM holds a requeued job back for a while
         slurm("scontrol", "update", f"jobid={element}", "starttime=now")
     wait_until(lambda: len(slurm.jobs("RUNNING")) == 2, seconds=300)
@@ -112,7 +112,7 @@ def test_elements_cancelled_requeued_preempted_and_stopped_by_the_clock(slurm, t
 
 
 def test_cancel_and_what_slurm_refuses(slurm, tmp_path):
-    settings = {"epochs": 200, "seconds": 3.0}
+    settings = {"epochs": EPOCHS, "seconds": 3.0}
     refused = launch(tmp_path / "refused", "seed=0", *HERE, "cluster.partition=nowhere")
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
     assert "SLURM refuses the job" in refused.stderr and "nowhere" in refused.stderr
@@ -129,7 +129,7 @@ def test_cancel_and_what_slurm_refuses(slurm, tmp_path):
 @pytest.mark.long
 def test_time_limit(slurm, tmp_path, undisturbed):
     """Runs of more than the minute that their job may last: saved ahead of it, queued anew, done without a launcher."""
-    settings = {"epochs": 200, "seconds": 8.0}
+    settings = {"epochs": EPOCHS, "seconds": 8.0}
     more = ["cluster.minutes=1", "cluster.seconds_to_stop=15", "cluster.workers=3"]
     done = launch(tmp_path, SEEDS, *HERE, *more, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -145,3 +145,20 @@ def test_time_limit(slurm, tmp_path, undisturbed):
     assert all_by_seed(tmp_path) == undisturbed
     assert any(len(record["sessions"]) > 1 for record in records(tmp_path))
     assert not any("failure" in read_record(path) for path in tmp_path.glob(f"runs/*/{RECORD}"))
+
+
+@pytest.mark.long
+def test_1460_runs(slurm, tmp_path):
+    """As many runs as the paper's, of a single step: three array elements do them all; what it cost is printed."""
+    seeds = "seed=" + ",".join(map(str, range(1460)))
+    settings = {"final": 2, "epochs": 1}
+    started = time.monotonic()
+    done = launch(tmp_path, seeds, *HERE, "cluster.workers=3", **settings)
+    submitted = time.monotonic() - started
+    assert done.returncode == 0 and "1460 to do" in done.stdout, done.stdout + done.stderr
+    wait_until(lambda: not slurm.jobs(), seconds=3600)
+    everything = time.monotonic() - started
+    found = records(tmp_path)
+    assert len(found) == 1460 and all(r["status"] == "done" and len(r["sessions"]) == 1 for r in found)
+    files = sum(path.is_file() for path in (tmp_path / "launch").rglob("*"))
+    print(f"submitted after {submitted:.1f} s, done after {everything:.0f} s; {files} files in launch/")

@@ -126,7 +126,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path, where):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_stopped_by_a_signal_and_resumed(tmp_path, signum):
     """In a long training: it is saved, one line is said; the same command goes on in it with the same numbers."""
-    arguments = [*TINY, "algorithm=lcmd_feat_ll", "training.epochs=300"]
+    arguments = [*TINY, "algorithm=lcmd_feat_ll", "training.epochs=60"]
     whole = command(*arguments, f"results={tmp_path}/whole")
     assert whole.returncode == 0, whole.stderr
     results = tmp_path / "stopped"
