@@ -128,13 +128,9 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def read_records(results: Path) -> list[dict[str, Any]]:
     """Every record below `results`/runs, by folder name, with `in_progress`: whether a process is at work on it."""
-    return [read_progress(path) for path in sorted((results / "runs").glob(f"*/{RECORD}"))]
-
-
-def read_progress(path: Path) -> dict[str, Any]:
-    """A record and `in_progress`, whether a process is at work on it: asked first, lest a run end in between."""
-    in_progress = is_locked(path.parent / LOCK)
-    return read_record(path) | {"in_progress": in_progress}
+    paths = sorted((results / "runs").glob(f"*/{RECORD}"))
+    # the lock first, lest a run end in between
+    return [{"in_progress": is_locked(path.parent / LOCK), **read_record(path)} for path in paths]
 
 
 def run_folder(results: str | Path, identity: Mapping[str, Any]) -> Path:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shutil
 import socket
 import sys
 import time
@@ -14,13 +15,11 @@ from bench.launch import pool, slurm
 from bench.launch.cluster import Cluster, Local, Slurm, cluster_of, places
 from bench.launch.queue import Entry, Queue, entries_of, read_queue
 from bench.launch.watch import Watch
-from bench.locks import locked
 from bench.record import make_folder
 from bench.schema import NUMERICS_VERSION
 from bench.sweep import expand
 
 MOST_FAILURES_SHOWN = 10
-HOST = socket.gethostname()
 
 
 def main() -> None:
@@ -109,18 +108,27 @@ def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool
         print(f"would start {workers} workers of {threads} threads on:")
         print("\n".join(f"{entry.folder.name} {' '.join(entry.words)}" for entry in todo))
         return
+    if isinstance(cluster, Local):
+        _refuse_a_second_pool(root)
     make_folder(folder)
     Queue(NUMERICS_VERSION, cluster.attempts, list(todo)).write(folder)
     if isinstance(cluster, Slurm):
-        job = slurm.submit(folder, cluster, workers)
+        try:
+            job = slurm.submit(folder, cluster, workers)
+        except UserError:
+            shutil.rmtree(folder)
+            raise
         print(f"submitted {workers} workers as job {job}; logs in {folder}/slurm")
         return
-    with locked(root / f"local-{HOST}.lock", wait=True):
-        others = [path for path in root.iterdir() if pool.is_running(path) and pool.owner(path)[0] == HOST]
-        if others:
-            raise UserError(f"the workers of {others[0]} use this machine: wait for them, or --cancel that sweep")
-        pool.start(folder, ours)
+    pool.start(folder, ours)
     print(f"started {workers} workers of {threads} threads in the background; log in {folder}/pool.log")
+
+
+def _refuse_a_second_pool(root: Path) -> None:
+    """Workers that share cores slow each other several-fold. Raises UserError."""
+    for other in root.iterdir() if root.is_dir() else []:
+        if pool.is_running(other) and pool.owner(other)[0] == socket.gethostname():
+            raise UserError(f"the workers of {other} use this machine: wait for them, or --cancel that sweep")
 
 
 def _with_threads(entry: Entry, threads: int) -> Entry:

@@ -14,7 +14,7 @@ from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.locks import is_locked
 from bench.loop import check
-from bench.record import LOCK, RECORD, read_progress, run_folder, state_of, write_atomically
+from bench.record import LOCK, RECORD, read_record, run_folder, state_of, write_atomically
 from bench.schema import NUMERICS_VERSION, RunConfig, plugin
 from bench.sweep import Cell
 from bench.training.shared import initial_model
@@ -46,17 +46,17 @@ class Entry:
             return f"{self.folder / RECORD} is damaged: move that folder away and launch again"
         return f"{failure['error']}: {failure.get('message', '')}".splitlines()[0]
 
-    def state(self) -> str:
-        """done, running, interrupted, failed, missing or damaged."""
-        return _state(self)[0]
+    def state(self, *, mine: bool = False) -> str:
+        """done, running, interrupted, failed, missing or damaged; `mine` if it is the caller who holds its lock."""
+        return _state(self, mine)[0]
 
-    def is_open(self, attempts: int) -> bool:
+    def is_open(self, attempts: int, *, mine: bool = False) -> bool:
         """Whether a worker should do it: nobody is at it, and it has not failed, or its process died only.
 
         A process that dies may have been unlucky and is tried `attempts` times; an error of the run itself would come
         again.
         """
-        state, failure = _state(self)
+        state, failure = _state(self, mine)
         if state != "failed":
             return state in ("interrupted", "missing")
         return failure["attempt"] - self.failures_before < (attempts if failure["error"] == DIED else 1)
@@ -66,11 +66,12 @@ class Entry:
         return not self.initial.exists() and is_locked(self.initial.with_suffix(".lock"))
 
 
-def _state(entry: Entry) -> tuple[str, dict[str, Any]]:
+def _state(entry: Entry, mine: bool = False) -> tuple[str, dict[str, Any]]:
+    in_progress = not mine and is_locked(entry.folder / LOCK)
     if not (entry.folder / RECORD).exists():
-        return ("running" if is_locked(entry.folder / LOCK) else "missing"), {}
+        return ("running" if in_progress else "missing"), {}
     try:
-        record = read_progress(entry.folder / RECORD)
+        record = read_record(entry.folder / RECORD) | {"in_progress": in_progress}
     except UserError:
         return "damaged", {}
     return state_of(record), {"error": "", "attempt": 1} | record.get("failure", {})

@@ -17,17 +17,21 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
-# the first step of an optimizer imports it, for seconds: here once, before the processes of the runs are forked
+# making an optimizer imports it, for seconds: here once, before the processes of the runs are forked
+import torch._dynamo  # noqa: F401
+
 from bench.errors import BusyError, UserError
 from bench.launch.queue import DIED, Entry, Queue, read_queue
 from bench.locks import locked
-from bench.record import LOCK, RunRecord
+from bench.loop import check
+from bench.record import LOCK, RunRecord, make_folder
 from bench.run import execute
 from bench.schema import RunConfig
 from bench.stopping import SIGNALS, Stopped, listen
 
 log = logging.getLogger(__name__)
 _PARENT_DEATH_SIGNAL = 1
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Outcome(IntEnum):
@@ -36,15 +40,18 @@ class Outcome(IntEnum):
     DONE = 0
     FAILED = 1
     REFUSED = 2
-    BUSY = 3
-    STOPPED = 4
+    STOPPED = 3
 
 
 class Worker:
-    """Works on the queue in `folder`; `stop` may come from a signal handler."""
+    """Works on the queue in `folder`; `stop` may come from a signal handler.
 
-    def __init__(self, folder: Path) -> None:
+    With `linger` it stays until nothing is left that others are at work on, for they may die.
+    """
+
+    def __init__(self, folder: Path, *, linger: bool = False) -> None:
         self.queue: Queue = read_queue(folder)
+        self.linger = linger
         self.stopping = False
         self._settled: set[Path] = set()
         self._child: multiprocessing.process.BaseProcess | None = None
@@ -54,16 +61,18 @@ class Worker:
         while not self.stopping:
             entry = self._next()
             if entry is None:
-                return 0
-            log.info("run %s starts: %s", entry.folder.name, " ".join(entry.words))
-            started = time.monotonic()
-            code = self._do(entry)
-            if not self.stopping and code not in list(Outcome):
-                self._record_death(entry, code)
-            state = entry.state()
-            log.info("run %s is %s after %.1f s", entry.folder.name, state, time.monotonic() - started)
-            if code == Outcome.REFUSED and state != "failed":
-                return int(Outcome.REFUSED)
+                if not self.linger or len(self._settled) == len(self.queue.entries):
+                    return 0
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                continue
+            try:
+                make_folder(entry.folder)
+                with locked(entry.folder / LOCK, wait=False):
+                    # others may have done it since this one looked
+                    if entry.is_open(self.queue.attempts, mine=True) and self._do(entry) == Outcome.REFUSED:
+                        return int(Outcome.REFUSED)
+            except BusyError:
+                continue
         return 128 + signal.SIGTERM
 
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
@@ -91,27 +100,35 @@ class Worker:
                 self._settled.add(entry.folder)
         return waiting
 
-    def _do(self, entry: Entry) -> int:
-        """Do one run in a process of its own, which a crash, a leak or the out-of-memory killer may end."""
+    def _do(self, entry: Entry) -> Outcome:
+        """Do one run in a process of its own, which a crash, a leak or the out-of-memory killer may end.
+
+        The lock of the run is held here, and by its process too should this one die first.
+        """
+        log.info("run %s starts: %s", entry.folder.name, " ".join(entry.words))
+        started = time.monotonic()
+        with contextlib.suppress(UserError):  # imports what all runs need, before the fork; its mistakes are the run's
+            check(entry.run)
         self._child = multiprocessing.get_context("fork").Process(target=_attempt, args=(entry.run, os.getpid()))
         with _blocked():
             self._child.start()
         if self.stopping:
             self._child.terminate()
         self._child.join()
-        return self._child.exitcode or 0
-
-    def _record_death(self, entry: Entry, code: int) -> None:
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        with contextlib.suppress(BusyError), locked(entry.folder / LOCK, wait=False):
+        code = self._child.exitcode or 0
+        died = code not in list(Outcome)
+        if died and not self.stopping:
+            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
             record = RunRecord.open(entry.folder, entry.run.identity(entry.data_checksum), entry.run.deviations)
-            if not record.done:
-                record.fail(DIED, f"its process ended by {how} after {len(record.steps)} steps")
+            record.fail(DIED, f"its process ended by {how} after {len(record.steps)} steps")
+        state = entry.state(mine=True)
+        log.info("run %s is %s after %.1f s", entry.folder.name, state, time.monotonic() - started)
+        return Outcome.FAILED if died or state == "failed" else Outcome(code)
 
 
 def work_until_stopped(folder: Path) -> int:
     """A worker that the usual signals stop; for `python -m`."""
-    worker = Worker(folder)
+    worker = Worker(folder, linger=True)
     for number in SIGNALS:
         signal.signal(number, worker.stop)
     return worker.work()
@@ -123,12 +140,10 @@ def _attempt(run: RunConfig, parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     die_with(parent)
     try:
-        execute(run)
+        execute(run, lock=False)
     except Stopped as stop:
         log.info("%s", stop)
         code = Outcome.STOPPED
-    except BusyError:
-        code = Outcome.BUSY
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = Outcome.REFUSED

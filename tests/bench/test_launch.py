@@ -236,7 +236,7 @@ def test_plain_multirun_tells_of_failures(tmp_path, launcher):
         "submitit_local": "hydra_plugins.hydra_submitit_launcher",
     }
     if launcher in plugin:
-        pytest.importorskip(f"hydra_plugins.{plugin[launcher]}")
+        pytest.importorskip(plugin[launcher])
     fault = tmp_path / "fault"
     fault.touch()
     done = subprocess.run(
