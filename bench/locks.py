@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.errors import BusyError, UserError
+from bench.errors import BusyError
 
 HEARTBEAT = 10.0
 LEASE_LASTS = 60.0
@@ -24,14 +24,10 @@ _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold an exclusive lock on a file; it is released when the process ends, however it ends.
 
-    Raises BusyError if another process holds it and `wait` is False, UserError if the file cannot be opened. Where
-    locks of different machines do not see each other, two may hold it: all that is written is then written twice.
+    Raises BusyError if another process holds it and `wait` is False, OSError if the file cannot be opened. Where locks
+    of different machines do not see each other, two may hold it: all that is written is then written twice.
     """
-    try:
-        file = path.open("a")
-    except OSError as error:
-        raise UserError(f"cannot open {path} ({error.strerror}): set results= to a folder of yours") from None
-    with file:
+    with path.open("a") as file:
         try:
             _flock(file.fileno(), wait)
         except BlockingIOError:

@@ -123,7 +123,7 @@ def test_chaos(tmp_path):
     """Forty-two runs; thirty times and more a worker, a run or the pool is killed -9; in the end nothing is missing."""
     sweep = ["seed=" + ",".join(map(str, range(21))), "batch_size=1,2", "threads=1"]
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    settings = {"epochs": 60, "seconds": 0.1}
+    settings = {"epochs": 20, "seconds": 0.1}
     options = [*sweep, "cluster.workers=2", "cluster.attempts=99"]
     done = launch(undisturbed, *options, "--wait", **settings)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -173,6 +173,25 @@ def test_a_full_disk_burns_no_runs(tmp_path):
         subprocess.run(["mount", "-o", "remount,size=64M", tmp_path], check=True)
         done = launch(tmp_path, SEEDS, "threads=1", "cluster.workers=2", "--wait")
         assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_read_only_results(tmp_path):
+    """One line, and nothing started; what is recorded there can still be looked at."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a file system here: {mounted.stderr.decode().strip()}")
+    try:
+        assert launch(tmp_path, "seed=0", "threads=1", "--wait").returncode == 0
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        done = launch(tmp_path, "seed=0,1", "threads=1", "--wait")
+        assert done.returncode == 2, done.stdout + done.stderr
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith(f"error: cannot write to {tmp_path}/launch/") and "Read-only" in line
+        shown = launch(tmp_path, "seed=0,1", "threads=1", "--status")
+        assert shown.returncode == 0 and " 1 " in shown.stdout
+        assert states(tmp_path, "seed=0,1", "threads=1") == {0: "done", 1: "missing"}
     finally:
         subprocess.run(["umount", tmp_path], check=True)
 

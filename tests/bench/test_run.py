@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import ase
 import numpy as np
@@ -137,7 +138,7 @@ def test_stopped_by_a_signal_and_resumed(tmp_path, signum):
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: list(results.rglob("training.pt")))
+    wait_until(lambda: list(results.rglob("training.pt")))  # of the second step: the initial model's lies elsewhere
     started.send_signal(signum)
     _, message = started.communicate()
     assert started.returncode == 128 + signum
@@ -148,6 +149,23 @@ def test_stopped_by_a_signal_and_resumed(tmp_path, signum):
     assert resumed.returncode == 0 and "goes on after" in resumed.stderr
     assert numbers(only_folder(results)) == numbers(only_folder(tmp_path / "whole"))
     assert not list(results.rglob("training.pt"))
+
+
+def test_the_end_of_a_job_s_time_is_known(tmp_path):
+    """SLURM tells a job when it will end: a run stops a minute ahead of it, its training saved."""
+    arguments = [sys.executable, "-m", "bench.run", *TINY, "training.epochs=100000", f"results={tmp_path}"]
+    done = subprocess.run(
+        arguments,
+        cwd=PROJECT,
+        env=subprocess_environment() | {"SLURM_JOB_END_TIME": str(int(time.time()) + 75)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 128 + signal.SIGALRM
+    assert done.stderr.splitlines()[-1].startswith("stopped by SIGALRM")
+    assert list(tmp_path.glob("initial/*.training"))
 
 
 def test_multirun_shares_the_initial_model_and_pairs_runs(tmp_path):
