@@ -15,6 +15,7 @@ from conftest import PROJECT, make_structures
 from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.kernels.random import Random
+from bench.locks import is_locked
 from bench.record import read_record
 
 SIZES = [
@@ -109,6 +110,11 @@ def states(results, *more, **settings):
 
     table = plan(expand(["sweep=demo", *words(results, *more, **settings)]), read_records(results))
     return dict(zip(table["seed"], table["state"], strict=True))
+
+
+def running(results):
+    """How many runs a process is at work on."""
+    return sum(is_locked(path) for path in results.glob("runs/*/run.lock"))
 
 
 def wait_until(condition, seconds=120.0):

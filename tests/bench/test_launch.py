@@ -132,7 +132,7 @@ def test_chaos(tmp_path):
     while True:
         done = launch(disturbed, *left, **settings)
         assert done.returncode == 0, done.stdout + done.stderr
-        if "0 to do" in done.stdout:
+        if " 0 to do" in done.stdout:
             break
         while found := process_ids(str(disturbed)):
             time.sleep(chance.uniform(0.0, 6.0))
