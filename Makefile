@@ -31,4 +31,4 @@ perf: $(READY)  ## benchmarks of features and selections: tables in results/perf
 	$(BIN)/python -m tests.perf.selections
 
 clean:  ## remove the environment and everything recorded outside results/reference
-	rm -rf $(VENV) results/runs results/initial results/analysis results/multirun
+	rm -rf $(VENV) results/runs results/initial results/launch results/analysis results/multirun

@@ -69,7 +69,8 @@ def _launch(arguments: argparse.Namespace) -> int:
     todo = [
         dataclasses.replace(entry, failures_before=entry.failures())
         for entry in entries
-        if entry.folder not in covered and _is_to_do(watch.state[entry.folder], retry_failed=arguments.retry_failed)
+        if (entry.folder not in covered or watch.state[entry.folder] == "failed")
+        and _is_to_do(watch.state[entry.folder], retry_failed=arguments.retry_failed)
     ]
     kept = {state: counts[state] for state in ("done", "failed", "damaged") if counts[state]}
     queued = len(covered & watch.state.keys())

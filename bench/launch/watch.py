@@ -10,7 +10,6 @@ from bench.launch.queue import Entry
 
 STATES = ("done", "running", "interrupted", "failed", "damaged", "missing")
 SECONDS_BETWEEN_LOOKS = 2.0
-SETTLED = ("done",)
 
 
 class Watch:
