@@ -23,7 +23,7 @@ run: $(READY)  ## a small real sweep on the embedded aspirin data, its table and
 test: $(READY)  ## every test that this machine can run
 	$(BIN)/python -m pytest -m "not long"
 
-test-long: $(READY)  ## the tests that take longer
+test-long: $(READY)  ## the tests that take longer: chaos, 1460 runs, real time limits
 	$(BIN)/python -m pytest -m long
 
 perf: $(READY)  ## benchmarks of features, training steps and selections: tables in results/perf
@@ -32,4 +32,4 @@ perf: $(READY)  ## benchmarks of features, training steps and selections: tables
 	$(BIN)/python -m tests.perf.selections
 
 clean:  ## remove the environment and everything recorded outside results/reference
-	rm -rf $(VENV) results/runs results/initial results/analysis results/multirun
+	rm -rf $(VENV) results/runs results/initial results/launch results/analysis results/multirun

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import UserError
-from bench.record import read_records, write_atomically
+from bench.record import read_records, state_of, write_atomically
 from bench.schema import NUMERICS_VERSION, RunConfig, cell_of, plugin
 from bench.sweep import Cell, expand
 
@@ -60,7 +60,7 @@ def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> pd.Da
         found = by_cell.get(cell_of(run.identity("")), [])
         current = [record for record in found if _is_current(record, checksums[run.dataset["name"]])]
         record: Mapping[str, Any] | None = max(current or found, key=_progress) if found else None
-        state = "missing" if record is None else _state(record) if current else "stale"
+        state = "missing" if record is None else state_of(record) if current else "stale"
         steps = record["steps"] if record is not None and current else []
         rows.append(
             {
@@ -72,7 +72,7 @@ def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> pd.Da
                 "state": state,
                 "run_id": record["run_id"] if record else "",
                 "steps": len(steps),
-                "steps_in_all": len(training_set_sizes(run)),
+                "steps_in_all": len(run.training_set_sizes()),
                 "seconds_spent": sum(map(step_seconds, steps)),
                 "seconds_to_come": costs.to_come(run, len(steps)),
                 "failure": _failure(record) if state == "failed" and record else "",
@@ -138,18 +138,12 @@ class Costs:
         if scenario not in self.training:
             return float("nan")
         known = self.training[scenario]
-        sizes = np.array(training_set_sizes(run)[steps_done:], dtype=float)
+        sizes = np.array(run.training_set_sizes()[steps_done:], dtype=float)
         training = np.interp(sizes, known.index, known) * np.maximum(sizes / known.index.max(), 1)
         of_scenario = [value for (name, _), value in self.other.items() if name == scenario]
         other = self.other.get((scenario, _algorithm(identity)), float(np.median(of_scenario)))
         members = identity["kernel"].get("members", 1)
         return float(members * training.sum() + other * len(sizes))
-
-
-def training_set_sizes(run: RunConfig) -> list[int]:
-    """N_train of every step."""
-    scenario = run.scenario
-    return [*range(scenario.initial, scenario.final, run.batch_size), scenario.final]
 
 
 def step_seconds(step: Mapping[str, Any]) -> float:
@@ -163,12 +157,6 @@ def _is_current(record: Mapping[str, Any], checksum: str | None) -> bool:
     identity = record["identity"]
     same_data = checksum is None or identity["dataset"]["checksum"] == checksum
     return identity["numerics_version"] == NUMERICS_VERSION and same_data
-
-
-def _state(record: Mapping[str, Any]) -> str:
-    if record["status"] == "running":
-        return "running" if record["in_progress"] else "interrupted"
-    return str(record["status"])
 
 
 def _progress(record: Mapping[str, Any]) -> tuple[bool, int]:

@@ -47,6 +47,20 @@ def composed(words: Sequence[str]) -> DictConfig:
         raise UserError(_one_line(str(error))) from None
 
 
+def composed_group(group: str, name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Compose one file of a group that is no part of a run, with overrides. Raises UserError."""
+    try:
+        with hydra_started():
+            tree: Any = OmegaConf.to_container(compose(f"{group}/{name}", list(words)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        known = [path.stem for path in (CONF / group).glob("*.yaml")]
+        if name not in known:
+            raise UserError(f"no {group} is called {name!r}: {nearest(name, known)}") from None
+        raise UserError(str(error).splitlines()[0]) from None
+    values: dict[str, Any] = tree[group]
+    return values
+
+
 def compose_run(words: Sequence[str]) -> RunConfig:
     """Compose and bind one run. Raises UserError."""
     config = composed(words)

@@ -11,6 +11,14 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class BusyError(UserError):
+    """Another process is at work on it."""
+
+
+class WriteError(UserError):
+    """The disk is full or not writable: no fault of the run, which goes on when there is room."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a `did you mean` hint for a misspelt word, or the list of what is known."""
     names = sorted(known)

@@ -1,9 +1,9 @@
 """The active-learning cycle: train, measure, select, label, until the training set has its final size."""
 
+import contextlib
 import logging
 import time
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,17 @@ from jaxtyping import Float, Int
 from bench.data.neighbours import find_neighbours
 from bench.data.split import Split, draw_split
 from bench.data.structures import Structures
-from bench.errors import UserError
+from bench.errors import UserError, WriteError
 from bench.evaluate import StructureErrors, correlations, structure_errors, summarise
 from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
+from bench.locks import locked
 from bench.model.geometry import GeometryBuilder
 from bench.provenance import peak_memory_mb, provenance
-from bench.record import LAST_STEP, LOCK, MODEL, SPLIT, RunRecord, locked, make_folder
-from bench.schema import RunConfig, hash_of, plugin
+from bench.record import LAST_STEP, LOCK, MODEL, SPLIT, TRAINING, RunRecord, describe, make_folder, run_folder
+from bench.schema import RunConfig, plugin
 from bench.seeds import stream
 from bench.selection.base import Selection
+from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
 from bench.training.shared import fit_once
 from bench.training.store import save_potential
@@ -46,36 +48,41 @@ def check(run: RunConfig) -> tuple[Kernel, Selection]:
     return kernel, selection
 
 
-def run_active_learning(run: RunConfig) -> RunRecord:
-    """Do one run, or what is left of it, and return its record."""
+def run_active_learning(run: RunConfig, *, lock: bool = True) -> RunRecord:
+    """Do one run, or what is left of it, and return its record; without `lock` for a caller that holds the run's lock.
+
+    Raises BusyError if another process is at it.
+    """
     kernel, selection = check(run)
     data: Structures = plugin(run.dataset, "dataset").load()
     if run.training.forces and data.forces is None:
         raise UserError(f"dataset {data.name} has no forces, but training.force_weight > 0: choose training=energies")
     split = draw_split(data, run.scenario, run.seed)
     identity = run.identity(data.checksum)
-    folder = Path(run.results) / "runs" / hash_of(identity)
+    folder = run_folder(run.results, identity)
     make_folder(folder)
-    with locked(folder / LOCK, wait=False):
+    with locked(folder / LOCK, wait=False) if lock else contextlib.nullcontext():
         record = RunRecord.open(folder, identity, run.deviations)
         if record.done:
             log.info("run %s is done: %s", folder.name, folder)
             return record
-        builder = GeometryBuilder(
-            data,
-            find_neighbours(data, run.model.r_max),
-            run.model.r_min,
-            run.model.n_gaussians,
-            getattr(torch, run.precision),
-            torch.device(run.device),
-        )
         record.content["sessions"].append(provenance(run.device) | {"first_step": len(record.steps)})
         record.save_arrays(SPLIT, vars(split))
         record.save(status="running")
         try:
+            builder = GeometryBuilder(
+                data,
+                find_neighbours(data, run.model.r_max),
+                run.model.r_min,
+                run.model.n_gaussians,
+                getattr(torch, run.precision),
+                torch.device(run.device),
+            )
             _cycle(run, record, builder, split, kernel, selection)
+        except WriteError:
+            raise
         except Exception as error:
-            record.save(status="failed", failure={"error": type(error).__name__, "message": str(error)})
+            record.fail(*describe(error))
             raise
         return record
 
@@ -90,8 +97,9 @@ def _cycle(
 ) -> None:
     """The paper's loop; each pass adds one row to the record."""
     labelled = np.concatenate([split.initial, *(np.array(step["picked"], dtype=np.int64) for step in record.steps)])
+    checkpoint = Checkpoint(record.folder / TRAINING, run.checkpoint_seconds)
     while True:
-        fitted = fit_once(run, builder, labelled, split, kernel.members)
+        fitted = fit_once(run, builder, labelled, split, kernel.members, checkpoint)
         started = time.perf_counter()
         errors = structure_errors(fitted.potential, builder, split.test, forces=run.training.forces)
         row: dict[str, Any] = {
@@ -128,6 +136,7 @@ def _cycle(
             labelled = np.concatenate([labelled, np.array(row["picked"])])
         record.steps.append(row | peak_memory_mb(run.device))
         record.save(status="done" if finished else "running")
+        checkpoint.remove()
         _report(run, row)
         if finished:
             return

@@ -7,11 +7,12 @@ import resource
 import socket
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from bench.record import now
 
 PACKAGES = ("torch", "numpy", "vesin", "ase", "hydra-core")
 
@@ -30,11 +31,6 @@ def provenance(device: str) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         **_git(),
     }
-
-
-def now() -> str:
-    """The time, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def peak_memory_mb(device: str) -> dict[str, float]:

@@ -1,17 +1,22 @@
 """What a run writes, and how: one folder, every file replaced atomically, named by what its numbers depend on."""
 
 import contextlib
-import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+import socket
+import traceback
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.errors import UserError, WriteError
+from bench.locks import is_locked
+from bench.schema import hash_of
 
 SCHEMA_VERSION = 2
 RECORD = "record.json"
@@ -19,6 +24,7 @@ LOCK = "run.lock"
 SPLIT = "split.npz"
 LAST_STEP = "last_step.npz"
 MODEL = "model.pt"
+TRAINING = "training.pt"
 
 
 class RunRecord:
@@ -66,11 +72,46 @@ class RunRecord:
         self.content |= changes
         write_atomically(self.folder / RECORD, json.dumps(self.content, indent=1).encode())
 
+    def fail(self, error: str, message: str, trace: str = "") -> None:
+        """Record that a session of this run failed, where and at which attempt."""
+        attempt = self.content.get("failure", {}).get("attempt", 0) + 1
+        failure = {
+            "error": error,
+            "message": message,
+            "traceback": trace,
+            "host": socket.gethostname(),
+            "attempt": attempt,
+            "time": now(),
+        }
+        self.save(status="failed", failure=failure)
+
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays beside the record."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_atomically(self.folder / name, buffer.getvalue())
+
+
+def describe(error: Exception) -> tuple[str, str, str]:
+    """An exception as `RunRecord.fail` takes it: class, message, traceback."""
+    return type(error).__name__, str(error), "".join(traceback.format_exception(error))
+
+
+def state_of(record: Mapping[str, Any]) -> str:
+    """What has become of a recorded run: done, failed, running (a process is at work on it) or interrupted.
+
+    A failed run that is being tried again is running.
+    """
+    if record["status"] == "done":
+        return "done"
+    if record["in_progress"]:
+        return "running"
+    return "failed" if record["status"] == "failed" else "interrupted"
+
+
+def now() -> str:
+    """The time, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -88,23 +129,29 @@ def read_record(path: Path) -> dict[str, Any]:
 def read_records(results: Path) -> list[dict[str, Any]]:
     """Every record below `results`/runs, by folder name, with `in_progress`: whether a process is at work on it."""
     paths = sorted((results / "runs").glob(f"*/{RECORD}"))
-    return [read_record(path) | {"in_progress": is_locked(path.parent / LOCK)} for path in paths]
+    # the lock first, lest a run end in between
+    return [{"in_progress": is_locked(path.parent / LOCK), **read_record(path)} for path in paths]
+
+
+def run_folder(results: str | Path, identity: Mapping[str, Any]) -> Path:
+    """Where a run of this identity is recorded."""
+    return Path(results) / "runs" / hash_of(identity)
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder. Raises UserError if that is not possible or nothing can be written there."""
+    """Create a folder. Raises WriteError if that is not possible or nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.tmp"
+        probe = folder / f".{uuid.uuid4().hex}.tmp"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): set results= to a folder of yours") from None
+        raise WriteError(f"cannot write to {folder} ({error.strerror}): set results= to a folder of yours") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: after a crash it holds the old or the new content. Raises UserError if it cannot."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Replace a file as a whole: after a crash it holds the old or the new content. Raises WriteError."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -114,7 +161,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(
+        raise WriteError(
             f"cannot write {path} ({error.strerror}): make room or set results= to another folder"
         ) from None
 
@@ -122,30 +169,4 @@ def write_atomically(path: Path, content: bytes) -> None:
 def remove_leftovers(folder: Path, pattern: str) -> None:
     """Remove temporary files of a writer that was killed; the caller holds the lock of these files."""
     for leftover in folder.glob(f"{pattern}.tmp"):
-        leftover.unlink()
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a file."""
-    try:
-        with path.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold an exclusive lock on a file; it is released when the process ends, however it ends.
-
-    Raises UserError if another process holds it and `wait` is False.
-    """
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise UserError(f"{path.parent} is being computed by another process: wait for it or stop it") from None
-        yield
+        leftover.unlink(missing_ok=True)

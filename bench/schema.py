@@ -98,7 +98,7 @@ class RunConfig:
     """One run. `final_kernels` are correlated with the errors of the last step, whatever the run's own kernel.
 
     `deviations` are the values that differ from the scenario's, kernel's and selection's files: recorded, so that a
-    reduced or altered run is never taken for the full one.
+    reduced or altered run is never taken for the full one. A training in progress is saved every `checkpoint_seconds`.
     """
 
     scenario: Scenario
@@ -114,13 +114,18 @@ class RunConfig:
     device: str
     precision: Literal["float32", "float64"]
     threads: int | None
+    checkpoint_seconds: float = 120.0
     deviations: dict[str, Any] = field(default_factory=dict)
+
+    def training_set_sizes(self) -> list[int]:
+        """N_train of every step."""
+        return [*range(self.scenario.initial, self.scenario.final, self.batch_size), self.scenario.final]
 
     def identity(self, data_checksum: str) -> dict[str, Any]:
         """Everything that changes the numbers, as plain values. Where and on how many threads it runs is recorded."""
         dataset = {"name": self.dataset["name"], "checksum": data_checksum}
         plain = _adapter(RunConfig).dump_python(
-            self, mode="json", exclude={"dataset", "results", "device", "threads", "deviations"}
+            self, mode="json", exclude={"dataset", "results", "device", "threads", "checkpoint_seconds", "deviations"}
         )
         return {"numerics_version": NUMERICS_VERSION, "dataset": dataset, **plain}
 

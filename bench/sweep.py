@@ -36,9 +36,9 @@ def expand(words: Sequence[str]) -> list[Cell]:
     wanted = dict.fromkeys(itertools.chain.from_iterable(_grid(name, own) for name in names))
     by_composition: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for combination in wanted:
-        pairs = [word.split("=", 1) for word in combination]
-        plain = {key: value for key, value in pairs if key in PLAIN_KEYS}
-        rest = tuple(f"{key}={value}" for key, value in pairs if key not in PLAIN_KEYS)
+        words_by_key = {word.partition("=")[0]: word for word in combination}
+        plain = {key: words_by_key[key].partition("=")[2] for key in PLAIN_KEYS if key in words_by_key}
+        rest = tuple(word for key, word in words_by_key.items() if key not in PLAIN_KEYS)
         by_composition.setdefault(rest, []).append(plain)
     cells: dict[str, Cell] = {}
     for rest, variants in by_composition.items():

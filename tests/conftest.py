@@ -102,4 +102,4 @@ def shared_data():
 
 
 def subprocess_environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": f"{PROJECT}:{PROJECT}/tests", "OMP_NUM_THREADS": "1"}

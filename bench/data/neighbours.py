@@ -13,8 +13,8 @@ from jaxtyping import Float, Int, UInt
 from bench.data.columns import META, read_columns, write_columns
 from bench.data.structures import Origin, Structures, ragged_rows
 from bench.errors import UserError
+from bench.locks import locked
 from bench.progress import progress
-from bench.record import locked
 
 log = logging.getLogger(__name__)
 SHORTEST_DISTANCE = 0.1

@@ -15,7 +15,7 @@ from bench.data.neighbours import shortest_distances
 from bench.data.read import read_source
 from bench.data.store import DATA_FOLDER_VARIABLE, data_folder, write_store
 from bench.errors import UserError
-from bench.record import locked
+from bench.locks import locked
 
 log = logging.getLogger(__name__)
 

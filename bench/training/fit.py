@@ -1,7 +1,6 @@
 """Training (Eq. 5): minibatches, Adam with layer-wise rates decaying linearly to zero, early stopping; many models."""
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,10 @@ from bench.model.potential import NORMALISATION, Batch, Parameters, Potential, i
 from bench.progress import progress
 from bench.schema import ModelSettings, TrainingSettings
 from bench.seeds import stream
+from bench.stopping import asked, deferred, raise_if_asked
+from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.scaling import EnergyScaling, fit_scaling
+from bench.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +66,13 @@ def fit(
     *,
     seed: int,
     members: int,
+    checkpoint: Checkpoint | None = None,
 ) -> FitResult:
     """Train `members` models on the same structures from scratch; they differ in weights and minibatch order only.
 
     Every draw is keyed by (seed, use, N_train, member), so that member 0 is the single model (METHOD section 1).
+    With a checkpoint the training goes on from where it was saved, with the same numbers; it is saved now and then, and
+    when a signal asks this process to stop, which then raises Stopped.
     Raises FloatingPointError if no check of some model gave a finite validation error.
     """
     started = time.perf_counter()
@@ -82,44 +87,53 @@ def fit(
         (geometry, labels_of(data, validation[rows], builder, settings.forces))
         for rows, geometry in builder.chunks(validation, with_pairs=settings.forces)
     ]
+    state = TrainingState(potential, optimizer.adam)
+    key = key_of(training, members)
+    earlier = checkpoint.load(key, builder.device) if checkpoint else None
+    if earlier:
+        state.restore(earlier)
+        log.info("training on %d structures goes on after %d minibatches", len(training), state.minibatches)
+    before = state.seconds
+
+    def seconds() -> float:
+        return before + time.perf_counter() - started
+
+    def save_or_stop() -> None:
+        if checkpoint and (asked() or checkpoint.due()):
+            checkpoint.save(key, state.saved(seconds()))
+        raise_if_asked()
 
     checks = settings.check_epochs()
-    history: list[Tensor] = []
-    best = {name: values.clone() for name, values in potential.parameters.items()}
-    best_error = torch.full((members,), math.inf, dtype=builder.dtype, device=builder.device)
-    best_check = torch.full((members,), -1, dtype=torch.int64, device=builder.device)
-    validation_seconds = 0.0
-
     n_steps = settings.epochs * minibatches.per_epoch
-    done = 0
-    for epoch in progress(range(1, settings.epochs + 1), f"training on {len(training)}", unit="epoch"):
-        for batch, energies, forces in minibatches.of(epoch):
-            potential.observe(batch, max(NORMALISATION_RATE, 1 / (done + 1)))
-            _, gradient = potential.loss_gradient(batch, energies, forces, settings.force_weight)
-            optimizer.step(gradient, 1 - done / n_steps)
-            done += 1
-        if epoch in checks:
-            check_started = time.perf_counter()
-            error = validation_error(potential, held_out)
-            better = error < best_error
-            best_error = torch.where(better, error, best_error)
-            best_check = torch.where(better, len(history), best_check)
-            for name, values in potential.parameters.items():
-                best[name] = torch.where(better.reshape(-1, *[1] * (values.ndim - 1)), values, best[name])
-            history.append(error)
-            validation_seconds += time.perf_counter() - check_started
-    if not bool((best_check >= 0).all()):
+    epochs_done, skip = divmod(state.minibatches, minibatches.per_epoch)
+    with deferred():
+        for epoch in progress(
+            range(epochs_done + 1, settings.epochs + 1), f"training on {len(training)}", unit="epoch"
+        ):
+            for batch, energies, forces in minibatches.of(epoch, skip):
+                save_or_stop()
+                potential.observe(batch, max(NORMALISATION_RATE, 1 / (state.minibatches + 1)))
+                _, gradient = potential.loss_gradient(batch, energies, forces, settings.force_weight)
+                optimizer.step(gradient, 1 - state.minibatches / n_steps)
+                state.minibatches += 1
+            skip = 0
+            if epoch in checks:
+                check_started = time.perf_counter()
+                state.check(validation_error(potential, held_out))
+                state.validation_seconds += time.perf_counter() - check_started
+        save_or_stop()
+    if not bool((state.best_check >= 0).all()):
         raise FloatingPointError(
             f"training on {len(training)} structures diverged: no finite validation error at any check"
         )
     return FitResult(
-        potential=Potential(model, data.species, best, potential.energy_scale),
+        potential=Potential(model, data.species, state.best, potential.energy_scale),
         scaling=scaling,
         check_epochs=checks,
-        validation=torch.stack(history).double().cpu().numpy(),
-        best_epochs=[checks[int(check)] for check in best_check],
-        seconds=time.perf_counter() - started,
-        validation_seconds=validation_seconds,
+        validation=torch.stack(state.history).double().cpu().numpy(),
+        best_epochs=[checks[int(check)] for check in state.best_check],
+        seconds=seconds(),
+        validation_seconds=state.validation_seconds,
     )
 
 
@@ -158,8 +172,10 @@ class _Minibatches:
         everyone = torch.arange(self.n_train, device=builder.device).expand(members, -1)
         self.whole = self._gather(everyone, whole=True) if self.size == self.n_train else None
 
-    def of(self, epoch: int) -> Iterator[tuple[Batch, Float[Tensor, "models structures"], Tensor | None]]:
-        """Batches with the energies and forces of their structures; every member has its own order."""
+    def of(
+        self, epoch: int, skip: int = 0
+    ) -> Iterator[tuple[Batch, Float[Tensor, "models structures"], Tensor | None]]:
+        """Batches with energies and forces, the first `skip` left out; every member has its own order."""
         if self.whole is not None:
             yield self.whole
             return
@@ -168,7 +184,7 @@ class _Minibatches:
             for member in range(self.members)
         ]
         order = torch.from_numpy(np.stack(orders)).to(self.labels.energies.device)
-        for step in range(self.per_epoch):
+        for step in range(skip, self.per_epoch):
             yield self._gather(order[:, step * self.size : (step + 1) * self.size])
 
     def _gather(

@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import ase
 import numpy as np
 import pytest
-import torch
 from bench_commands import command, records
 from conftest import PROJECT, subprocess_environment
+from small_sweeps import numbers, wait_until
 
 from bench.calculator import PotentialCalculator
 from bench.record import read_record
@@ -25,22 +27,6 @@ TINY = [
 def only_folder(results):
     (folder,) = (results / "runs").iterdir()
     return folder
-
-
-def numbers(folder):
-    """Everything a run recorded but where, when and how fast."""
-    record = read_record(folder / "record.json")
-    steps = [
-        {k: v for k, v in step.items() if not k.startswith(("seconds_", "peak_")) and k != "session"}
-        for step in record["steps"]
-    ]
-    arrays = {
-        name: {key: values.tobytes() for key, values in np.load(folder / name).items()}
-        for name in ("split.npz", "last_step.npz")
-    }
-    model = torch.load(folder / "model.pt", weights_only=True)
-    weights = {name: values.numpy().tobytes() for name, values in model["parameters"].items()}
-    return record["status"], record["identity"], steps, arrays, weights
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +122,50 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path, where):
     assert resumed.returncode == 0, resumed.stderr
     assert numbers(only_folder(tmp_path)) == numbers(only_folder(undisturbed[0]))
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_stopped_by_a_signal_and_resumed(tmp_path, signum):
+    """In a long training: it is saved, one line is said; the same command goes on in it with the same numbers."""
+    arguments = [*TINY, "algorithm=lcmd_feat_ll", "training.epochs=60"]
+    whole = command(*arguments, f"results={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stderr
+    results = tmp_path / "stopped"
+    started = subprocess.Popen(
+        [sys.executable, "-m", "bench.run", *arguments, f"results={results}", "checkpoint_seconds=0"],
+        cwd=PROJECT,
+        env=subprocess_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: list(results.rglob("training.pt")))  # of the second step: the initial model's lies elsewhere
+    started.send_signal(signum)
+    _, message = started.communicate()
+    assert started.returncode == 128 + signum
+    assert message.splitlines()[-1] == f"stopped by {signum.name}: the same command goes on from here"
+    assert "Traceback" not in message
+    assert records(results)[0]["status"] == "running"
+    resumed = command(*arguments, f"results={results}")
+    assert resumed.returncode == 0 and "goes on after" in resumed.stderr
+    assert numbers(only_folder(results)) == numbers(only_folder(tmp_path / "whole"))
+    assert not list(results.rglob("training.pt"))
+
+
+def test_the_end_of_a_job_s_time_is_known(tmp_path):
+    """SLURM tells a job when it will end: a run stops a minute ahead of it, its training saved."""
+    arguments = [sys.executable, "-m", "bench.run", *TINY, "training.epochs=100000", f"results={tmp_path}"]
+    done = subprocess.run(
+        arguments,
+        cwd=PROJECT,
+        env=subprocess_environment() | {"SLURM_JOB_END_TIME": str(int(time.time()) + 75)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 128 + signal.SIGALRM
+    assert done.stderr.splitlines()[-1].startswith("stopped by SIGALRM")
+    assert list(tmp_path.glob("initial/*.training"))
 
 
 def test_multirun_shares_the_initial_model_and_pairs_runs(tmp_path):

@@ -1,16 +1,20 @@
 """Training: scaling, schedule, early stopping, the rules for minibatches, and repeatability."""
 
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, SMALL, make_builder
 
+from bench import stopping
 from bench.data.neighbours import find_neighbours
 from bench.model.geometry import GeometryBuilder
 from bench.schema import LearningRates, TrainingSettings, plugin
-from bench.training.fit import fit, labels_of, validation_error
+from bench.training.checkpoint import Checkpoint, key_of
+from bench.training.fit import _Optimizer, fit, labels_of, validation_error
 from bench.training.scaling import fit_scaling
 
 RATES = LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001)
@@ -103,6 +107,60 @@ def test_repeatable_and_keyed(builder):
     for name, values in first.items():
         scale = float(values.abs().max())
         torch.testing.assert_close(committee[name][0], values[0], rtol=0, atol=2e-2 * scale, msg=name)
+
+
+@pytest.mark.parametrize(("members", "forces"), [(1, True), (3, False)])
+def test_stopped_and_taken_up_again(builder, tmp_path, monkeypatch, members, forces):
+    """Stopped after every few minibatches, also within an epoch: the same numbers as without."""
+    settings = dataclasses.replace(QUICK, epochs=5, force_weight=4.0 if forces else 0.0)
+    model = dataclasses.replace(SMALL, normalise_invariants=not forces)
+    arguments = (builder, model, settings, np.arange(75), np.arange(100, 105))
+    expected = fit(*arguments, seed=0, members=members)
+    checkpoint = Checkpoint(tmp_path / "training.pt", 1e9)
+    original, steps = _Optimizer.step, []
+
+    def step(self, *more):
+        original(self, *more)
+        steps.append(1)
+        if len(steps) % 3 == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(_Optimizer, "step", step)
+    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    stops = 0
+    try:
+        while True:
+            stopping.listen(own=True)
+            try:
+                resumed = fit(*arguments, seed=0, members=members, checkpoint=checkpoint)
+                break
+            except stopping.Stopped:
+                stops += 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stops == 3 and len(steps) == 10
+    assert np.array_equal(resumed.validation, expected.validation)
+    assert resumed.best_epochs == expected.best_epochs
+    for name, values in expected.potential.parameters.items():
+        assert torch.equal(resumed.potential.parameters[name], values)
+    assert resumed.seconds > resumed.validation_seconds > 0
+
+
+def test_checkpoints_are_taken_in_time_and_of_the_right_training(builder, tmp_path, caplog):
+    checkpoint = Checkpoint(tmp_path / "training.pt", 0.0)
+    first = fit(builder, SMALL, QUICK, np.arange(10), np.arange(50, 55), seed=0, members=1, checkpoint=checkpoint)
+    assert checkpoint.path.exists() and not list(tmp_path.glob("*.tmp"))
+    again = fit(builder, SMALL, QUICK, np.arange(10), np.arange(50, 55), seed=0, members=1, checkpoint=checkpoint)
+    assert np.array_equal(again.validation, first.validation) and again.seconds >= first.seconds
+    assert checkpoint.load(key_of(np.arange(11), 1), torch.device("cpu")) is None
+    assert checkpoint.load(key_of(np.arange(10), 2), torch.device("cpu")) is None
+    checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:1000])
+    anew = fit(builder, SMALL, QUICK, np.arange(10), np.arange(50, 55), seed=0, members=1, checkpoint=checkpoint)
+    assert np.array_equal(anew.validation, first.validation) and "damaged" in caplog.text
+    checkpoint.remove()
+    checkpoint.remove()
+    assert not list(tmp_path.iterdir())
 
 
 def test_minibatches(builder, monkeypatch):

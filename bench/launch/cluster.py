@@ -1,0 +1,99 @@
+"""Where the workers of a sweep run: the classes behind conf/cluster."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.compose import composed_group
+from bench.errors import UserError
+from bench.schema import plugin
+
+
+@dataclass(frozen=True)
+class Local:
+    """Workers on this machine, each with cores (and a GPU) of its own."""
+
+    workers: int | None
+    gpus_per_worker: int
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """Workers as the elements of a SLURM job array."""
+
+    workers: int
+    parallel: int | None
+    partition: str | None
+    account: str | None
+    qos: str | None
+    minutes: int
+    memory_gb: float
+    cpus_per_worker: int
+    gpus_per_worker: int
+    attempts: int
+    seconds_to_stop: int
+    setup: list[str] = field(default_factory=list)
+    additional: dict[str, Any] = field(default_factory=dict)
+
+
+Cluster = Local | Slurm
+
+
+@dataclass(frozen=True)
+class Place:
+    """The cores of one local worker, and its GPU."""
+
+    cores: list[int]
+    gpu: str | None
+
+
+def cluster_of(words: Sequence[str]) -> Cluster:
+    """Compose `cluster=NAME` and `cluster.key=value` words. Raises UserError."""
+    names = [word.split("=", 1)[1] for word in words if word.startswith("cluster=")]
+    values = [word for word in words if not word.startswith("cluster=")]
+    cluster: Cluster = plugin(composed_group("cluster", names[-1] if names else "local", values), "cluster")
+    for key in ("workers", "attempts"):
+        value = getattr(cluster, key)
+        if value is not None and value < 1:
+            raise UserError(f"cluster.{key} = {value}: must be at least 1")
+    if cluster.gpus_per_worker not in (0, 1):
+        raise UserError(f"cluster.gpus_per_worker = {cluster.gpus_per_worker}: a run uses one GPU or none")
+    return cluster
+
+
+def places(cluster: Local, most: int) -> list[Place]:
+    """Divide the cores and GPUs that this process may use among at most `most` workers. Raises UserError."""
+    cores = sorted(os.sched_getaffinity(0))
+    gpus = visible_gpus() if cluster.gpus_per_worker else []
+    limit = len(gpus) if cluster.gpus_per_worker else len(cores)
+    workers = cluster.workers or (limit if cluster.gpus_per_worker else max(1, limit // 2))
+    if workers > limit or limit == 0:
+        what = "GPUs" if cluster.gpus_per_worker else "cores"
+        raise UserError(f"cluster.workers = {workers}: there are {limit} {what} here; every worker needs its own")
+    workers = max(1, min(workers, most))
+    share = max(1, len(cores) // workers)
+    return [
+        Place([cores[(worker * share + i) % len(cores)] for i in range(share)], gpus[worker] if gpus else None)
+        for worker in range(workers)
+    ]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in chosen.split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What keeps the libraries of one worker to its threads; they read it when they are imported."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))

@@ -1,0 +1,134 @@
+"""What a launch hands to its workers, the runs in order; what is left of them is on disk and nowhere else."""
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.data.split import draw_split
+from bench.data.structures import Structures
+from bench.errors import UserError
+from bench.locks import is_locked
+from bench.loop import check
+from bench.record import LOCK, RECORD, read_record, run_folder, state_of, write_atomically
+from bench.schema import NUMERICS_VERSION, RunConfig, plugin
+from bench.sweep import Cell
+from bench.training.shared import initial_model
+
+QUEUE = "queue.json"
+DIED = "ProcessDied"
+"""What is recorded as the error of a run whose process ended without a word."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run, where it is recorded, the initial model it starts from, and how often it had failed before."""
+
+    folder: Path
+    initial: Path
+    words: list[str]
+    failures_before: int
+    data_checksum: str
+    run: RunConfig
+
+    def failures(self) -> int:
+        """How often it has failed so far."""
+        return int(_state(self)[1].get("attempt", 0))
+
+    def reason(self) -> str:
+        """Why it failed, in one line."""
+        state, failure = _state(self)
+        if state == "damaged":
+            return f"{self.folder / RECORD} is damaged: move that folder away and launch again"
+        return f"{failure['error']}: {failure.get('message', '')}".splitlines()[0]
+
+    def state(self, *, mine: bool = False) -> str:
+        """done, running, interrupted, failed, missing or damaged; `mine` if it is the caller who holds its lock."""
+        return _state(self, mine)[0]
+
+    def is_open(self, attempts: int, *, mine: bool = False) -> bool:
+        """Whether a worker should do it: nobody is at it, and it has not failed, or its process died only.
+
+        A process that dies may have been unlucky and is tried `attempts` times; an error of the run itself would come
+        again.
+        """
+        state, failure = _state(self, mine)
+        if state != "failed":
+            return state in ("interrupted", "missing")
+        return failure["attempt"] - self.failures_before < (attempts if failure["error"] == DIED else 1)
+
+    def waits_for_another(self) -> bool:
+        """Whether another process trains the initial model just now."""
+        return not self.initial.exists() and is_locked(self.initial.with_suffix(".lock"))
+
+
+def _state(entry: Entry, mine: bool = False) -> tuple[str, dict[str, Any]]:
+    in_progress = not mine and is_locked(entry.folder / LOCK)
+    if not (entry.folder / RECORD).exists():
+        return ("running" if in_progress else "missing"), {}
+    try:
+        record = read_record(entry.folder / RECORD) | {"in_progress": in_progress}
+    except UserError:
+        return "damaged", {}
+    return state_of(record), {"error": "", "attempt": 1} | record.get("failure", {})
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The runs of one launch, of this version of the code."""
+
+    numerics_version: int
+    attempts: int
+    entries: list[Entry]
+
+    def write(self, folder: Path) -> None:
+        """Keep it in the folder of a launch."""
+        write_atomically(folder / QUEUE, TypeAdapter(Queue).dump_json(self))
+
+
+def read_queue(folder: Path) -> Queue:
+    """Read the queue of a launch. Raises UserError if it is not there, damaged or of another version of the code."""
+    path = folder / QUEUE
+    try:
+        content = json.loads(path.read_bytes())
+        if content["numerics_version"] != NUMERICS_VERSION:
+            raise UserError(f"{path} is of another version of this code: launch the sweep again")
+        queue: Queue = TypeAdapter(Queue).validate_python(content)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): launch the sweep again") from None
+    return queue
+
+
+def entries_of(cells: Sequence[Cell]) -> list[Entry]:
+    """The runs of a sweep with all that can be checked before anything runs: pairs, data, sizes. Raises UserError."""
+    load = functools.cache(_load)
+    entries = []
+    for cell in cells:
+        run = replace(cell.run, results=str(Path(cell.run.results).absolute()))
+        kernel, _ = check(run)
+        data = load(json.dumps(run.dataset, sort_keys=True), run.scenario)
+        folder = run_folder(run.results, run.identity(data))
+        entries.append(Entry(folder, initial_model(run, data, kernel.members), list(cell.words), 0, data, run))
+    return _ordered(entries)
+
+
+def _load(dataset: str, scenario: Any) -> str:
+    data: Structures = plugin(json.loads(dataset), "dataset").load()
+    draw_split(data, scenario, seed=0)
+    return data.checksum
+
+
+def _ordered(entries: Sequence[Entry]) -> list[Entry]:
+    """First a run of every initial model, which the others wait for; then the long ones, so that none is left last."""
+    first = {entry.initial: entry for entry in reversed(entries)}
+    leading = set(map(id, first.values()))
+    return sorted(entries, key=lambda entry: (id(entry) not in leading, -_work(entry.run)))
+
+
+def _work(run: RunConfig) -> int:
+    """Structures seen in training: what a run costs, roughly."""
+    return sum(run.training_set_sizes()) * run.training.epochs * int(run.kernel.get("members", 1))

@@ -1,0 +1,115 @@
+"""The workers of a SLURM cluster: one job array through submitit, its elements as many as there are workers.
+
+What runs and what is left is never asked of SLURM's accounting: results on disk say it, squeue only who is still there.
+"""
+
+import getpass
+import re
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import submitit
+from submitit.helpers import DelayedSubmission
+from submitit.slurm.slurm import SlurmExecutor
+
+from bench.compose import CONF
+from bench.errors import UserError
+from bench.launch.cluster import Slurm, environment
+from bench.launch.worker import Worker, log_to_stderr
+
+PREFIX = "bmdal-bench-"
+ENDLESS = 10**6
+
+
+class SlurmWorker:
+    """What an element of the array does. submitit pickles it, calls it, and queues it anew at the time limit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.worker: Worker | None = None
+
+    def __call__(self) -> None:
+        """Work; SIGTERM (preemption, requeue, scancel) stops the run in progress, which is saved."""
+        log_to_stderr()
+        self.worker = Worker(self.folder)
+        signal.signal(signal.SIGTERM, self._stop)
+        status = self.worker.work()
+        if status == 2:
+            raise UserError("this worker cannot work here: see the error above")
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Called near the time limit: save the run in progress; what is left is for the next time."""
+        if self.worker is not None:
+            self.worker.stop()
+            self.worker.wait()
+        return DelayedSubmission(SlurmWorker(self.folder))
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        if self.worker is not None:
+            self.worker.stop()
+
+
+def submit(folder: Path, cluster: Slurm, workers: int) -> str:
+    """Submit the workers of a launch as one array; returns the job's number. Raises UserError with SLURM's reason."""
+    if shutil.which("srun") is None or shutil.which("sbatch") is None:
+        raise UserError("there is no SLURM here (no sbatch, srun): run this where jobs are submitted, or cluster=local")
+    executor = SlurmExecutor(folder=folder / "slurm", max_num_timeout=ENDLESS)
+    exports = environment(cluster.cpus_per_worker) | {"PYTHONPATH": f"{CONF.parent}:$PYTHONPATH"}
+    options: dict[str, Any] = {
+        "job_name": PREFIX + folder.name,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "time": cluster.minutes,
+        "mem": f"{round(cluster.memory_gb * 1024)}M",
+        "cpus_per_task": cluster.cpus_per_worker,
+        "gpus_per_node": cluster.gpus_per_worker or None,
+        "signal_delay_s": cluster.seconds_to_stop,
+        "array_parallelism": cluster.parallel or workers,
+        "stderr_to_stdout": True,
+        "setup": [*(f'export {name}="{value}"' for name, value in exports.items()), *cluster.setup],
+        # srun does not take it from sbatch since SLURM 22.05
+        "srun_args": [f"--cpus-per-task={cluster.cpus_per_worker}"],
+        "additional_parameters": {"requeue": True} | cluster.additional,
+    }
+    executor.update_parameters(**{key: value for key, value in options.items() if value is not None})
+    try:
+        with executor.batch():
+            jobs = [executor.submit(SlurmWorker(folder)) for _ in range(workers)]
+    except submitit.core.utils.FailedJobError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"SLURM refuses the job ({reason}): change cluster.… values") from None
+    return str(jobs[0].job_id).split("_", maxsplit=1)[0]
+
+
+def most_elements() -> int:
+    """How many elements an array may have here: MaxArraySize is the lowest index that is refused."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _output("scontrol", "show", "config"))
+    return int(found[1]) if found else 1
+
+
+def alive() -> Counter[str]:
+    """Workers that are queued or at work, by the name of their launch; none where there is no SLURM."""
+    if shutil.which("squeue") is None:
+        return Counter()
+    names = _output("squeue", "--noheader", "--array", "--format=%j", f"--user={getpass.getuser()}").split()
+    return Counter(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+
+
+def cancel(folder: Path) -> None:
+    """Cancel the workers of a launch: runs in progress are saved."""
+    _output("scancel", f"--name={PREFIX}{folder.name}", f"--user={getpass.getuser()}")
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", "") or str(error)
+        raise UserError(f"{command[0]} does not answer ({str(told).strip().splitlines()[-1]}): try again") from None
+    return done.stdout

@@ -1,0 +1,57 @@
+"""How far a sweep is: a table of the states of its runs, once or until nobody works on it."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from bench.errors import UserError
+from bench.launch.queue import Entry
+
+STATES = ("done", "running", "interrupted", "failed", "damaged", "missing")
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+class Watch:
+    """Looks at the records of some runs; what is done is not read again."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.state = dict.fromkeys((entry.folder for entry in entries), "missing")
+
+    def look(self) -> Counter[str]:
+        """Read the states anew and count them."""
+        for entry in self.entries:
+            if self.state[entry.folder] != "done":
+                self.state[entry.folder] = entry.state()
+        return Counter(self.state.values())
+
+    def table(self, workers: int) -> list[str]:
+        """A row per scenario and the total, as last looked."""
+        names = list(dict.fromkeys(entry.run.scenario.name for entry in self.entries))
+        lines = [f"{'scenario':18} {'runs':>5} " + " ".join(f"{state:>11}" for state in STATES)]
+        for name in [*names, *(["all"] if len(names) > 1 else [])]:
+            part = [e for e in self.entries if name in ("all", e.run.scenario.name)]
+            counts = Counter(self.state[entry.folder] for entry in part)
+            lines.append(f"{name:18} {len(part):5d} " + " ".join(f"{counts[state]:11d}" for state in STATES))
+        return [*lines, f"workers: {workers}"]
+
+    def until_nobody_works(self, workers: Callable[[], int]) -> Counter[str]:
+        """Show the table, live on a terminal, until no worker is left."""
+        shown: list[str] = []
+        while True:
+            try:
+                left = workers()
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                left = -1
+            counts = self.look()
+            table = self.table(left)
+            if table != shown:
+                if shown and sys.stdout.isatty():
+                    print(f"\x1b[{len(shown)}A", end="")
+                print("\n".join(f"{line}\x1b[K" if sys.stdout.isatty() else line for line in table), flush=True)
+                shown = table
+            if left == 0:
+                return counts
+            time.sleep(SECONDS_BETWEEN_LOOKS)

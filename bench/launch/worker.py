@@ -1,0 +1,188 @@
+"""A worker does one run of a queue after another, each in a process of its own, until none is left for it.
+
+What is done, and what another process is at work on, it leaves alone: so workers share a queue without talking, the
+work of one that dies is taken over by the others, and doing a run twice is harmless.
+"""
+
+import contextlib
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+
+# making an optimizer imports it, for seconds: here once, before the processes of the runs are forked
+import torch._dynamo  # noqa: F401
+
+from bench.errors import BusyError, UserError
+from bench.launch.queue import DIED, Entry, Queue, read_queue
+from bench.locks import locked
+from bench.loop import check
+from bench.record import LOCK, RunRecord, make_folder
+from bench.run import execute
+from bench.schema import RunConfig
+from bench.stopping import SIGNALS, Stopped, listen
+
+log = logging.getLogger(__name__)
+_PARENT_DEATH_SIGNAL = 1
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Outcome(IntEnum):
+    """How the process of a run ended, beside the signals that may kill it."""
+
+    DONE = 0
+    FAILED = 1
+    REFUSED = 2
+    STOPPED = 3
+
+
+class Worker:
+    """Works on the queue in `folder`; `stop` may come from a signal handler.
+
+    With `linger` it stays until nothing is left that others are at work on, for they may die.
+    """
+
+    def __init__(self, folder: Path, *, linger: bool = False) -> None:
+        self.queue: Queue = read_queue(folder)
+        self.linger = linger
+        self.stopping = False
+        self._settled: set[Path] = set()
+        self._child: multiprocessing.process.BaseProcess | None = None
+
+    def work(self) -> int:
+        """Do what is left. Returns 0, or the exit status of a worker that was stopped or cannot work here."""
+        while not self.stopping:
+            entry = self._next()
+            if entry is None:
+                if not self.linger or len(self._settled) == len(self.queue.entries):
+                    return 0
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                continue
+            try:
+                make_folder(entry.folder)
+                with locked(entry.folder / LOCK, wait=False):
+                    # others may have done it since this one looked
+                    if entry.is_open(self.queue.attempts, mine=True) and self._do(entry) == Outcome.REFUSED:
+                        return int(Outcome.REFUSED)
+            except BusyError:
+                continue
+        return 128 + signal.SIGTERM
+
+    def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Ask the run in progress to save and stop, and start no other."""
+        self.stopping = True
+        if self._child is not None and self._child.is_alive():
+            self._child.terminate()
+
+    def wait(self) -> None:
+        """Wait until the run in progress has stopped."""
+        if self._child is not None:
+            self._child.join()
+
+    def _next(self) -> Entry | None:
+        """The first run that nobody does, rather one that need not wait for an initial model trained elsewhere."""
+        waiting = None
+        for entry in self.queue.entries:
+            if entry.folder in self._settled:
+                continue
+            if entry.is_open(self.queue.attempts):
+                if not entry.waits_for_another():
+                    return entry
+                waiting = waiting or entry
+            elif entry.state() != "running":
+                self._settled.add(entry.folder)
+        return waiting
+
+    def _do(self, entry: Entry) -> Outcome:
+        """Do one run in a process of its own, which a crash, a leak or the out-of-memory killer may end.
+
+        The lock of the run is held here, and by its process too should this one die first.
+        """
+        log.info("run %s starts: %s", entry.folder.name, " ".join(entry.words))
+        started = time.monotonic()
+        with contextlib.suppress(UserError):  # imports what all runs need, before the fork; its mistakes are the run's
+            check(entry.run)
+        self._child = multiprocessing.get_context("fork").Process(target=_attempt, args=(entry.run, os.getpid()))
+        with _blocked():
+            self._child.start()
+        if self.stopping:
+            self._child.terminate()
+        self._child.join()
+        code = self._child.exitcode or 0
+        died = code not in list(Outcome)
+        if died and not self.stopping:
+            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            record = RunRecord.open(entry.folder, entry.run.identity(entry.data_checksum), entry.run.deviations)
+            record.fail(DIED, f"its process ended by {how} after {len(record.steps)} steps")
+        state = entry.state(mine=True)
+        log.info("run %s is %s after %.1f s", entry.folder.name, state, time.monotonic() - started)
+        return Outcome.FAILED if died or state == "failed" else Outcome(code)
+
+
+def work_until_stopped(folder: Path) -> int:
+    """A worker that the usual signals stop; for `python -m`."""
+    worker = Worker(folder, linger=True)
+    for number in SIGNALS:
+        signal.signal(number, worker.stop)
+    return worker.work()
+
+
+def _attempt(run: RunConfig, parent: int) -> None:
+    """One run in the process made for it; how it ended is the exit status."""
+    listen(own=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    die_with(parent)
+    try:
+        execute(run, lock=False)
+    except Stopped as stop:
+        log.info("%s", stop)
+        code = Outcome.STOPPED
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = Outcome.REFUSED
+    except Exception:
+        log.exception("run failed")
+        code = Outcome.FAILED
+    else:
+        code = Outcome.DONE
+    sys.exit(code)
+
+
+def die_with(parent: int) -> None:
+    """Have the system ask this process to stop when its parent is gone (Linux; elsewhere it finishes its work)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Signals wait meanwhile: a process just forked must not run its parent's handlers."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def log_to_stderr() -> None:
+    """The log of a worker, with times."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
+if __name__ == "__main__":
+    log_to_stderr()
+    try:
+        die_with(os.getppid())
+        sys.exit(work_until_stopped(Path(sys.argv[1])))
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(2)

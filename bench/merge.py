@@ -1,0 +1,102 @@
+"""Results of several machines in one folder: python -m bench.merge FROM [FROM …] INTO
+
+A run that is in both is taken where it has come further; where both have the same steps with other numbers, nothing is
+touched, and the conflict is told.
+"""
+
+import argparse
+import shutil
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BusyError, UserError, WriteError
+from bench.locks import locked
+from bench.record import LOCK, RECORD, make_folder, read_record
+
+
+def main() -> None:
+    """Entry point; exits with 1 if there are conflicts or damaged records, with 2 after a mistake in the input."""
+    parser = argparse.ArgumentParser(prog="python -m bench.merge", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders given to runs as results=")
+    folders = parser.parse_args().folders
+    try:
+        if len(folders) < 2:
+            raise UserError("say from where and into what: python -m bench.merge FROM INTO")
+        outcomes = Counter(outcome for source in folders[:-1] for outcome in merge(source, folders[-1]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing to merge")
+    sys.exit(1 if outcomes["conflicts"] or outcomes["damaged"] else 0)
+
+
+def merge(source: Path, target: Path) -> list[str]:
+    """Copy the runs of `source` that `target` lacks or has less of; returns what became of each run.
+
+    Raises UserError if there are no results in `source` or a run is being computed in `target`.
+    """
+    if not (source / "runs").is_dir():
+        raise UserError(f"no results in {source}: give a folder with runs/ in it")
+    make_folder(target / "runs")
+    outcomes = []
+    for folder in sorted(path.parent for path in source.glob(f"runs/*/{RECORD}")):
+        try:
+            outcomes.append(_merge_run(folder, target / "runs" / folder.name))
+        except (WriteError, BusyError):
+            raise
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            outcomes.append("damaged")
+    return outcomes
+
+
+def _merge_run(source: Path, target: Path) -> str:
+    theirs = read_record(source / RECORD)
+    if not (target / RECORD).exists():
+        _copy(source, target)
+        return "new"
+    ours = read_record(target / RECORD)
+    common = min(len(ours["steps"]), len(theirs["steps"]))
+    same = [_numbers(step) for step in ours["steps"][:common]] == [_numbers(step) for step in theirs["steps"][:common]]
+    if ours["identity"] != theirs["identity"] or not same:
+        print(f"conflict: {source} and {target} have other numbers: look at both and move one away", file=sys.stderr)
+        return "conflicts"
+    if _progress(theirs) <= _progress(ours):
+        return "already there"
+    _copy(source, target)
+    return "further"
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Replace a run's folder by a copy, as a whole. Raises WriteError."""
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    old = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with locked(source / LOCK, wait=False):
+            shutil.copytree(source, draft, ignore=shutil.ignore_patterns("*.tmp", "*.lock", "*.lease"))
+        if target.exists():
+            with locked(target / LOCK, wait=False):
+                target.rename(old)
+        draft.rename(target)
+    except OSError as error:
+        raise WriteError(f"cannot copy {source} to {target} ({error}): make room and merge again") from None
+    finally:
+        for leftover in (draft, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _numbers(step: Mapping[str, Any]) -> dict[str, Any]:
+    """A step without what two machines may differ in: seconds, memory, the session."""
+    return {k: v for k, v in step.items() if not k.startswith(("seconds_", "peak_")) and k != "session"}
+
+
+def _progress(record: Mapping[str, Any]) -> tuple[bool, int]:
+    return record["status"] == "done", len(record["steps"])
+
+
+if __name__ == "__main__":
+    main()

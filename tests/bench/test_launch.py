@@ -1,0 +1,274 @@
+"""A sweep on workers of this machine: divided, disturbed, taken up again, with the numbers of an undisturbed one."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from bench_commands import command, records
+from conftest import PROJECT, subprocess_environment
+from small_sweeps import all_numbers, launch, process_ids, states, wait_until, words
+
+from bench.launch.cluster import Local, Place, cluster_of, places, visible_gpus
+from bench.launch.queue import entries_of, read_queue
+from bench.record import RECORD, read_record
+from bench.sweep import expand
+
+SEEDS = "seed=0,1,2,3"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same runs one after another in one process, by plain multirun."""
+    results = tmp_path_factory.mktemp("undisturbed")
+    done = command("-m", "+sweep=demo", *words(results, "seed=0,1,2,3", "threads=1"))
+    assert done.returncode == 0, done.stderr
+    return all_numbers(results)
+
+
+def folder_of(results, seed):
+    (found,) = [r for r in records(results) if r["identity"]["seed"] == seed]
+    return results / "runs" / found["run_id"]
+
+
+def test_a_sweep_on_two_workers(tmp_path, undisturbed):
+    """All done, the same numbers, nothing done twice; said so when launched again; nothing left over."""
+    done = launch(tmp_path, SEEDS, "cluster.workers=2", "threads=1", "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all_numbers(tmp_path) == undisturbed
+    assert all(len(record["sessions"]) == 1 for record in records(tmp_path))
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("training.pt"))
+    again = launch(tmp_path, SEEDS, "cluster.workers=2", "--wait")
+    assert again.returncode == 0 and "4 runs: 0 to do" in again.stdout and "4 done" in again.stdout
+    assert len(list((tmp_path / "launch").glob("2*"))) == 1
+
+
+def test_failures_are_recorded_and_the_others_go_on(tmp_path):
+    """One run raises, one dies; both are recorded; `--retry-failed` does them once their cause is gone."""
+    fault = tmp_path / "fault"
+    fault.touch()
+    settings = {"raises": [1], "dies": [2], "fault": fault}
+    results = tmp_path / "results"
+    options = [SEEDS, "threads=1", "cluster.workers=2", "cluster.attempts=2"]
+    done = launch(results, *options, "--wait", **settings)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert states(results, SEEDS, "threads=1", **settings) == {0: "done", 1: "failed", 2: "failed", 3: "done"}
+    raised, died = (read_record(folder_of(results, seed) / RECORD)["failure"] for seed in (1, 2))
+    assert (raised["error"], raised["message"], raised["attempt"]) == ("ArithmeticError", "seed 1\nmisbehaves", 1)
+    assert "in prepare" in raised["traceback"] and raised["host"] == os.uname().nodename
+    assert (died["error"], died["attempt"]) == ("ProcessDied", 2) and "SIGSEGV after 1 steps" in died["message"]
+    assert "ArithmeticError: seed 1" in done.stdout and "SIGSEGV" in done.stdout
+    again = launch(results, *options, "--wait", **settings)
+    assert again.returncode == 1 and "0 to do" in again.stdout
+    fault.unlink()
+    retried = launch(results, *options, "--wait", "--retry-failed", **settings)
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    assert set(states(results, SEEDS, "threads=1", **settings).values()) == {"done"}
+    for record in records(results):
+        assert [step["n_train"] for step in record["steps"]] == [2, 4, 6, 8]
+
+
+def test_cancelled_and_launched_again(tmp_path, undisturbed):
+    """`--cancel` stops workers with their runs saved; `--status` and `--dry-run` start nothing."""
+    options = [SEEDS, "threads=1", "cluster.workers=1"]
+    slow = {"seconds": 0.5}
+    started = launch(tmp_path, *options, **slow)
+    assert started.returncode == 0 and "started 1 workers" in started.stdout
+    wait_until(lambda: records(tmp_path) and records(tmp_path)[0]["steps"])
+    twice = launch(tmp_path, *options, **slow)
+    assert "0 to do, 4 with workers already" in twice.stdout
+    cancelled = launch(tmp_path, *options, "--cancel", **slow)
+    assert cancelled.returncode == 0 and "stopped 1 workers" in cancelled.stdout
+    assert not process_ids(str(tmp_path))
+    found = launch(tmp_path, *options, "--status", **slow)
+    assert found.returncode == 0 and "interrupted" in found.stdout
+    assert "interrupted" in states(tmp_path, SEEDS, "threads=1", **slow).values()
+    assert "failed" not in states(tmp_path, SEEDS, "threads=1", **slow).values()
+    planned = launch(tmp_path, *options, "--dry-run", **slow)
+    assert "would start 1 workers of" in planned.stdout and not process_ids(str(tmp_path))
+    done = launch(tmp_path, *options, "--wait", **slow)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [n[2:] for n in all_numbers(tmp_path).values()] and len(all_numbers(tmp_path)) == 4
+    by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(tmp_path).values()}
+    assert by_seed == {n[1]["seed"]: n[2:] for n in undisturbed.values()}
+
+
+def test_killed_workers_are_replaced(tmp_path, undisturbed):
+    """kill -9 of workers, runs, and at last of the pool itself; launched again, the same numbers."""
+    options = [SEEDS, "threads=1", "cluster.workers=2", "cluster.attempts=9"]
+    slow = {"seconds": 0.3}
+    assert launch(tmp_path, *options, **slow).returncode == 0
+    for _ in range(3):
+        wait_until(lambda: len(process_ids(str(tmp_path))) >= 4)
+        workers = [pid for pid in process_ids(str(tmp_path)) if b"launch.worker" in cmdline(pid)]
+        os.kill(random.choice(workers), signal.SIGKILL)
+        time.sleep(0.7)
+    (pool,) = [pid for pid in process_ids(str(tmp_path)) if b"launch.pool" in cmdline(pid)]
+    os.kill(pool, signal.SIGKILL)
+    wait_until(lambda: not process_ids(str(tmp_path)))
+    done = launch(tmp_path, *options, "--wait", **slow)
+    assert done.returncode == 0, done.stdout + done.stderr
+    by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(tmp_path).values()}
+    assert by_seed == {n[1]["seed"]: n[2:] for n in undisturbed.values()}
+
+
+@pytest.mark.long
+def test_chaos(tmp_path):
+    """Forty-two runs; thirty times and more a worker, a run or the pool is killed -9; in the end nothing is missing."""
+    sweep = ["seed=" + ",".join(map(str, range(21))), "batch_size=1,2", "threads=1"]
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    settings = {"epochs": 20, "seconds": 0.1}
+    options = [*sweep, "cluster.workers=2", "cluster.attempts=99"]
+    done = launch(undisturbed, *options, "--wait", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    chance, kills = random.Random(2022), Counter()
+    left = [*options, "checkpoint_seconds=0.2"]
+    while True:
+        done = launch(disturbed, *left, **settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if " 0 to do" in done.stdout:
+            break
+        while found := process_ids(str(disturbed)):
+            time.sleep(chance.uniform(0.0, 6.0))
+            pid = chance.choice(found)
+            kind = "pool" if b"launch.pool" in cmdline(pid) else "worker or run"
+            # the pool seldom: after it everything is over until the next launch
+            if kind == "pool" and chance.random() < 0.8:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                kills[kind] += 1
+    print(f"killed: {dict(kills)}")
+    assert sum(kills.values()) >= 30
+    assert len(all_numbers(undisturbed)) == 42
+    assert all_numbers(disturbed) == all_numbers(undisturbed)
+    assert any(len(record["sessions"]) > 2 for record in records(disturbed))
+    assert not list(disturbed.rglob("training.pt")) and not list(disturbed.rglob("*.training"))
+
+
+def cmdline(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_full_disk_burns_no_runs(tmp_path):
+    """The workers stop with one line; no run is failed; with room the sweep goes on."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", tmp_path], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
+    try:
+        done = launch(tmp_path, SEEDS, "threads=1", "cluster.workers=2", "--wait")
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "failed" not in states(tmp_path, SEEDS, "threads=1").values()
+        subprocess.run(["mount", "-o", "remount,size=64M", tmp_path], check=True)
+        done = launch(tmp_path, SEEDS, "threads=1", "cluster.workers=2", "--wait")
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_read_only_results(tmp_path):
+    """One line, and nothing started; what is recorded there can still be looked at."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a file system here: {mounted.stderr.decode().strip()}")
+    try:
+        assert launch(tmp_path, "seed=0", "threads=1", "--wait").returncode == 0
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        done = launch(tmp_path, "seed=0,1", "threads=1", "--wait")
+        assert done.returncode == 2, done.stdout + done.stderr
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith(f"error: cannot write to {tmp_path}/launch/") and "Read-only" in line
+        shown = launch(tmp_path, "seed=0,1", "threads=1", "--status")
+        assert shown.returncode == 0 and " 1 " in shown.stdout
+        assert states(tmp_path, "seed=0,1", "threads=1") == {0: "done", 1: "missing"}
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_damaged_record_is_left_alone(tmp_path):
+    assert launch(tmp_path, "seed=0", "threads=1", "--wait").returncode == 0
+    path = folder_of(tmp_path, 0) / RECORD
+    path.write_bytes(path.read_bytes()[:99])
+    done = launch(tmp_path, "seed=0,1", "threads=1", "--wait")
+    assert done.returncode == 1 and f"{path} is damaged: move that folder away" in done.stdout
+    assert len(path.read_bytes()) == 99
+    assert [read_record(p)["status"] for p in tmp_path.glob(f"runs/*/{RECORD}") if p != path] == ["done"]
+
+
+def test_mistakes_are_one_line(tmp_path):
+    for more, message in [
+        (["cluster=slrm"], "no cluster is called 'slrm': did you mean 'slurm'"),
+        (["cluster.wokers=2"], "wokers"),
+        (["cluster.workers=0"], "cluster.workers = 0: must be at least 1"),
+        (["cluster.workers=9999"], "cluster.workers = 9999: there are"),
+        (["threads=9999"], "threads = 9999: a worker has"),
+        (["scenario.pool=5000"], "the scenario asks for"),
+        (["cluster.gpus_per_worker=2"], "a run uses one GPU or none"),
+    ]:
+        done = command("sweep=demo", f"results={tmp_path}/r", *more, module="bench.launch")
+        errors = done.stderr.strip().splitlines()
+        assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr
+    assert not list(tmp_path.glob("r/launch/2*"))
+
+
+def test_cores_and_gpus_are_divided(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4, 12)))
+    local = Local(workers=3, gpus_per_worker=0, attempts=1)
+    assert places(local, most=99) == [Place([4, 5], None), Place([6, 7], None), Place([8, 9], None)]
+    assert places(Local(None, 0, 1), most=2) == [Place([4, 5, 6, 7], None), Place([8, 9, 10, 11], None)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert visible_gpus() == ["3", "GPU-5"]
+    assert places(Local(None, 1, 1), most=9) == [Place([4, 5, 6, 7], "3"), Place([8, 9, 10, 11], "GPU-5")]
+    slurm = cluster_of(["cluster=slurm", "cluster.partition=gpu", "cluster.setup=[module load cuda]"])
+    assert (slurm.partition, slurm.setup, slurm.qos) == ("gpu", ["module load cuda"], None)
+
+
+def test_order_of_a_queue(tmp_path):
+    """First one run of every initial model, then the costly ones; a queue survives its file."""
+    from bench.launch.queue import Queue
+    from bench.schema import NUMERICS_VERSION
+
+    entries = entries_of(expand(["sweep=demo", *words(tmp_path, "seed=0,1", "batch_size=1,2,3")]))
+    assert len({entry.initial for entry in entries[:2]}) == 2
+    assert [entry.run.batch_size for entry in entries[2:]] == sorted(e.run.batch_size for e in entries[2:])
+    queue = Queue(NUMERICS_VERSION, 3, entries)
+    queue.write(tmp_path)
+    assert read_queue(tmp_path) == queue
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_plain_multirun_tells_of_failures(tmp_path, launcher):
+    """With any launcher of Hydra: the others are done, the failure is recorded, the exit code is not 0."""
+    plugin = {
+        "joblib": "hydra_plugins.hydra_joblib_launcher",
+        "submitit_local": "hydra_plugins.hydra_submitit_launcher",
+    }
+    if launcher in plugin:
+        pytest.importorskip(plugin[launcher])
+    fault = tmp_path / "fault"
+    fault.touch()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench.run", "-m", "+sweep=demo", f"hydra/launcher={launcher}"),
+            *words(tmp_path / "results", "seed=0,1,2", "threads=1", raises=[1], fault=fault),
+        ],
+        cwd=PROJECT,
+        env=subprocess_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    found = states(tmp_path / "results", "seed=0,1,2", "threads=1", raises=[1], fault=fault)
+    assert found == {0: "done", 1: "failed", 2: "done"}

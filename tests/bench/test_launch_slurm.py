@@ -1,0 +1,166 @@
+"""Sweeps on a real SLURM: everything that happens to jobs there, and after it the numbers of an undisturbed sweep."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from bench_commands import command, records
+from conftest import PROJECT, subprocess_environment
+from slurm_cluster import CannotStartError, SlurmCluster
+from small_sweeps import all_numbers, launch, process_ids, running, states, wait_until, words
+
+from bench.record import RECORD, read_record
+
+SEEDS = "seed=" + ",".join(map(str, range(8)))
+EPOCHS = 25
+HERE = ["cluster=slurm", "cluster.cpus_per_worker=1", "cluster.memory_gb=0.5", "cluster.minutes=10"]
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    try:
+        cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"), max_array_size=3)
+    except CannotStartError as error:
+        pytest.skip(f"no SLURM can be started here: {error}")
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same runs one after another in one process."""
+    results = tmp_path_factory.mktemp("undisturbed")
+    done = command("-m", "+sweep=demo", *words(results, SEEDS, "threads=1", epochs=EPOCHS))
+    assert done.returncode == 0, done.stderr
+    return all_by_seed(results)
+
+
+def all_by_seed(results):
+    """Numbers by seed; the kernel's bad manners enter the identity, not the numbers."""
+    return {n[1]["seed"]: (n[0], *n[2:]) for n in all_numbers(results).values()}
+
+
+def test_more_workers_than_an_array_may_have_and_runs_that_fail(slurm, tmp_path, undisturbed):
+    """Eight workers where three elements are allowed; one run raises, one dies of a segmentation fault."""
+    fault = tmp_path / "fault"
+    fault.touch()
+    settings = {"epochs": EPOCHS, "raises": [1], "dies": [2], "fault": fault}
+    results = tmp_path / "results"
+    options = [SEEDS, *HERE, "cluster.workers=8", "cluster.attempts=2"]
+    done = launch(results, *options, "--wait", **settings)
+    assert "MaxArraySize: 3 workers" in done.stdout and "submitted 3 workers" in done.stdout
+    assert done.returncode == 1, done.stdout + done.stderr
+    expected = {seed: "failed" if seed in (1, 2) else "done" for seed in range(8)}
+    assert states(results, SEEDS, **settings) == expected
+    failures = {r["identity"]["seed"]: r["failure"] for r in records(results) if r["status"] == "failed"}
+    assert failures[1]["error"] == "ArithmeticError" and failures[1]["attempt"] == 1
+    assert failures[2]["error"] == "ProcessDied" and failures[2]["attempt"] == 2
+    assert "SIGSEGV" in failures[2]["message"]
+    assert {len(r["sessions"]) for r in records(results) if r["identity"]["seed"] not in (1, 2)} == {1}
+    fault.unlink()
+    done = launch(results, *options, "--wait", "--retry-failed", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all_by_seed(results) == undisturbed
+
+
+def test_elements_cancelled_requeued_preempted_and_stopped_by_the_clock(slurm, tmp_path, undisturbed):
+    """What SLURM does to jobs, one after another, and the launcher killed -9 as soon as it has submitted."""
+    settings = {"epochs": EPOCHS, "seconds": 1.5}
+    launcher = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "bench.launch", "sweep=demo", *words(tmp_path, SEEDS, *HERE, **settings)),
+            *("cluster.workers=3", "--wait"),
+        ],
+        cwd=PROJECT,
+        env=subprocess_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert any("submitted 3 workers" in line for line in launcher.stdout)
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.communicate()
+    wait_until(lambda: len(slurm.jobs("RUNNING")) == 3)
+    first, second, third = sorted(slurm.jobs("RUNNING"))
+    wait_until(lambda: running(tmp_path) == 3)
+    slurm("scancel", first)
+    slurm("scontrol", "requeue", second)
+    # what SLURM sends ahead of the time limit; the worker saves, and has itself queued anew
+    slurm("scancel", "--signal=USR2", third)
+    wait_until(lambda: sorted(slurm.jobs()) == [second, third] and not slurm.jobs("RUNNING"))
+    assert "failed" not in states(tmp_path, SEEDS, **settings).values()
+    for element in (second, third):  # SLURM holds a requeued job back for a while
+        slurm("scontrol", "update", f"jobid={element}", "starttime=now")
+    wait_until(lambda: len(slurm.jobs("RUNNING")) == 2, seconds=300)
+    wait_until(lambda: running(tmp_path))
+    slurm("sbatch", "--partition=urgent", "--ntasks=1", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 3")
+    wait_until(lambda: len(slurm.jobs("RUNNING")) == 1)
+    assert "failed" not in states(tmp_path, SEEDS, **settings).values()
+    status = command("sweep=demo", *words(tmp_path, SEEDS, *HERE, **settings), "--status", module="bench.launch")
+    assert "workers: 2" in status.stdout, status.stdout + status.stderr
+    wait_until(lambda: len(slurm.jobs()) < 3)
+    for element in (second, third):
+        slurm("scontrol", "update", f"jobid={element}", "starttime=now", check=False)
+    done = launch(tmp_path, SEEDS, *HERE, "cluster.workers=3", "--wait", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(states(tmp_path, SEEDS, **settings).values()) == {"done"}
+    assert all_by_seed(tmp_path) == undisturbed
+    assert any(len(record["sessions"]) > 1 for record in records(tmp_path))
+    assert not list(tmp_path.rglob("training.pt")) and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_cancel_and_what_slurm_refuses(slurm, tmp_path):
+    settings = {"epochs": EPOCHS, "seconds": 30.0}
+    refused = launch(tmp_path / "refused", "seed=0", *HERE, "cluster.partition=nowhere")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "error: SLURM refuses the job" in refused.stderr.splitlines()[-1]
+    assert not list((tmp_path / "refused/launch").iterdir())
+    options = ["seed=0,1", *HERE, "cluster.workers=2"]
+    assert launch(tmp_path, *options, **settings).returncode == 0
+    wait_until(lambda: running(tmp_path) == 2)
+    assert set(states(tmp_path, "seed=0,1", **settings).values()) == {"running"}
+    again = launch(tmp_path, *options, **settings)
+    assert "0 to do, 2 with workers already" in again.stdout and len(slurm.jobs()) == 2
+    assert "stopped 2 workers" in launch(tmp_path, *options, "--cancel", **settings).stdout
+    wait_until(lambda: not slurm.jobs() and not process_ids(str(tmp_path)))
+    assert set(states(tmp_path, "seed=0,1", **settings).values()) == {"interrupted"}
+
+
+@pytest.mark.long
+def test_time_limit(slurm, tmp_path, undisturbed):
+    """Runs of more than the minute that their job may last: saved ahead of it, queued anew, done without a launcher."""
+    settings = {"epochs": EPOCHS, "seconds": 8.0}
+    more = ["cluster.minutes=1", "cluster.seconds_to_stop=15", "cluster.workers=3"]
+    done = launch(tmp_path, SEEDS, *HERE, *more, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def finished():
+        for element in slurm.jobs("PENDING"):
+            slurm("scontrol", "update", f"jobid={element}", "starttime=now", check=False)
+        time.sleep(1)
+        return not slurm.jobs()
+
+    wait_until(finished, seconds=900)
+    assert set(states(tmp_path, SEEDS, **settings).values()) == {"done"}
+    assert all_by_seed(tmp_path) == undisturbed
+    assert any(len(record["sessions"]) > 1 for record in records(tmp_path))
+    assert not any("failure" in read_record(path) for path in tmp_path.glob(f"runs/*/{RECORD}"))
+
+
+@pytest.mark.long
+def test_1460_runs(slurm, tmp_path):
+    """As many runs as the paper's, of a single step: three array elements do them all; what it cost is printed."""
+    seeds = "seed=" + ",".join(map(str, range(1460)))
+    settings = {"final": 2, "epochs": 1}
+    started = time.monotonic()
+    done = launch(tmp_path, seeds, *HERE, "cluster.workers=3", **settings)
+    submitted = time.monotonic() - started
+    assert done.returncode == 0 and "1460 to do" in done.stdout, done.stdout + done.stderr
+    wait_until(lambda: not slurm.jobs(), seconds=3600)
+    everything = time.monotonic() - started
+    found = records(tmp_path)
+    assert len(found) == 1460 and all(r["status"] == "done" and len(r["sessions"]) == 1 for r in found)
+    files = sum(path.is_file() for path in (tmp_path / "launch").rglob("*"))
+    print(f"submitted after {submitted:.1f} s, done after {everything:.0f} s; {files} files in launch/")

@@ -1,0 +1,140 @@
+"""Sweeps of runs that take a second: a dataset of a few molecules, and a kernel that misbehaves for chosen seeds."""
+
+import ctypes
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from bench_commands import command
+from conftest import PROJECT, make_structures
+
+from bench.data.structures import Structures
+from bench.errors import UserError
+from bench.kernels.random import Random
+from bench.locks import is_locked
+from bench.record import read_record
+
+SIZES = [
+    *("scenario.initial=2", "scenario.pool=12", "scenario.validation=4", "scenario.test=6", "batch_size=2"),
+    *("model.hidden=[8,8]", "model.n_radial=2", "training.minibatch=2", "training.validation_checks=3"),
+]
+
+
+@dataclass(frozen=True)
+class FewMolecules:
+    """Forty bent triatomic molecules with the labels of springs."""
+
+    name: str
+
+    def load(self) -> Structures:
+        generator = np.random.default_rng(1)
+        equilibrium = np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+        displaced = 0.1 * generator.normal(size=(40, 3, 3))
+        data = make_structures([([8, 1, 1], equilibrium + one, None) for one in displaced])
+        return Structures(
+            **{name: getattr(data, name) for name in ("name", "atomic_numbers", "positions", "offsets", "cells")},
+            periodic=data.periodic,
+            energies=5 * (displaced**2).sum((1, 2)),
+            forces=-10 * displaced.reshape(-1, 3),
+            reference_energies={1: 0.0, 8: 0.0},
+        )
+
+
+@dataclass(frozen=True)
+class Misbehaving(Random):
+    """RND that, for some seeds, raises or dies at its second step, as long as a file exists; and takes its time."""
+
+    raises: tuple[int, ...] = ()
+    dies: tuple[int, ...] = ()
+    seconds: float = 0.0
+    fault: str = ""
+
+    def prepare(self, inputs):
+        time.sleep(self.seconds)
+        if len(inputs.labelled) > 2 and Path(self.fault).is_file():
+            if inputs.seed in self.raises:
+                raise ArithmeticError(f"seed {inputs.seed}\nmisbehaves")
+            if inputs.seed in self.dies:
+                ctypes.string_at(0)
+        return super().prepare(inputs)
+
+
+def words(results, *more, final=8, epochs=4, **kernel):
+    """The words of a sweep after `sweep=demo`."""
+    yaml_keys = yaml.safe_load((PROJECT / "conf/dataset/rmd17_aspirin.yaml").read_text())
+    return [
+        *SIZES,
+        *("algorithm=maxdiag_rnd", "kernel._target_=small_sweeps.Misbehaving", "kernel.name=RND"),
+        *(f"+kernel.{key}={value}".replace(" ", "") for key, value in kernel.items()),
+        *(f"~dataset.{key}" for key in yaml_keys if key not in ("_target_", "name")),
+        *("dataset._target_=small_sweeps.FewMolecules", "dataset.name=few_molecules"),
+        *(f"scenario.final={final}", f"training.epochs={epochs}", "final_kernels=[]", f"results={results}", *more),
+    ]
+
+
+def launch(results, *more, **settings):
+    """The command with these words; `seed=…` and options are among `more`."""
+    return command("sweep=demo", *words(results, *more, **settings), module="bench.launch")
+
+
+def numbers(folder):
+    """Everything a run recorded but where, when and how fast."""
+    record = read_record(folder / "record.json")
+    steps = [
+        {k: v for k, v in step.items() if not k.startswith(("seconds_", "peak_")) and k != "session"}
+        for step in record["steps"]
+    ]
+    arrays = {
+        name: {key: values.tobytes() for key, values in np.load(folder / name).items()}
+        for name in ("split.npz", "last_step.npz")
+    }
+    model = torch.load(folder / "model.pt", weights_only=True)
+    weights = {name: values.numpy().tobytes() for name, values in model["parameters"].items()}
+    return record["status"], record["identity"], steps, arrays, weights
+
+
+def all_numbers(results):
+    """`numbers` of every run by its name."""
+    return {folder.name: numbers(folder) for folder in sorted((results / "runs").iterdir())}
+
+
+def states(results, *more, **settings):
+    """The states that analysis.plan reports, by seed."""
+    from analysis.plan import states as plan
+    from bench.record import read_records
+    from bench.sweep import expand
+
+    table = plan(expand(["sweep=demo", *words(results, *more, **settings)]), read_records(results))
+    return dict(zip(table["seed"], table["state"], strict=True))
+
+
+def running(results):
+    """How many runs a process is at work on."""
+    return sum(is_locked(path) for path in results.glob("runs/*/run.lock"))
+
+
+def wait_until(condition, seconds=120.0):
+    """Wait for something that other processes do."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > seconds:
+            raise UserError(f"waited {seconds} s in vain")
+        time.sleep(0.1)
+
+
+def process_ids(environment_word):
+    """Processes in whose command line a word stands."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                arguments = (folder / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if any(environment_word in argument for argument in arguments):
+                found.append(int(folder.name))
+    return found
