@@ -1,0 +1,107 @@
+"""What all figures share: a drawing with its values, three panels of one measure each, bands, ticks, the legend."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
+
+from analysis import style
+
+PANEL_HEIGHT = 2.1
+MARKERS = 9
+"""At most so many markers on a curve; lines use all steps."""
+
+
+@dataclass
+class Drawing:
+    """A figure, what it shows in words, and its values where a reader may point: panel, x, y, text."""
+
+    figure: Figure
+    caption: str
+    points: list[tuple[int, float, float, str]] = field(default_factory=list)
+
+    def positions(self) -> list[tuple[float, float, str]]:
+        """Values with their places in the SVG, in points from the top left corner."""
+        self.figure.draw_without_rendering()
+        scale = 72 / self.figure.dpi
+        height = float(self.figure.get_figheight() * 72)
+        places = []
+        for panel, x, y, text in self.points:
+            at = self.figure.axes[panel].transData.transform((x, y)) * scale
+            if np.isfinite(at).all():
+                places.append((round(float(at[0]), 1), round(height - float(at[1]), 1), text))
+        return places
+
+
+def new_figure(panels: int, height: float, rows: int = 1) -> Figure:
+    """A figure of the journal's width with panels side by side, to be drawn within style.apply()."""
+    figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
+    figure.subplots(rows, panels)
+    return figure
+
+
+def curve(axis: Axes, look: style.Look, label: str, part: pd.DataFrame, x: str, y: str, *, few_markers: bool) -> None:
+    """A line over all rows with a band of one standard error; dotted where not all seeds have arrived."""
+    xs, ys = part[x].to_numpy(dtype=float), part[y].to_numpy(dtype=float)
+    band = part[f"{y}_sem"].fillna(0).to_numpy(dtype=float)
+    line = look.line | {"markevery": spread(xs) if few_markers else None}
+    fewer = part["fewer"].to_numpy(dtype=bool) if "fewer" in part else np.zeros(len(part), dtype=bool)
+    whole = int(np.argmax(fewer)) if fewer.any() else len(part)
+    axis.plot(xs, ys, label=label, **(line | ({"linestyle": ":"} if not whole else {})))
+    if 0 < whole < len(part):
+        axis.lines[-1].set_data(xs[:whole], ys[:whole])
+        axis.lines[-1].set_markevery(spread(xs[:whole]))
+        axis.plot(xs[whole - 1 :], ys[whole - 1 :], color=look.colour, linestyle=":", label=f"_{label}, fewer seeds")
+    axis.fill_between(xs, ys - band, ys + band, color=look.colour, alpha=0.18, linewidth=0)
+
+
+def spread(x: np.ndarray) -> list[int]:
+    """Indices of markers, evenly spread on a log scale, first and last among them."""
+    wanted = np.geomspace(x[0], x[-1], MARKERS) if len(x) > MARKERS else x
+    return sorted({int(np.abs(x - size).argmin()) for size in wanted})
+
+
+def log_axis(axis: Axes, which: str) -> None:
+    """A log scale with a few plain numbers as ticks, whatever the range."""
+    (axis.set_xscale if which == "x" else axis.set_yscale)("log")
+    scale = axis.xaxis if which == "x" else axis.yaxis
+    low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
+    if high / low < 2.5:
+        ticks = [t for t in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= t <= high]
+        scale.set_major_locator(FixedLocator(ticks))
+    else:
+        subs = (1, 2, 5) if high / low < 60 else (1,)
+        scale.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 4, 6) if high / low < 8 else subs))
+    scale.set_major_formatter(ScalarFormatter())
+    scale.set_minor_locator(NullLocator())
+    scale.set_minor_formatter(NullFormatter())
+
+
+def legend(figure: Figure, handles: Sequence[Line2D], columns: int = 4) -> None:
+    """One legend above the panels."""
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), handlelength=2.6)
+
+
+def handles(looks: dict[str, style.Look]) -> list[Line2D]:
+    """Legend entries of methods."""
+    return [Line2D([], [], label=name, **look.line) for name, look in looks.items()]
+
+
+def number(value: float, sem: float = float("nan")) -> str:
+    """Value ± standard error to four digits."""
+    return f"{value:.4g}" + ("" if not np.isfinite(sem) else f" ± {sem:.2g}")
+
+
+def label(quantity: str, measure: str) -> str:
+    """An axis label with its unit."""
+    return f"{quantity.capitalize()} {measure.upper()} ({style.UNITS[quantity]})"
+
+
+def thinned(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The rows of some algorithms."""
+    return table[table["algorithm"].isin(list(names))]
