@@ -155,8 +155,11 @@ def _saving(claim: pd.Series, efficiency: pd.DataFrame, algorithm: str, other: l
         f"{n}: {table['saving'].get(n, np.nan):.3g} times fewer structures than {BASELINE}" for n in compared
     )
     savings = [table["saving"].get(name, np.nan) for name in compared]
+    if algorithm in table.index and np.isnan(savings[0]):
+        reached, seeds = table.loc[algorithm, ["reached", "seeds"]]
+        return Evidence(False, f"{algorithm}, {measure.upper()}: {reached} of {seeds} runs reach it", int(seeds))
     if not np.isfinite(savings).all():
-        return Evidence(None, f"{', '.join(compared)}, {measure.upper()}: not recorded, or some runs do not reach it")
+        return Evidence(None, f"{', '.join(compared)}, {measure.upper()}: not recorded, or not reached by all seeds")
     ratio = savings[0] / (savings[1] if len(savings) > 1 else 1.0)
     return Evidence(_within(ratio, claim), f"{measure.upper()}: {text}", int(table.loc[compared, "seeds"].sum()))
 

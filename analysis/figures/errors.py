@@ -56,7 +56,7 @@ def learning_curves(means: pd.DataFrame, quantity: str, looks: dict[str, style.L
     return drawing
 
 
-def batch_size(means: pd.DataFrame, quantity: str, looks: dict[str, style.Look], paper: pd.DataFrame) -> Drawing:
+def batch_size(means: pd.DataFrame, quantity: str, looks: dict[str, style.Look]) -> Drawing:
     """Draw the last step's errors (`summarise`: mean, sem) of one study against the batch size."""
     means = thinned(means, looks)
     with style.apply():

@@ -5,6 +5,7 @@ python -m tests.analysis.generated FOLDER [sweep words …]
 
 import json
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def generate(results, cells, arrays=True):
 def record_of(run, checksum):
     identity = run.identity(checksum)
     sizes = training_set_sizes(run)
-    rng = np.random.default_rng([run.seed, run.batch_size, len(run.kernel["name"]), len(run.selection["name"])])
+    rng = np.random.default_rng([run.seed, run.batch_size, zlib.crc32(f"{run.selection} {run.kernel}".encode())])
     members = run.kernel.get("members", 1)
     kernel, random = run.kernel["name"], run.kernel["name"] == "RND"
     level, slope = LEVELS.get(run.scenario.name.split("_")[0], (10.0, 0.3))
