@@ -11,6 +11,8 @@ from bench.units import KCAL_PER_MOL
 BINS = 10
 POINTS = 60
 """Structures kept per run, evenly spread over the order of their uncertainty."""
+ALIKE = ("MaxDiag + GP(LL)", "MaxDiag + GP(RP)", "MaxDist + GP(LL)", "MaxDist + GP(RP)")
+"""Left out: their uncertainties are those that MaxDet + GP and random selection show already."""
 PREFIX = "uncertainty "
 TARGETS = {"energy": ("energy_error_eV", "kcal_mol"), "force": ("force_error_eV_A", "kcal_mol_A")}
 COLUMNS = ["run_id", "study", "algorithm", "seed", "uncertainty", "target", "kind", "predicted", "error"]
@@ -26,7 +28,7 @@ def calibration_of(done: pd.DataFrame, results: Path) -> pd.DataFrame:
     parts = []
     if len(done):
         largest = done["batch_size"] == done.groupby("study")["batch_size"].transform("max")
-        for run in done[largest].to_dict("records"):
+        for run in done[largest & ~done["algorithm"].isin(ALIKE)].to_dict("records"):
             path = results / "runs" / run["run_id"] / LAST_STEP
             kernel = run["algorithm"].split(" + ")[1]
             names = ("GP(LL)", "GP(RP)") if kernel == "RND" else (kernel,)

@@ -7,6 +7,7 @@ would give in less than one of twenty (`mostly_lower`, `mostly_higher`). With on
 interval.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy import stats as scipy_stats
 from analysis import style
 from analysis.compare import differences
 from analysis.paper import REFERENCE
-from analysis.stats import BASELINE, LEVEL, detectable_factor, t_interval
+from analysis.stats import BASELINE, LEVEL, NUMBER, detectable_factor, t_interval
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not yet tested"
 PAIRED = ("lower", "higher", "not_lower", "not_higher", "similar")
@@ -39,11 +40,15 @@ class Measured:
     slopes: pd.DataFrame
     efficiency: pd.DataFrame
 
+    @functools.cached_property
+    def _groups(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        full = self.values[self.values["deviations"] == ""]
+        return {key: part for key, part in full.groupby(["scenario", *NUMBER])}
+
     def of(self, claim: pd.Series, measure: str) -> pd.DataFrame:
-        """The values that a claim speaks of, at its batch size."""
-        table = self.values[(self.values["scenario"] == claim["scenario"]) & (self.values["deviations"] == "")]
-        chosen = (table["statistic"] == claim["statistic"]) & (table["quantity"] == claim["quantity"])
-        return table[chosen & (table["measure"] == measure)]
+        """The values that a claim speaks of."""
+        key = (claim["scenario"], claim["statistic"], claim["quantity"], measure)
+        return self._groups.get(key, self.values.head(0))
 
 
 def verdicts(measured: Measured) -> pd.DataFrame:

@@ -106,6 +106,7 @@ class Collector:
         table = pd.DataFrame(steps).sort_values([*EXPERIMENT, "seed", "n_train"], ignore_index=True)
         runs = runs.sort_values("run_id", ignore_index=True)
         check_columns(table, "steps")
+        plan = plan if len(plan) else pd.DataFrame(columns=list(REQUIRED["plan"]))
         done = runs[runs["state"] == "done"]
         return Tables(runs, table, calibration_of(done, results), plan)
 

@@ -48,18 +48,21 @@ def batch_slopes(per_run: pd.DataFrame) -> pd.DataFrame:
     experiment are left out. `relative` is the slope over the mean error.
     """
     keys = ["study", "scenario", "deviations", "algorithm", *NUMBER]
+    by_seed = per_run.pivot(index=[*keys, "seed"], columns="batch_size", values="value")
+    sizes, errors = by_seed.columns.to_numpy(dtype=float), by_seed.to_numpy()
     rows = []
-    for values, part in per_run.groupby(keys, sort=True):
-        wide = part.pivot_table(index="seed", columns="batch_size", values="value").dropna()
-        if wide.shape[1] < 2 or wide.empty:
+    for values, places in by_seed.groupby(level=keys, sort=True).indices.items():
+        used = ~np.isnan(errors[places]).all(axis=0)
+        complete = errors[places][:, used]
+        complete = complete[~np.isnan(complete).any(axis=1)]
+        if used.sum() < 2 or not len(complete):
             continue
-        x = np.log2(wide.columns.to_numpy(dtype=float))
-        x = x - x.mean()
-        slopes = wide.to_numpy() @ x / (x @ x)
+        x = np.log2(sizes[used]) - np.log2(sizes[used]).mean()
+        slopes = complete @ x / (x @ x)
         sem = slopes.std(ddof=1) / np.sqrt(len(slopes)) if len(slopes) > 1 else np.nan
-        batches = " ".join(str(size) for size in wide.columns)
+        batches = " ".join(f"{size:g}" for size in sizes[used])
         row = dict(zip(keys, values, strict=True)) | {"batch_sizes": batches, "seeds": len(slopes)}
-        rows.append(row | {"slope": slopes.mean(), "sem": sem, "mean": wide.to_numpy().mean()})
+        rows.append(row | {"slope": slopes.mean(), "sem": sem, "mean": complete.mean()})
     columns = [*keys, "batch_sizes", "seeds", "slope", "sem", "mean"]
     table = pd.DataFrame(rows, columns=columns)
     table["relative"] = table["slope"] / table["mean"]

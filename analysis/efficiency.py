@@ -23,15 +23,19 @@ def efficiency(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.
     rows = []
     for _, part in done.groupby(["study", "batch_size"], sort=True):
         base = part[(part["algorithm"] == BASELINE) & (part["n_train"] == part["final"])]
-        for quantity in measured(part):
-            for measure in MEASURES:
-                target = base[column(quantity, measure)].mean()
-                if np.isnan(target):
-                    continue
-                for names, curve in part.groupby([*EXPERIMENT, "seed", "run_id"], sort=True):
-                    found = _crossing(curve, column(quantity, measure), target, label_seconds)
-                    experiment = dict(zip(EXPERIMENT, names, strict=False))
-                    rows.append(experiment | {"quantity": quantity, "measure": measure} | found)
+        columns = {(q, m): column(q, m) for q in measured(part) for m in MEASURES}
+        targets = {key: base[name].mean() for key, name in columns.items() if base[name].notna().any()}
+        for names, curve in part.groupby([*EXPERIMENT, "seed", "run_id"], sort=True):
+            sizes, labels = (curve[name].to_numpy(dtype=float) for name in ("n_train", "labels_bought"))
+            seconds = curve[[c for c in SPENT if c in curve]].to_numpy(dtype=float)
+            spent = np.nansum(seconds, axis=1).cumsum() / 3600
+            for (quantity, measure), target in targets.items():
+                errors = curve[columns[quantity, measure]].to_numpy(dtype=float)
+                n_train, bought, hours = _crossing(sizes, errors, labels, spent, target)
+                row = {"quantity": quantity, "measure": measure, "target": target, "final": float(sizes[-1])}
+                row |= {"n_train": n_train, "labels_bought": bought, "compute_hours": hours}
+                row["hours"] = hours + bought * label_seconds / 3600
+                rows.append(dict(zip(EXPERIMENT, names, strict=False)) | row)
     numbers = ["n_train", "labels_bought", "compute_hours", "hours"]
     if not rows:
         return pd.DataFrame(
@@ -47,23 +51,18 @@ def efficiency(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.
     return table.reset_index()
 
 
-def _crossing(curve: pd.DataFrame, name: str, target: float, label_seconds: float) -> dict[str, float]:
-    """The place where one run's curve first falls to the target; NaN if it never does."""
-    sizes, errors = curve["n_train"].to_numpy(dtype=float), curve[name].to_numpy(dtype=float)
+def _crossing(
+    sizes: np.ndarray, errors: np.ndarray, labels: np.ndarray, spent: np.ndarray, target: float
+) -> tuple[float, float, float]:
+    """N_train, labels and hours where one run's curve first falls to the target; NaN if it never does."""
     below = np.flatnonzero(errors <= target)
-    missing = {"n_train": np.nan, "labels_bought": np.nan, "compute_hours": np.nan, "hours": np.nan}
-    found = {"target": target, "final": float(curve["final"].iloc[0])}
     if not len(below):
-        return found | missing
+        return (np.nan, np.nan, np.nan)
     step = int(below[0])
+    previous = max(step - 1, 0)
     part = 1.0
-    if step and np.isfinite(errors[step - 1]) and errors[step] > 0:
-        part = float(np.log(errors[step - 1] / target) / np.log(errors[step - 1] / errors[step]))
-    before = sizes[step - 1] if step else sizes[0]
-    n_train = float(np.exp(np.log(before) + part * np.log(sizes[step] / before)))
-    labels = curve["labels_bought"].to_numpy(dtype=float)
-    labels = curve["labels_bought"].to_numpy(dtype=float)
-    bought = float(np.interp(n_train, [before, sizes[step]], [labels[max(step - 1, 0)], labels[step]]))
-    spent = np.nancumsum(curve[[c for c in SPENT if c in curve]].to_numpy(dtype=float).sum(1))[step] / 3600
-    hours = spent + bought * label_seconds / 3600
-    return found | {"n_train": n_train, "labels_bought": bought, "compute_hours": spent, "hours": hours}
+    if step and np.isfinite(errors[previous]) and errors[step] > 0:
+        part = float(np.log(errors[previous] / target) / np.log(errors[previous] / errors[step]))
+    n_train = float(sizes[previous] * (sizes[step] / sizes[previous]) ** part)
+    bought = float(np.interp(n_train, sizes[[previous, step]], labels[[previous, step]]))
+    return n_train, bought, float(spent[step])

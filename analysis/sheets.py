@@ -130,7 +130,7 @@ def _completeness(plan: pd.DataFrame) -> Sheet:
 
 def _runs(runs: pd.DataFrame) -> Sheet:
     data = runs.assign(commit=runs["git_commit"].astype(object).where(runs["git_commit"].notna(), "").str[:10])
-    data["commit"] += np.where(data["git_dirty"].eq(True), " (changed)", "")  # noqa: FBT003
+    data["commit"] += np.where(data["git_dirty"].eq(True), " (changed)", "")
     whole = ("seed", "batch_size", "steps", "threads", "not_finite")
     data = data.astype({name: "Int64" for name in whole if name in data})
     columns = [Column("Run", "run_id"), Column("State", "state"), Column("Scenario", "study")]

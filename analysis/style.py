@@ -121,6 +121,9 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as SVG and PNG, the same bytes for the same data."""
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("svg", "png")]
     with apply():
+        # laid out once for both
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         figure.savefig(paths[0], metadata={"Date": None})
         figure.savefig(paths[1], metadata={"Software": None})
     return paths

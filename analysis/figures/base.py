@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis import style
 
@@ -26,8 +26,7 @@ class Drawing:
     points: list[tuple[int, float, float, str]] = field(default_factory=list)
 
     def positions(self) -> list[tuple[float, float, str]]:
-        """Values with their places in the SVG, in points from the top left corner."""
-        self.figure.draw_without_rendering()
+        """Values with their places in the SVG, in points from the top left corner, once the figure is saved."""
         scale = 72 / self.figure.dpi
         height = float(self.figure.get_figheight() * 72)
         places = []
@@ -67,19 +66,28 @@ def spread(x: np.ndarray) -> list[int]:
 
 
 def log_axis(axis: Axes, which: str) -> None:
-    """A log scale with a few plain numbers as ticks, whatever the range."""
+    """A log scale with two to five plain numbers as ticks, whatever the range."""
     (axis.set_xscale if which == "x" else axis.set_yscale)("log")
     scale = axis.xaxis if which == "x" else axis.yaxis
     low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
-    if high / low < 2.5:
-        ticks = [t for t in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= t <= high]
-        scale.set_major_locator(FixedLocator(ticks))
-    else:
-        subs = (1, 2, 5) if high / low < 60 else (1,)
-        scale.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 4, 6) if high / low < 8 else subs))
-    scale.set_major_formatter(ScalarFormatter())
+    scale.set_major_locator(FixedLocator(log_ticks(low, high)))
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if 1e-3 <= value < 1e5 else f"{value:.0e}"))
     scale.set_minor_locator(NullLocator())
-    scale.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers within the limits, as many as there is room for: five at most, two at least."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    finest: tuple[float, ...] = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    for subs in (finest, (1, 1.5, 2, 3, 4, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+        ticks = [round(sub * 10.0**decade, 12) for decade in decades for sub in subs]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if 2 <= len(inside) <= 5:
+            return inside
+    if high / low > 100:
+        inside = [10.0**decade for decade in decades if low <= 10.0**decade <= high]
+        return inside[:: -(-len(inside) // 4)]
+    return [t for t in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= t <= high]
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], columns: int = 4) -> None:

@@ -29,9 +29,10 @@ def seconds(means: pd.DataFrame) -> Drawing:
                     drawing.points.append((panel, middle, row, f"{algorithm}, {name}: {number(value, sem)} s"))
                 left = left + wide[name]
             axis.set_yticks(range(len(looks)), list(looks) if panel == 0 else [])
+            axis.tick_params(axis="y", length=0)
             axis.set_ylim(len(looks) - 0.5, -0.5)
             axis.grid(visible=False, axis="y")
-            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axis.set_xlabel("Time per step (s)" if panel == 0 else "Features and selection per step (s)")
         patches = [Patch(color=PARTS[name], label=name) for name in present]
         figure.legend(handles=patches, loc="outside upper center", ncols=len(patches))

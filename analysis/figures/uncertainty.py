@@ -1,15 +1,13 @@
 """How well uncertainties tell errors: correlation coefficients of the last step, and errors against uncertainties."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis import style
-from analysis.figures.base import Drawing, legend, new_figure, number
+from analysis.figures.base import Drawing, legend, log_axis, new_figure, number
 
 KINDS = {
-    "own": ("own uncertainty", "#000000", "o"),
+    "own": ("committee (QBC)", "#000000", "o"),
     "GP(LL)": ("GP(LL)", "#0072B2", "s"),
     "GP(RP)": ("GP(RP)", "#D55E00", "^"),
 }
@@ -28,6 +26,8 @@ def correlations(means: pd.DataFrame) -> Drawing:
         for panel, (axis, target) in enumerate(zip(figure.axes, targets, strict=True)):
             for shift, (kind, (name, colour, marker)) in zip((-0.22, 0.0, 0.22), KINDS.items(), strict=True):
                 chosen = (means["quantity"] == target) & (means["uncertainty"] == kind)
+                # a GP kernel's own uncertainty is shown as what it is
+                chosen &= (kind != "own") | ~means["algorithm"].str.contains("GP(", regex=False)
                 part = means[chosen].set_index("algorithm")
                 rows = [i + shift for i, algorithm in enumerate(looks) if algorithm in part.index]
                 part = part.loc[[algorithm for algorithm in looks if algorithm in part.index]]
@@ -38,6 +38,7 @@ def correlations(means: pd.DataFrame) -> Drawing:
                 ):
                     drawing.points.append((panel, mean, row, f"{algorithm}, {name}: {number(mean, sem)}"))
             axis.set_yticks(range(len(looks)), list(looks) if panel == 0 else [])
+            axis.tick_params(axis="y", length=0)
             axis.set_ylim(len(looks) - 0.5, -0.5)
             axis.set_xlabel(f"Pearson correlation with {TARGETS[target]}")
         entries = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, c, m in KINDS.values()]
@@ -51,34 +52,33 @@ def calibration(table: pd.DataFrame, target: str) -> Drawing:
     groups = list(dict(list(table.groupby(["algorithm", "uncertainty"]))).items())
     looks = style.looks(table["algorithm"])
     groups.sort(key=lambda group: (list(looks).index(group[0][0]), group[0][1]))
-    columns = min(4, max(1, len(groups)))
+    columns = min(3, max(1, len(groups)))
     rows = -(-len(groups) // columns)
-    with style.apply({"lines.markersize": 1.6}):
-        figure = new_figure(columns, 0.3 + 1.75 * rows, rows)
+    with style.apply({"lines.markersize": 2}):
+        figure = new_figure(columns, 0.3 + 1.8 * rows, rows)
         caption = "Error of single test structures (dots) and root-mean-square error in bins of equally many (line, all"
-        drawing = Drawing(figure, f"{caption} seeds) against the predicted uncertainty; dashed: equality.")
+        drawing = Drawing(
+            figure, f"{caption} seeds) against the predicted uncertainty; dashed: equality, where both have one unit."
+        )
         for panel, axis in enumerate(figure.axes):
             if panel >= len(groups):
                 axis.set_axis_off()
                 continue
             (algorithm, uncertainty), part = groups[panel]
             points = part[part["kind"] == "point"]
-            axis.plot(points["predicted"], points["error"], ".", color=looks[algorithm].colour, alpha=0.35, mec="none")
+            axis.plot(points["predicted"], points["error"], "o", color=looks[algorithm].colour, alpha=0.4, mec="none")
             bins = part[part["kind"] == "bin"]
             bins = bins.assign(bin=bins.groupby("run_id").cumcount()).groupby("bin")[["predicted", "error"]].mean()
             axis.plot(bins["predicted"], bins["error"], "o-", color="#000000", markersize=3)
             for predicted, error in zip(bins["predicted"], bins["error"], strict=True):
                 drawing.points.append((panel, predicted, error, f"uncertainty {predicted:.3g}: RMS error {error:.3g}"))
-            axis.set_xscale("log")
-            axis.set_yscale("log")
-            for scale in (axis.xaxis, axis.yaxis):
-                scale.set_major_locator(LogLocator(base=10, numticks=5))
-                scale.set_minor_locator(NullLocator())
-            limits = axis.get_xlim(), axis.get_ylim()
-            both = np.array([min(limits[0][0], limits[1][0]), max(limits[0][1], limits[1][1])])
-            axis.plot(both, both, "--", color="#888888", linewidth=0.7)
-            axis.set_xlim(*limits[0])
-            axis.set_ylim(*limits[1])
+            for which in "xy":
+                log_axis(axis, which)
+            if (uncertainty == "QBC(F)") == (target == "force"):
+                limits = axis.get_xlim(), axis.get_ylim()
+                both = [min(limits[0][0], limits[1][0]), max(limits[0][1], limits[1][1])]
+                axis.plot(both, both, "--", color="#888888", linewidth=0.7)
+                axis.set(xlim=limits[0], ylim=limits[1])
             own = algorithm.endswith(uncertainty)
             axis.set_title(algorithm if own else f"{algorithm}: {uncertainty}", fontsize=7)
             if panel >= len(groups) - columns:

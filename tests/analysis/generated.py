@@ -83,7 +83,9 @@ def record_of(run, checksum):
             "seconds_training": members * (20 + 0.05 * n_train) * (1 + 0.05 * rng.random()),
             "seconds_validation": 1.0,
             "seconds_evaluation": 3.0,
-            "seconds_features": 0.0 if random else (30 if "QBC" in kernel else 7 if "LL" in kernel else 9) + rng.random(),
+            "seconds_features": 0.0
+            if random
+            else (30 if "QBC" in kernel else 7 if "LL" in kernel else 9) + rng.random(),
             "correlations": {
                 name: {
                     target: {

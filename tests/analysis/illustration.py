@@ -19,9 +19,9 @@ BATCH = 12
 def points():
     """A pool of clusters of unlike density and a thin spread between them; the batch of each method, in its order."""
     rng = np.random.default_rng(1)
-    clusters = [((0.0, 0.0), 0.55, 220), ((3.4, 2.3), 0.28, 160), ((3.1, -1.5), 0.75, 120), ((-2.6, 2.4), 0.4, 90)]
+    clusters = [((0.0, 0.0), 0.55, 260), ((3.4, 2.3), 0.3, 200), ((3.1, -1.5), 0.75, 120), ((-2.6, 2.4), 0.4, 90)]
     pool = np.concatenate([rng.normal(centre, width, (n, 2)) for centre, width, n in clusters])
-    pool = np.concatenate([pool, rng.uniform((-3.5, -3.3), (4.8, 3.6), (45, 2))]).round(3)
+    pool = np.concatenate([pool, rng.uniform((-3.5, -3.3), (4.8, 3.6), (24, 2))]).round(3)
     training = np.array([(0.2, 0.1), (-0.5, -0.4), (2.6, -1.2), (-2.5, 2.2)])
     features = torch.tensor(pool)
     distance, _ = nearest_centres(features, torch.tensor(training))
