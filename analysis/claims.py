@@ -60,7 +60,10 @@ def verdicts(measured: Measured) -> pd.DataFrame:
         parts = evidence(claim, measured)
         known = [part.holds for part in parts]
         verdict = NOT_SUPPORTED if False in known else NOT_TESTED if None in known else SUPPORTED
-        text = "; ".join(part.text for part in parts)
+        told = [part.text for part in parts if part.holds is not None]
+        if missing := len(parts) - len(told):
+            told.append(f"{missing} of {len(parts)} parts not recorded, or with too few seeds")
+        text = "; ".join(told)
         row = claim[["claim", "place", "scenario", "batch_size"]].to_dict()
         rows.append(row | {"verdict": verdict, "evidence": text, "runs": sum(part.runs for part in parts)})
     return pd.DataFrame(rows)

@@ -90,7 +90,7 @@ def _studies(collected: Tables) -> str:
         runs.groupby("study"), key=lambda s: (*style.scenario_order(s[1]["scenario"].iloc[0]), s[0])
     ):
         first = part.iloc[0]
-        hardware = sorted({f"{r.cpu or '?'}, {r.device or '?'}, {r.threads:g} threads" for r in part.itertuples()})
+        hardware = sorted({f"{r.cpu or '?'}, {r.device or '?'}, threads: {r.threads:g}" for r in part.itertuples()})
         commits = sorted({str(commit)[:10] for commit in part["git_commit"].dropna()})
         states = part["state"].value_counts()
         rows.append(
