@@ -9,7 +9,7 @@ from bench.record import LAST_STEP
 from bench.units import KCAL_PER_MOL
 
 BINS = 10
-POINTS = 60
+POINTS = 30
 """Structures kept per run, evenly spread over the order of their uncertainty."""
 ALIKE = ("MaxDiag + GP(LL)", "MaxDiag + GP(RP)", "MaxDist + GP(LL)", "MaxDist + GP(RP)")
 """Left out: their uncertainties are those that MaxDet + GP and random selection show already."""
@@ -64,5 +64,5 @@ def binned(predicted: np.ndarray, error: np.ndarray) -> list[tuple[str, float, f
         for p, e in zip(np.array_split(predicted, BINS), np.array_split(error, BINS), strict=True)
         if len(p)
     ]
-    kept = np.unique(np.linspace(0, len(predicted) - 1, min(POINTS, len(predicted))).astype(int)) if len(order) else []
+    kept = np.unique(np.linspace(0, max(len(predicted) - 1, 0), min(POINTS, len(predicted))).astype(int))
     return rows + [("point", float(predicted[i]), float(error[i])) for i in kept]

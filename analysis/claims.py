@@ -1,10 +1,10 @@
 """The paper's claims, each tested on our runs: supported, not supported, or not yet tested, with the evidence.
 
-How a relation is tested: paired differences at equal seed, 95 % intervals (`lower`, `higher`, and their negations, which
-hold as long as the opposite is not shown); an interval within limits (`similar`; `flat`, the change per doubling of the
-batch); an interval above zero (`grows`); the mean alone (`lowest`, `ratio`, `saving`); a majority of cases that chance
-would give in less than one of twenty (`mostly_lower`, `mostly_higher`). With one seed nothing is tested that needs an
-interval.
+How a relation is tested: paired differences at equal seed, 95 % intervals (`lower`, `higher`, and their negations,
+which hold as long as the opposite is not shown); an interval within limits (`similar`; `flat`, the change per doubling
+of the batch); an interval above zero (`grows`); the mean alone (`lowest`, `ratio`, `saving`); a majority of cases that
+chance would give in less than one of twenty (`mostly_lower`, `mostly_higher`). With one seed nothing is tested that
+needs an interval.
 """
 
 import functools
@@ -43,7 +43,7 @@ class Measured:
     @functools.cached_property
     def _groups(self) -> dict[tuple[str, ...], pd.DataFrame]:
         full = self.values[self.values["deviations"] == ""]
-        return {key: part for key, part in full.groupby(["scenario", *NUMBER])}
+        return dict(list(full.groupby(["scenario", *NUMBER])))
 
     def of(self, claim: pd.Series, measure: str) -> pd.DataFrame:
         """The values that a claim speaks of."""
@@ -60,7 +60,8 @@ def verdicts(measured: Measured) -> pd.DataFrame:
         parts = evidence(claim, measured)
         known = [part.holds for part in parts]
         verdict = NOT_SUPPORTED if False in known else NOT_TESTED if None in known else SUPPORTED
-        told = [part.text for part in parts if part.holds is not None]
+        # what speaks against the claim comes first
+        told = [part.text for part in sorted(parts, key=lambda part: part.holds is True) if part.holds is not None]
         if missing := len(parts) - len(told):
             told.append(f"{missing} of {len(parts)} parts not recorded, or with too few seeds")
         text = "; ".join(told)

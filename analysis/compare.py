@@ -15,9 +15,10 @@ STUDY = ["study", "scenario", "deviations", "batch_size"]
 def paired(per_run: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     """Differences to a baseline at equal study, batch size and seed: mean, standard error, 95 % interval, p.
 
-    `p_adjusted` controls the false discovery rate (Benjamini and Hochberg) among all algorithms, batch sizes, quantities
-    and measures of a study and statistic. `detectable` is the smallest difference that a paired t-test at 5 % finds with
-    80 % power at the spread and number of seeds at hand. `relative` is the mean difference over the baseline's mean.
+    `p_adjusted` controls the false discovery rate (Benjamini and Hochberg) among all algorithms, batch sizes,
+    quantities and measures of a study and statistic. `detectable` is the smallest difference that a paired t-test at 5
+    % finds with 80 % power at the spread and number of seeds at hand. `relative` is the mean difference over the
+    baseline's mean.
     """
     keys = [*STUDY, "seed", *NUMBER]
     base = per_run[per_run["algorithm"] == baseline][[*keys, "value", "run_id"]]
@@ -44,8 +45,8 @@ def adjusted(p: pd.Series) -> pd.Series:
 def batch_slopes(per_run: pd.DataFrame) -> pd.DataFrame:
     """How an error changes when the batch doubles: a line through log2(N_batch) per seed, then mean and standard error.
 
-    Fitting every seed on its own takes the spread between splits out. Seeds with fewer batch sizes than the others of the
-    experiment are left out. `relative` is the slope over the mean error.
+    Fitting every seed on its own takes the spread between splits out. Seeds with fewer batch sizes than the others of
+    the experiment are left out. `relative` is the slope over the mean error.
     """
     keys = ["study", "scenario", "deviations", "algorithm", *NUMBER]
     by_seed = per_run.pivot(index=[*keys, "seed"], columns="batch_size", values="value")
@@ -73,9 +74,9 @@ def batch_slopes(per_run: pd.DataFrame) -> pd.DataFrame:
 def ranks(means: pd.DataFrame) -> pd.DataFrame:
     """Ranks of the algorithms over the full scenarios (1 is best), one row per statistic, measure and algorithm.
 
-    A scenario counts once: at its largest batch, with its forces, or its energies where it has no forces. Algorithms that
-    a scenario lacks are left out of all. `p_friedman` tests whether any algorithms differ; `p` compares each with random
-    selection over the scenarios (Wilcoxon's signed ranks of log ratios), `p_adjusted` as in `paired`.
+    A scenario counts once: at its largest batch, with its forces, or its energies where it has no forces. Algorithms
+    that a scenario lacks are left out of all. `p_friedman` tests whether any algorithms differ; `p` compares each with
+    random selection over the scenarios (Wilcoxon's signed ranks of log ratios), `p_adjusted` as in `paired`.
     """
     full = means[means["deviations"] == ""]
     full = full[full["batch_size"] == full.groupby("study")["batch_size"].transform("max")]

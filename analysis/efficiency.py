@@ -14,10 +14,10 @@ SPENT = ("seconds_training", "seconds_features", "seconds_selection")
 def efficiency(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.DataFrame:
     """Labels and hours until the error of random selection's last step (its mean over seeds) is reached.
 
-    Per finished run the first crossing of its curve, interpolated between steps on log scales. `reached` of `seeds` runs
-    reached it; the means are over these, and NaN where one did not: it needs more than the scenario has. `saving` is
-    N_train of random selection's last step over N_train at the crossing. `labels_bought` counts validation labels, and
-    the pool's where a kernel reads them; `hours` are those of the computation and of the labels bought.
+    Per finished run the first crossing of its curve, interpolated between steps on log scales. `reached` of `seeds`
+    runs reached it; the means are over these, and NaN where one did not: it needs more than the scenario has. `saving`
+    is N_train of random selection's last step over N_train at the crossing. `labels_bought` counts validation labels,
+    and the pool's where a kernel reads them; `hours` are those of the computation and of the labels bought.
     """
     done = steps[steps["state"] == "done"]
     rows = []

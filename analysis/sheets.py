@@ -84,7 +84,8 @@ def _ranks(table: pd.DataFrame) -> Sheet:
     note = (
         "Over the full scenarios at their largest batch, forces (energies on QM9). Tests: Friedman; Wilcoxon's signed"
     )
-    note += " ranks against random selection, adjusted (Benjamini, Hochberg). Algorithms that a scenario lacks are left out."
+    note += " ranks against random selection, adjusted (Benjamini, Hochberg). Algorithms that a scenario lacks are"
+    note += " left out."
     return Sheet("ranks", "Ranks over scenarios", note, table, columns)
 
 

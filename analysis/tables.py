@@ -164,8 +164,10 @@ def comparisons(table: pd.DataFrame) -> Sheet:
     columns += [Column("Difference", "difference", "sem"), Column("95 % interval", "interval")]
     columns += [Column("Relative", "relative", digits="+.1%"), Column("p adjusted", "p_adjusted", digits=".2g")]
     columns += [Column("Significant", "significant"), Column("Detectable", "detectable", digits=".2g")]
-    note = "Algorithm − random selection at equal seed. p of a paired t-test, adjusted (Benjamini, Hochberg) among all of a"
-    note += " scenario; detectable: the smallest difference found with 80 % power at this spread and number of seeds."
+    note = (
+        "Algorithm − random selection at equal seed. p of a paired t-test, adjusted (Benjamini, Hochberg) among all of"
+    )
+    note += " a scenario; detectable: the smallest difference found with 80 % power at this spread and number of seeds."
     return Sheet("comparisons", "Differences to random selection", note, data, [*columns, Column("Pairs", "pairs")])
 
 

@@ -70,19 +70,21 @@ def log_axis(axis: Axes, which: str) -> None:
     (axis.set_xscale if which == "x" else axis.set_yscale)("log")
     scale = axis.xaxis if which == "x" else axis.yaxis
     low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
-    scale.set_major_locator(FixedLocator(log_ticks(low, high)))
+    # numbers stand side by side on one axis, above each other on the other
+    scale.set_major_locator(FixedLocator(log_ticks(low, high, 0.17 if which == "x" else 0.08)))
     scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if 1e-3 <= value < 1e5 else f"{value:.0e}"))
     scale.set_minor_locator(NullLocator())
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers within the limits, as many as there is room for: five at most, two at least."""
+def log_ticks(low: float, high: float, room: float) -> list[float]:
+    """Round numbers within the limits, two to five, no two nearer than the fraction `room` of the axis."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     finest: tuple[float, ...] = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
     for subs in (finest, (1, 1.5, 2, 3, 4, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [round(sub * 10.0**decade, 12) for decade in decades for sub in subs]
         inside = [tick for tick in ticks if low <= tick <= high]
-        if 2 <= len(inside) <= 5:
+        near = np.diff(np.log(inside)).min(initial=np.inf) < room * np.log(high / low)
+        if 2 <= len(inside) <= 5 and not near:
             return inside
     if high / low > 100:
         inside = [10.0**decade for decade in decades if low <= 10.0**decade <= high]

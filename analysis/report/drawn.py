@@ -16,11 +16,12 @@ class Drawn:
     values: list[tuple[float, float, str]]
 
     def inline(self) -> str:
-        """The SVG for a page: no prologue, ids of its own, black, white and grid in the page's colours."""
+        """The SVG for a page: no prologue, ids of its own, two decimals, the page's black, white and grid."""
         text = self.svg[self.svg.index("<svg") :]
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
         text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{self.name}-", text)
+        text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
         for colour, variable in COLOURS.items():
             text = text.replace(colour, variable)
         size = re.search(r'<svg [^>]*?height="([\d.]+)pt"[^>]*?viewBox="([^"]+)"[^>]*>', text)

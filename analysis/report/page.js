@@ -98,6 +98,9 @@ class Table {
       if (this.sheet.link === name && text !== "0") {
         const button = td.appendChild(element("button", { type: "button", class: "link", title: "The runs behind this row" }, text));
         button.addEventListener("click", () => this.show(row));
+      } else if (name === "Evidence") {
+        const lines = td.appendChild(element("div", { class: "lines" }));
+        for (const part of text.split("; ")) lines.appendChild(element("div", {}, part));
       } else td.textContent = text;
     });
     return tr;

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from string import Template
 
 import pandas as pd
 
@@ -18,7 +19,6 @@ HERE = Path(__file__).parent
 TITLE = "Batch-mode active learning of interatomic potentials: what has been reproduced"
 PAPER = "V. Zaverkin, D. Holzmüller, I. Steinwart, J. Kästner, Digital Discovery 2022, 1, 605"
 KEYS = {"study": "study", "scenario": "study", "batch_size": "batch_size", "algorithm": "algorithm"}
-OPENED = ("claims", "paper")
 COLOURS = {"done": "#009E73", "running": "#56B4E9", "interrupted": "#E69F00", "failed": "#D55E00", "stale": "#CC79A7"}
 
 
@@ -44,19 +44,16 @@ def page(collected: Tables, made: Sequence[Sheet], drawn: Sequence[Drawn]) -> st
         "values": {figure.name: figure.values for figure in drawn},
     }
     embedded = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-    css, script = (HERE.joinpath(name).read_text() for name in ("page.css", "page.js"))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(TITLE)}</title><link rel="icon" href="data:,"><style>{css}</style></head>
-<body><header><h1>{escape(TITLE)}</h1><p class="note">Compared with {escape(PAPER)}.</p>{_tiles(collected, known)}</header>
-<nav aria-label="Sections"><div>{links}<button id="theme" type="button">Light / dark</button></div></nav>
-<main>{body}</main>
-<noscript><p>The tables of this page need JavaScript; the same tables lie as CSV beside it in tables/.</p></noscript>
-<dialog aria-label="Figure"><div class="tools"><h3></h3><span class="note">wheel: zoom; drag: move; double click: all</span>
-<button type="button">Close</button></div><div class="frame"></div></dialog>
-<div id="tip" role="status"></div>
-<script type="application/json" id="data">{embedded}</script><script>{script}</script></body></html>
-"""
+    return Template(HERE.joinpath("page.html").read_text()).substitute(
+        title=escape(TITLE),
+        paper=escape(PAPER),
+        css=HERE.joinpath("page.css").read_text(),
+        script=HERE.joinpath("page.js").read_text(),
+        tiles=_tiles(collected, known),
+        links=links,
+        body=body,
+        data=embedded,
+    )
 
 
 def _tiles(collected: Tables, known: dict[str, Sheet]) -> str:
@@ -93,20 +90,19 @@ def _studies(collected: Tables) -> str:
         hardware = sorted({f"{r.cpu or '?'}, {r.device or '?'}, threads: {r.threads:g}" for r in part.itertuples()})
         commits = sorted({str(commit)[:10] for commit in part["git_commit"].dropna()})
         states = part["state"].value_counts()
-        rows.append(
-            [
-                style.scenario_title(first["scenario"], first["deviations"]),
-                study,
-                first["deviations"] or "as in its file",
-                first["dataset"],
-                f"{first['initial']:.0f} → {first['final']:.0f}",
-                ", ".join(f"{size:.0f}" for size in sorted(part["batch_size"].unique())),
-                str(part["algorithm"].nunique()),
-                ", ".join(f"{states[state]} {state}" for state in CURRENT if state in states),
-                "; ".join(hardware),
-                ", ".join(commits) or "unknown",
-            ]
-        )
+        cells = [
+            style.scenario_title(first["scenario"], first["deviations"]),
+            study,
+            first["deviations"] or "as in its file",
+            first["dataset"],
+            f"{first['initial']:.0f} → {first['final']:.0f}",
+            ", ".join(f"{size:.0f}" for size in sorted(part["batch_size"].unique())),
+            str(part["algorithm"].nunique()),
+            ", ".join(f"{states[state]} {state}" for state in CURRENT if state in states),
+            "; ".join(hardware),
+            ", ".join(commits) or "unknown",
+        ]
+        rows.append([escape(cell) for cell in cells])
     heads = [
         "Scenario",
         "Name",
@@ -143,20 +139,17 @@ def _completeness(plan: pd.DataFrame) -> str:
         ]
         to_come = "unknown" if pd.isna(row["hours_to_come"]) else f"{row['hours_to_come']:.1f}"
         cells = [row["scenario"], row["experiments"], row["runs"], *(row[state] for state in STATES)]
-        text = "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
-        rows.append(
-            f'<tr>{text}<td>{row["hours_spent"]:.1f}</td><td>{to_come}</td><td><div class="bar">{"".join(parts)}</div></td></tr>'
-        )
-    heads = ["Scenario", "Experiments", "Runs", *STATES, "Hours spent", "Hours to come", ""]
-    head = "".join(f'<th scope="col" style="padding:.35rem .6rem">{escape(h.capitalize())}</th>' for h in heads)
-    table = f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    return table if rows else ""
+        cells += [f"{row['hours_spent']:.1f}", to_come]
+        rows.append([*(escape(str(cell)) for cell in cells), f'<div class="bar">{"".join(parts)}</div>'])
+    heads = ["Scenario", "Experiments", "Runs", *(s.capitalize() for s in STATES), "Hours spent", "Hours to come", ""]
+    return _plain_table(heads, rows) if rows else ""
 
 
 def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col" style="padding:.35rem .6rem">{escape(h)}</th>' for h in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    head = "".join(f'<th scope="col" class="plain">{escape(h)}</th>' for h in heads)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 def _figures(collected: Tables, drawn: Sequence[Drawn]) -> str:

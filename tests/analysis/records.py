@@ -17,7 +17,7 @@ def metrics(value, quantities=("force", "energy")):
 
 
 def record(selection, kernel, seed, values, *, scenario="demo", batch_size=10, status="done", **changes):
-    """A run whose force and energy MAE are `values`, RMSE twice, MAXE three times that, from N_train = batch_size on."""
+    """A run whose force and energy MAE are `values`, RMSE twice, MAXE thrice that; N_train starts at batch_size."""
     sizes = [batch_size * (i + 1) for i in range(len(values))]
     identity = {
         "numerics_version": changes.get("numerics_version", NUMERICS_VERSION),

@@ -128,5 +128,5 @@ def test_bins_of_equally_many():
     np.testing.assert_allclose(bins["predicted"], predicted[order].reshape(10, 100).mean(1))
     np.testing.assert_allclose(bins["error"] ** 2, (error[order] ** 2).reshape(10, 100).mean(1))
     points = rows[rows["kind"] == "point"]
-    assert len(points) == 60 and set(points["error"]) <= set(error)
+    assert len(points) == 30 and set(points["error"]) <= set(error)
     assert len(binned(np.full(3, np.nan), np.ones(3))) == 0

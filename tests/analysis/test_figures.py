@@ -1,10 +1,12 @@
 """Figures show the tables' numbers, not pixels only; looks are one for each method, everywhere."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
@@ -19,11 +21,11 @@ from analysis.figures.uncertainty import correlations
 from analysis.paper import paper_numbers
 from analysis.sheets import Statistics
 from analysis.stats import MEASURES, last_correlations, over_seeds, summarise
-from bench.sweep import expand
 from tests.analysis import records
 from tests.analysis.illustration import points
 from tests.analysis.records import runs, tables_of
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 FOUND = {"GP(LL)": {"energy": {"pearson": 0.5}, "force": {"pearson": 0.25}}}
 
 
@@ -57,7 +59,7 @@ def test_every_kind_is_drawn(found):
 
 def test_learning_curves_show_the_table(found, drawn):
     figure = drawn["learning_curves_demo_force"].figure
-    means = over_seeds(found[0].steps[tables.steps["batch_size"] == 10], "force")
+    means = over_seeds(found[0].steps[found[0].steps["batch_size"] == 10], "force")
     for axis, measure in zip(figure.axes, MEASURES, strict=True):
         lines = {line.get_label(): line for line in axis.get_lines()}
         assert set(lines) == set(means["algorithm"])
@@ -123,9 +125,14 @@ def test_the_papers_numbers_lie_over_the_curves():
 
 
 def test_every_method_looks_different():
-    assert set(style.METHODS) == {
-        f"{c.run.selection['name']} + {c.run.kernel['name']}" for c in expand(["sweep=md17_10_100"])
+    named = {
+        path.stem: yaml.safe_load(path.read_text())["name"]
+        for g in ("kernel", "selection")
+        for path in (CONF / g).glob("*.yaml")
     }
+    pairs = [yaml.safe_load(path.read_text())["defaults"] for path in (CONF / "algorithm").glob("*.yaml")]
+    chosen = [{key.split("/")[1]: value for part in pair for key, value in part.items()} for pair in pairs]
+    assert set(style.METHODS) == {f"{named[pair['selection']]} + {named[pair['kernel']]}" for pair in chosen}
     looks = {(look.colour, look.marker, look.hollow) for look in style.METHODS.values()}
     assert len(looks) == 15
     # colours that deuteranopes or protanopes confuse never share a marker
@@ -144,7 +151,7 @@ def test_a_new_method_looks_like_none_of_the_others():
 
 @given(st.floats(1e-4, 1e5), st.floats(1.1, 1e6))
 def test_log_ticks_are_few_round_and_inside(low, factor):
-    ticks = log_ticks(low, low * factor)
+    ticks = log_ticks(low, low * factor, 0.17)
     assert 2 <= len(ticks) <= 6
     assert all((low <= tick <= low * factor and tick == float(f"{tick:.2g}")) or factor < 2.5 for tick in ticks)
     assert ticks == sorted(set(ticks))
