@@ -87,7 +87,10 @@ def _studies(collected: Tables) -> str:
         runs.groupby("study"), key=lambda s: (*style.scenario_order(s[1]["scenario"].iloc[0]), s[0])
     ):
         first = part.iloc[0]
-        hardware = sorted({f"{r.cpu or '?'}, {r.device or '?'}, threads: {r.threads:g}" for r in part.itertuples()})
+        described = (
+            part[["cpu", "device", "threads"]].astype(object).where(part[["cpu", "device", "threads"]].notna(), "?")
+        )
+        hardware = sorted({f"{cpu}, {device}, threads: {n}" for cpu, device, n in described.itertuples(index=False)})
         commits = sorted({str(commit)[:10] for commit in part["git_commit"].dropna()})
         states = part["state"].value_counts()
         cells = [
