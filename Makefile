@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## create the environment
 
-run: $(READY)  ## a small real sweep on the embedded aspirin data, its table and figures
+run: $(READY)  ## a small real sweep on the embedded aspirin data, its figures, tables and report
 	$(BIN)/python -m bench.run -m +sweep=demo
 	$(BIN)/python -m analysis.build
 

@@ -1,67 +1,113 @@
-"""Everything that can be made from what is recorded: python -m analysis.build [--results FOLDER]"""
+"""Everything that can be made from what is recorded: python -m analysis.build [--results FOLDER]
+
+Writes data/*.parquet, tables/*.{csv,md,tex}, figures/*.{svg,png} and report.html below FOLDER/analysis. With
+--data FOLDER the tables of an earlier build are taken instead of records, e.g. results/reference/demo/data.
+"""
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import pandas as pd
-
 from analysis import style
-from analysis.collect import collect
-from analysis.figures.learning_curves import learning_curves
-from analysis.stats import MEASURES, QUANTITIES, measured, over_seeds
+from analysis.collect import Collector, Tables
+from analysis.efficiency import LABEL_SECONDS
+from analysis.figures.catalogue import Job, jobs
+from analysis.plan import current_checksums, states
+from analysis.records import read_or_describe, record_paths
+from analysis.report.drawn import Drawn
+from analysis.report.page import page
+from analysis.sheets import Statistics, sheets
+from analysis.tables import Sheet
 from bench.errors import UserError
-from bench.record import make_folder
-from bench.schema import hash_of
+from bench.progress import progress
+from bench.record import make_folder, write_atomically
+from bench.sweep import Cell, expand
 
 
 def main() -> None:
     """Entry point; exits with 2 when there is nothing to analyse."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.build", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m analysis.build", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder given to the runs as results=")
+    parser.add_argument("--output", type=Path, help="where to write (RESULTS/analysis)")
+    parser.add_argument("--data", type=Path, help="folder of tables of an earlier build, instead of records")
+    parser.add_argument("--sweep", default="paper", help="the sweep whose completeness is told (paper)")
+    parser.add_argument("--label-seconds", type=float, default=LABEL_SECONDS, help="price of a label in seconds")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that draw")
     arguments = parser.parse_args()
+    output = arguments.output or arguments.results / "analysis"
     try:
-        build(arguments.results)
+        collected = Tables.load(arguments.data) if arguments.data else collect(arguments.results, arguments.sweep)
+        build(collected, output, arguments.label_seconds, arguments.workers)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def build(results: Path) -> None:
-    """Write the table and the figures to results/analysis and print the errors of the last steps."""
-    table = collect(results)
-    folder = results / "analysis"
-    make_folder(folder)
-    table.to_csv(folder / "learning_curves.csv", index=False)
-    written = [folder / "learning_curves.csv"]
-    for (scenario, deviations, batch_size), part in table.groupby(["scenario", "deviations", "batch_size"]):
-        # altered runs, e.g. on a reduced pool, are never drawn with the scenario's own
-        name = f"{scenario}_altered_{hash_of({'deviations': deviations})[:6]}" if deviations else scenario
-        for quantity in measured(part):
-            print(last_step(part, quantity))
-            stem = folder / f"learning_curves_{name}_b{batch_size}_{quantity}"
-            written += style.save(learning_curves(part, quantity), stem)
-    print("\n".join(f"wrote {path}" for path in written))
+def collect(results: Path, sweep: str = "paper") -> Tables:
+    """Read every record below `results` and compare with a sweep's cells. Raises UserError if there is no record."""
+    collector = Collector()
+    for path in progress(record_paths(results), "records", unit="record"):
+        collector.add(read_or_describe(path))
+    if not collector.slim:
+        raise UserError(f"no finished step below {results / 'runs'}: run something first, e.g. make run")
+    cells = expand([f"sweep={sweep}"])
+    recorded = {record["identity"]["scenario"]["name"] for record in collector.slim}
+    for scenario in sorted(recorded - {cell.run.scenario.name for cell in cells}):
+        cells += _cells_of(scenario)
+    return collector.tables(results, states(cells, collector.slim), current_checksums(cells))
 
 
-def last_step(table: pd.DataFrame, quantity: str) -> str:
-    """The errors at the largest training set of one scenario and batch size, mean ± standard error over seeds."""
-    means = over_seeds(table, quantity)
-    last = means[means["n_train"] == means["n_train"].max()].sort_values("mae")
-    unit = QUANTITIES[quantity].replace("kcal_mol", "kcal/mol").replace("_A", "/Å")
-    altered = table["deviations"].iloc[0]
-    scenario = last["scenario"].iloc[0] + (f" with {altered}" if altered else "")
-    head = f"{scenario}, N_batch {last['batch_size'].iloc[0]}: {quantity} errors in {unit}"
-    lines = [head, f"{'algorithm':24} {'N_train':>7} {'seeds':>5} " + " ".join(f"{m.upper():>15}" for m in MEASURES)]
-    for row in last.to_dict("records"):
-        cells = []
-        for measure in MEASURES:
-            spread = row[f"{measure}_sem"]
-            cells.append(f"{row[measure]:.2f}" + ("" if pd.isna(spread) else f" ± {spread:.2f}"))
-        lines.append(
-            f"{row['algorithm']:24} {row['n_train']:7d} {row['seeds']:5d} " + " ".join(f"{c:>15}" for c in cells)
-        )
-    return "\n".join([*lines, ""])
+def _cells_of(scenario: str) -> list[Cell]:
+    """The cells of the sweep that is called like a scenario, if there is one."""
+    try:
+        return expand([f"sweep={scenario}"])
+    except UserError:
+        return []
+
+
+def build(collected: Tables, output: Path, label_seconds: float = LABEL_SECONDS, workers: int = 1) -> None:
+    """Write everything below `output`, replacing what an earlier build wrote, and print the last errors."""
+    folders = {name: output / name for name in ("data", "tables", "figures")}
+    for folder in folders.values():
+        make_folder(folder)
+    found = Statistics.of(collected, label_seconds)
+    made = sheets(found, collected)
+    drawn = draw(list(jobs(collected, found)), folders["figures"], workers)
+    collected.save(folders["data"])
+    for sheet in made:
+        sheet.save(folders["tables"])
+    write_atomically(output / "report.html", page(collected, made, drawn).encode())
+    print(last_errors(made))
+    print(f"wrote {len(made)} tables, {len(drawn)} figures and {output / 'report.html'}")
+
+
+def draw(wanted: Sequence[Job], folder: Path, workers: int) -> list[Drawn]:
+    """Draw all figures, in several processes where there are many."""
+    if workers < 2 or len(wanted) < 8:
+        return [_draw(job, folder) for job in progress(wanted, "figures", unit="figure")]
+    with ProcessPoolExecutor(workers) as pool:
+        done = pool.map(_draw, wanted, [folder] * len(wanted), chunksize=2)
+        return list(progress(done, "figures", unit="figure", total=len(wanted)))
+
+
+def _draw(job: Job, folder: Path) -> Drawn:
+    drawing = job.draw(*job.arguments)
+    svg, _ = style.save(drawing.figure, folder / job.name)
+    return Drawn(job.name, job.study, job.heading, drawing.caption, svg.read_text(), drawing.positions())
+
+
+def last_errors(made: Sequence[Sheet], most: int = 40) -> str:
+    """The errors of the last step in lines, unless they are too many for a terminal."""
+    sheet = next((sheet for sheet in made if sheet.name == "errors_final"), None)
+    if sheet is None or len(sheet.data) > most:
+        return ""
+    rows = [[column.heading for column in sheet.columns], *sheet.cells()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([f"{sheet.title}. {sheet.note}", *lines, ""])
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.records import algorithm_of, deviations_text, failure_of, is_current, progress_of
 from bench.errors import UserError
 from bench.record import read_records, state_of, write_atomically
-from bench.schema import NUMERICS_VERSION, RunConfig, cell_of, plugin
+from bench.schema import RunConfig, cell_of, plugin
 from bench.sweep import Cell, expand
 
 STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
@@ -49,7 +50,7 @@ def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> pd.Da
     `stale` are cells that only another version of the code's numbers or of the data has answered; `seconds_to_come` is
     NaN where nothing of the scenario has been measured.
     """
-    checksums = {run.dataset["name"]: _checksum(run) for run in {c.run.scenario.name: c.run for c in cells}.values()}
+    checksums = current_checksums(cells)
     by_cell: dict[str, list[Mapping[str, Any]]] = {}
     for one in records:
         by_cell.setdefault(cell_of(one["identity"]), []).append(one)
@@ -58,15 +59,15 @@ def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> pd.Da
     for cell in cells:
         run = cell.run
         found = by_cell.get(cell_of(run.identity("")), [])
-        current = [record for record in found if _is_current(record, checksums[run.dataset["name"]])]
-        record: Mapping[str, Any] | None = max(current or found, key=_progress) if found else None
+        current = [record for record in found if is_current(record, checksums[run.dataset["name"]])]
+        record: Mapping[str, Any] | None = max(current or found, key=progress_of) if found else None
         state = "missing" if record is None else state_of(record) if current else "stale"
         steps = record["steps"] if record is not None and current else []
         rows.append(
             {
                 "scenario": run.scenario.name,
-                "deviations": ", ".join(f"{key}={value}" for key, value in sorted(run.deviations.items())),
-                "algorithm": f"{run.selection['name']} + {run.kernel['name']}",
+                "deviations": deviations_text(run.deviations),
+                "algorithm": algorithm_of({"selection": run.selection, "kernel": run.kernel}),
                 "batch_size": run.batch_size,
                 "seed": run.seed,
                 "state": state,
@@ -75,7 +76,7 @@ def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> pd.Da
                 "steps_in_all": len(run.training_set_sizes()),
                 "seconds_spent": sum(map(step_seconds, steps)),
                 "seconds_to_come": costs.to_come(run, len(steps)),
-                "failure": _failure(record) if state == "failed" and record else "",
+                "failure": failure_of(record) if state == "failed" and record else "",
                 "words": " ".join(cell.words),
             }
         )
@@ -117,7 +118,7 @@ class Costs:
         rows = []
         for record in records:
             scenario = _scenario_key(record["identity"], record["deviations"])
-            algorithm = _algorithm(record["identity"])
+            algorithm = algorithm_of(record["identity"])
             for step in record["steps"]:
                 training = step["seconds_training"]
                 other = step_seconds(step) - training
@@ -141,7 +142,7 @@ class Costs:
         sizes = np.array(run.training_set_sizes()[steps_done:], dtype=float)
         training = np.interp(sizes, known.index, known) * np.maximum(sizes / known.index.max(), 1)
         of_scenario = [value for (name, _), value in self.other.items() if name == scenario]
-        other = self.other.get((scenario, _algorithm(identity)), float(np.median(of_scenario)))
+        other = self.other.get((scenario, algorithm_of(identity)), float(np.median(of_scenario)))
         members = identity["kernel"].get("members", 1)
         return float(members * training.sum() + other * len(sizes))
 
@@ -153,19 +154,9 @@ def step_seconds(step: Mapping[str, Any]) -> float:
     )
 
 
-def _is_current(record: Mapping[str, Any], checksum: str | None) -> bool:
-    identity = record["identity"]
-    same_data = checksum is None or identity["dataset"]["checksum"] == checksum
-    return identity["numerics_version"] == NUMERICS_VERSION and same_data
-
-
-def _progress(record: Mapping[str, Any]) -> tuple[bool, int]:
-    return record["status"] == "done", len(record["steps"])
-
-
-def _failure(record: Mapping[str, Any]) -> str:
-    failure = record["failure"]
-    return f"{failure['error']}: {failure['message']}".splitlines()[0]
+def current_checksums(cells: Sequence[Cell]) -> dict[str, str | None]:
+    """The checksum of each dataset of a sweep, None where the dataset is not at hand."""
+    return {run.dataset["name"]: _checksum(run) for run in {c.run.scenario.name: c.run for c in cells}.values()}
 
 
 def _checksum(run: RunConfig) -> str | None:
@@ -178,10 +169,6 @@ def _checksum(run: RunConfig) -> str | None:
 
 def _scenario_key(identity: Mapping[str, Any], deviations: Mapping[str, Any]) -> str:
     return f"{identity['scenario']['name']} {sorted(deviations.items())}"
-
-
-def _algorithm(identity: Mapping[str, Any]) -> str:
-    return f"{identity['selection']['name']} + {identity['kernel']['name']}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,24 @@
-"""Mean and standard error over seeds."""
+"""Errors per run and their mean and standard error over seeds; what a number of seeds can detect.
 
+A run counts once, in the long table of `per_run`: a row per run, statistic (final, curve average with and without the
+first step), quantity and measure. Only finished runs have these; unfinished ones appear in learning curves alone.
+"""
+
+import functools
+import math
+
+import numpy as np
 import pandas as pd
+from scipy import optimize, stats
+
+from analysis.collect import EXPERIMENT
 
 QUANTITIES = {"force": "kcal_mol_A", "energy": "kcal_mol"}
 MEASURES = ("mae", "rmse", "maxe")
+STATISTICS = {"final": "last step", "curve": "curve average", "curve_grown": "curve average without the first step"}
+NUMBER = ["statistic", "quantity", "measure"]
+BASELINE = "MaxDiag + RND"
+POWER, LEVEL = 0.8, 0.05
 
 
 def column(quantity: str, measure: str) -> str:
@@ -17,11 +32,116 @@ def measured(table: pd.DataFrame) -> list[str]:
 
 
 def over_seeds(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """Mean and standard error of the mean (NaN for a single seed) per algorithm, batch size and training set size."""
-    keys = ["scenario", "deviations", "batch_size", "algorithm", "n_train"]
+    """Mean, standard error of the mean (NaN for one seed) and seeds, per experiment and training set size.
+
+    `fewer` marks sizes that not all seeds of the experiment have reached, so that no jump is read as learning.
+    """
+    keys = [*EXPERIMENT, "n_train"]
     columns = {column(quantity, m): m for m in MEASURES}
-    grouped = table.groupby(keys)[list(columns)]
+    grouped = table.groupby(keys, sort=True)[list(columns)]
     mean, sem = grouped.mean().rename(columns=columns), grouped.sem().rename(columns=columns)
     joined = mean.join(sem.add_suffix("_sem"))
-    joined["seeds"] = table.groupby(keys)["seed"].nunique()
-    return joined.reset_index()
+    joined["seeds"] = grouped.count().min(axis=1)
+    joined = joined.reset_index()
+    joined["fewer"] = joined["seeds"] < joined.groupby(EXPERIMENT)["seeds"].transform("max")
+    return joined
+
+
+def per_run(steps: pd.DataFrame) -> pd.DataFrame:
+    """The final error and the arithmetic means over the learning curve of every finished run, as a long table.
+
+    A run with a value that is not finite has no curve average, and no final error if it is the last.
+    """
+    done = steps[steps["state"] == "done"]
+    columns = [column(q, m) for q in measured(done) for m in MEASURES]
+    keys = ["run_id", *EXPERIMENT, "seed"]
+    parts = []
+    for statistic in STATISTICS:
+        if statistic == "final":
+            values = done[done["n_train"] == done["final"]].set_index(keys)[columns]
+        else:
+            part = done if statistic == "curve" else done[done["step"] > 0]
+            grouped = part.groupby(keys)[columns]
+            values = grouped.mean().where(grouped.count().eq(grouped.size(), axis=0))
+        parts.append(values.reset_index().melt(id_vars=keys, var_name="name").assign(statistic=statistic))
+    table = pd.concat(parts, ignore_index=True).dropna(subset="value")
+    names = {column(q, m): (q, m) for q in QUANTITIES for m in MEASURES}
+    table["quantity"] = table["name"].map(lambda name: names[name][0])
+    table["measure"] = table["name"].map(lambda name: names[name][1])
+    return table.drop(columns="name")
+
+
+def summarise(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Mean, standard error over seeds, their number and the runs behind each number of a long table."""
+    grouped = table.groupby(keys, sort=True)
+    summary = grouped["value"].agg(mean="mean", sem="sem", seeds="count")
+    summary["runs"] = grouped["run_id"].agg(" ".join)
+    return summary.reset_index()
+
+
+def run_values(steps: pd.DataFrame) -> pd.DataFrame:
+    """The long table of `per_run` with two statistics more: `pcc` and `seconds`.
+
+    `pcc`: correlation of a run's own uncertainty with its error in the last step; `measure` is the coefficient.
+    `seconds`: mean over the steps that select, no quantity; `measure` is training (all members), features (with the
+    posterior), selection, and features and selection.
+    """
+    errors, last, seconds = per_run(steps), last_correlations(steps), seconds_per_step(steps)
+    own = last[last["uncertainty"] == "own"]
+    pcc = own.drop(columns=["uncertainty"]).rename(columns={"coefficient": "measure"}).assign(statistic="pcc")
+    both = seconds[seconds["name"].isin(["features", "selection"])]
+    both = both.groupby(["run_id", *EXPERIMENT, "seed"], as_index=False)["value"].sum()
+    seconds = pd.concat([seconds, both.assign(name="features and selection")], ignore_index=True)
+    seconds = seconds.rename(columns={"name": "measure"}).assign(statistic="seconds", quantity="")
+    return pd.concat([errors, pcc, seconds[seconds["run_id"].isin(errors["run_id"])]], ignore_index=True)
+
+
+def last_correlations(steps: pd.DataFrame) -> pd.DataFrame:
+    """Correlations in the last step of finished runs, long: coefficient, quantity of the error, uncertainty."""
+    done = steps[(steps["state"] == "done") & (steps["n_train"] == steps["final"])]
+    pattern = r"(?P<coefficient>pearson|spearman)_(?P<quantity>energy|force)_(?P<uncertainty>own|[^_]+)"
+    names = done.columns.to_series().str.extract(f"^{pattern}$").dropna()
+    keys = ["run_id", *EXPERIMENT, "seed"]
+    table = done.melt(id_vars=keys, value_vars=list(names.index), var_name="name").dropna(subset="value")
+    return table.join(names, on="name").drop(columns="name")
+
+
+def seconds_per_step(steps: pd.DataFrame) -> pd.DataFrame:
+    """Mean seconds of the selecting steps of every run by `name`: training, features, selection; long table."""
+    parts = {"seconds_training": "training", "seconds_features": "features", "seconds_selection": "selection"}
+    # the last step selects nothing, and its features serve the correlations only
+    choosing = steps[steps["n_train"] < steps["final"]].rename(columns=parts)
+    keys = ["run_id", *EXPERIMENT, "seed"]
+    present = [name for name in parts.values() if name in choosing]
+    means = choosing.groupby(keys)[present].mean()
+    return means.reset_index().melt(id_vars=keys, var_name="name").dropna(subset="value")
+
+
+@functools.cache
+def detectable_factor(pairs: int, power: float = POWER, level: float = LEVEL) -> float:
+    """The smallest mean difference, in standard errors, that a paired two-sided t-test finds with this power.
+
+    NaN below two pairs. Solved from the noncentral t distribution.
+    """
+    if pairs < 2:
+        return math.nan
+    freedom = pairs - 1
+    critical = stats.t.ppf(1 - level / 2, freedom)
+
+    def missing(shift: float) -> float:
+        # the other tail adds nothing once the power is more than the level
+        return float(stats.nct.sf(critical, freedom, shift)) - power
+
+    upper = 1.0
+    while missing(upper) < 0:
+        upper *= 2
+    return float(optimize.brentq(missing, 0.0, upper))
+
+
+def t_interval(mean: pd.Series, sem: pd.Series, count: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The 95 % confidence interval of a mean and the two-sided p of its being zero; NaN where there is no spread."""
+    freedom = np.maximum(count.to_numpy() - 1, 1)
+    spread = sem.where(sem > 0).to_numpy(dtype=float)
+    half = stats.t.ppf(1 - LEVEL / 2, freedom) * spread
+    p = 2 * stats.t.sf(np.abs(mean.to_numpy(dtype=float) / spread), freedom)
+    return mean.to_numpy() - half, mean.to_numpy() + half, p

@@ -1,111 +1,125 @@
-"""The table equals the records, statistics equal a computation by hand, figures show the table's numbers."""
+"""One command makes everything from what is recorded, says what is missing, and makes the same again."""
 
 import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.testing.compare import compare_images
 
-from analysis.build import build, last_step
-from analysis.collect import collect
-from analysis.figures.learning_curves import learning_curves
-from analysis.stats import measured, over_seeds
-from bench.errors import UserError
-from bench.record import SCHEMA_VERSION
+from analysis.build import build, collect
+from analysis.collect import Tables
+from analysis.report.page import page
+from analysis.sheets import Statistics, sheets
+from analysis.tables import Column, Sheet, latex, markdown, with_error
+from bench.record import RECORD
+from bench.sweep import expand
+from tests.analysis import records
+from tests.analysis.generated import generate
+from tests.analysis.records import runs, tables_of
 
-UNITS = {"force": "kcal_mol_A", "energy": "kcal_mol"}
+PROJECT = Path(__file__).resolve().parents[2]
+REFERENCE = PROJECT / "results" / "reference" / "demo"
 
 
-def metrics(value):
-    return {f"{q}_{m}_{u}": value * k for q, u in UNITS.items() for k, m in enumerate(("mae", "rmse", "maxe"), 1)}
+def analysis(*arguments):
+    command = [sys.executable, "-m", "analysis.build", *map(str, arguments)]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
-def write(results, selection, kernel, seed, values, deviations=None):
-    identity = {
-        "scenario": {"name": "demo", "final": 30},
-        "dataset": {"name": "d"},
-        "selection": {"name": selection},
-        "kernel": {"name": kernel},
-        "batch_size": 10,
-        "seed": seed,
-    }
-    steps = [
-        {"n_train": 10 * (i + 1), "picked": [1], "metrics": metrics(v), "seconds_training": 1.0}
-        for i, v in enumerate(values)
+def test_reference_is_rebuilt_from_its_tables(tmp_path):
+    """Every committed table byte for byte, every committed SVG identically, the picture within a tolerance."""
+    build(Tables.load(REFERENCE / "data"), tmp_path)
+    tables = sorted((REFERENCE / "tables").iterdir())
+    assert [path.name for path in tables] == sorted(path.name for path in (tmp_path / "tables").iterdir())
+    for path in [*tables, *sorted((REFERENCE / "figures").glob("*.svg"))]:
+        rebuilt = tmp_path / path.parent.name / path.name
+        assert rebuilt.read_bytes() == path.read_bytes(), path.name
+    for path in (REFERENCE / "figures").glob("*.png"):
+        assert compare_images(str(path), str(tmp_path / "figures" / path.name), tol=2) is None
+
+
+def test_holes_failures_and_damage(tmp_path):
+    """A sweep with holes, a failure, NaN, a damaged and a stale record: built, and every one is accounted for."""
+    cells = expand(["sweep=figure_3", "seed=0,1", "algorithm=maxdiag_rnd,maxdiag_qbc_f,lcmd_feat_ll"])
+    generate(tmp_path, cells[1:])
+    paths = sorted((tmp_path / "runs").glob(f"*/{RECORD}"))
+    contents = [json.loads(path.read_text()) for path in paths]
+    contents[0]["status"], contents[0]["steps"] = "failed", contents[0]["steps"][:4]
+    contents[0]["failure"] = {"error": "ArithmeticError", "message": "no rank"}
+    contents[1]["steps"][3]["metrics"]["force_mae_kcal_mol_A"] = math.nan
+    contents[2]["identity"]["numerics_version"] = -1
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(json.dumps(content))
+    paths[3].write_text("{")
+    (paths[4].parent / "last_step.npz").unlink()
+    collected = collect(tmp_path, "figure_3")
+    assert sorted(collected.runs["state"]) == ["damaged", "done", "done", "failed", "stale"]
+    assert len(collected.plan) == 35 and (collected.plan["state"] == "missing").sum() == 35 - 4
+    build(collected, tmp_path / "out", workers=1)
+    text = (tmp_path / "out" / "report.html").read_text()
+    for told in ("1 damaged", "1 failed", "1 stale", "1 with values that are not finite", "no rank"):
+        assert told in text
+    assert {path.suffix for path in (tmp_path / "out" / "tables").iterdir()} == {".csv", ".md", ".tex"}
+
+
+def test_a_new_algorithm_and_scenario_appear_everywhere():
+    contents = [*runs(), *(records.record("My", "method", s, [4.0, 3.0, 2.0 + s], scenario="mine") for s in range(3))]
+    contents += [records.record("MaxDiag", "RND", s, [4.0, 3.0, 2.5 + s], scenario="mine") for s in range(3)]
+    collected = tables_of(contents)
+    made = {sheet.name: sheet for sheet in sheets(Statistics.of(collected), collected)}
+    for name in ("errors_final", "errors_curve", "comparisons", "efficiency", "seconds", "runs"):
+        rows = made[name].cells()
+        assert any("mine" in row and "My + method" in row for row in rows), name
+    assert "mine" in page(collected, list(made.values()), [])
+
+
+def test_altered_runs_are_never_in_the_papers_numbers():
+    altered = {"scenario": "md17_10_100", "deviations": {"scenario.pool": 7}}
+    collected = tables_of(records.record("MaxDiag", "RND", s, [3.0, 2.0], **altered) for s in range(3))
+    found = Statistics.of(collected)
+    assert (found.paper["seeds"] == 0).all() and set(found.claims["verdict"]) == {"not yet tested"}
+    assert set(found.means["study"].str.startswith("md17_10_100_altered_")) == {True}
+
+
+@pytest.mark.parametrize(
+    ("value", "sem", "text"),
+    [(1.23456, 0.0123, "1.235 ± 0.012"), (123.4, 12.3, "123 ± 12"), (1.5, math.nan, "1.5"), (math.nan, 1.0, "")],
+)
+def test_numbers_to_the_second_digit_of_their_error(value, sem, text):
+    assert with_error(value, sem) == text
+
+
+def test_markdown_and_latex():
+    data = pd.DataFrame({"name": ["a|b_c", "Δ & 5 %"], "value": [1.25, math.nan], "sem": [0.5, 0.5]})
+    sheet = Sheet("s", "A title", "A note.", data, [Column("Name", "name"), Column("MAE", "value", "sem")])
+    assert markdown(sheet).splitlines()[4:] == [
+        "| Name | MAE |",
+        "| --- | --- |",
+        "| a\\|b_c | 1.25 ± 0.50 |",
+        "| Δ & 5 % |  |",
     ]
-    folder = results / "runs" / f"{selection}{kernel}{seed}{'altered' if deviations else ''}"
-    folder.mkdir(parents=True)
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": folder.name,
-        "identity": identity,
-        "deviations": deviations or {},
-        "status": "done",
-        "steps": steps,
-    }
-    (folder / "record.json").write_text(json.dumps(record))
+    assert r"a|b\_c & 1.25 $\pm$ 0.50 \\" in latex(sheet) and r"$\Delta$ \& 5 \% &  \\" in latex(sheet)
 
 
-@pytest.fixture
-def results(tmp_path):
-    for seed, factor in enumerate((1.0, 2.0, 6.0)):
-        write(tmp_path, "MaxDiag", "RND", seed, [9 * factor, 6 * factor, 5 * factor])
-        write(tmp_path, "LCMD", "FEAT(LL)", seed, [9 * factor, 5 * factor, 4 * factor])
-    return tmp_path
-
-
-def test_collect(results):
-    table = collect(results)
-    assert len(table) == 18 and set(table["algorithm"]) == {"MaxDiag + RND", "LCMD + FEAT(LL)"}
-    row = table[(table["algorithm"] == "MaxDiag + RND") & (table["seed"] == 2) & (table["n_train"] == 20)].iloc[0]
-    assert row["force_rmse_kcal_mol_A"] == 72.0 and row["seconds_training"] == 1.0
-    with pytest.raises(UserError, match="no finished step"):
-        collect(results / "nowhere")
-
-
-def test_mean_and_standard_error(results):
-    means = over_seeds(collect(results), "force")
-    row = means[(means["algorithm"] == "LCMD + FEAT(LL)") & (means["n_train"] == 30)].iloc[0]
-    values = np.array([4.0, 8.0, 24.0])
-    assert row["mae"] == pytest.approx(values.mean())
-    assert row["mae_sem"] == pytest.approx(values.std(ddof=1) / np.sqrt(3))
-    assert row["seeds"] == 3
-
-
-def test_figure_shows_the_table(results):
-    table = collect(results)
-    figure = learning_curves(table, "force")
-    means = over_seeds(table, "force")
-    for axis, measure in zip(figure.axes, ("mae", "rmse", "maxe"), strict=True):
-        lines = {line.get_label(): line for line in axis.get_lines()}
-        for algorithm, curve in means.groupby("algorithm"):
-            np.testing.assert_allclose(lines[algorithm].get_xydata(), curve[["n_train", measure]])
-
-
-def test_build(results, capsys):
-    build(results)
-    written = sorted(path.name for path in (results / "analysis").iterdir())
-    stems = [f"learning_curves_demo_b10_{quantity}" for quantity in ("energy", "force")]
-    assert written == sorted(["learning_curves.csv", *(f"{s}.{e}" for s in stems for e in ("png", "svg"))])
-    svg = (results / "analysis" / "learning_curves_demo_b10_force.svg").read_bytes()
-    assert "LCMD + FEAT(LL)" in capsys.readouterr().out
-    build(results)
-    assert (results / "analysis" / "learning_curves_demo_b10_force.svg").read_bytes() == svg
-
-
-def test_altered_runs_are_drawn_apart(results, capsys):
-    write(results, "MaxDiag", "RND", 0, [90.0, 60.0, 50.0], {"scenario.pool": 7})
-    build(results)
-    names = {path.name for path in (results / "analysis").glob("*_force.png")}
-    assert len(names) == 2 and "learning_curves_demo_b10_force.png" in names
-    printed = capsys.readouterr().out
-    assert "demo with scenario.pool=7" in printed
-    means = over_seeds(collect(results), "force")
-    own = means[(means["deviations"] == "") & (means["algorithm"] == "MaxDiag + RND") & (means["n_train"] == 30)]
-    assert own["mae"].item() == pytest.approx(np.mean([5, 10, 30]))
-
-
-def test_one_seed_has_no_standard_error(tmp_path):
-    write(tmp_path, "MaxDiag", "RND", 0, [3.0, 2.0])
-    table = collect(tmp_path)
-    assert measured(table) == ["force", "energy"]
-    assert "±" not in last_step(table, "force") and "2.00" in last_step(table, "force")
+@pytest.mark.long
+def test_the_whole_paper_within_bounds(tmp_path):
+    """1460 records of full length: within 2 GB, and the time is printed (60 s on an idle machine with two cores)."""
+    generate(tmp_path, expand(["sweep=paper"]))
+    started = time.perf_counter()
+    done = analysis("--results", tmp_path)
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0, done.stderr
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    computing, memory = used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
+    print(f"built in {seconds:.0f} s ({computing:.0f} s of computing), {memory:.2f} GB")
+    assert memory < 2
+    steps = pd.read_parquet(tmp_path / "analysis" / "data" / "steps.parquet")
+    assert len(steps) == 67650 and steps["run_id"].nunique() == 1460
+    plan = pd.read_parquet(tmp_path / "analysis" / "data" / "plan.parquet")
+    assert (plan["state"] == "done").all() and len(plan) == 1460

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from analysis.plan import describe, states, training_set_sizes
+from analysis.plan import describe, states
 from bench.record import LOCK, SCHEMA_VERSION, locked, read_records
 from bench.schema import hash_of, plugin
 from bench.sweep import expand
@@ -43,7 +43,7 @@ def write(results, run, checksum, status, sizes, **changes):
 
 def test_states_and_costs(tmp_path, cells, checksum):
     runs = [cell.run for cell in cells]
-    assert len(runs) == 6 and training_set_sizes(runs[0]) == [10, 20, 30, 40]
+    assert len(runs) == 6 and runs[0].training_set_sizes() == [10, 20, 30, 40]
     write(tmp_path, runs[0], checksum, "done", [10, 20, 30, 40])
     write(tmp_path, runs[1], checksum, "failed", [10, 20])
     at_work = write(tmp_path, runs[2], checksum, "running", [10])

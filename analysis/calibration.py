@@ -1,0 +1,68 @@
+"""Uncertainties beside errors per structure, from the arrays of finished runs: thinned for a picture, and binned."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bench.record import LAST_STEP
+from bench.units import KCAL_PER_MOL
+
+BINS = 10
+POINTS = 30
+"""Structures kept per run, evenly spread over the order of their uncertainty."""
+ALIKE = ("MaxDiag + GP(LL)", "MaxDiag + GP(RP)", "MaxDist + GP(LL)", "MaxDist + GP(RP)")
+"""Left out: their uncertainties are those that MaxDet + GP and random selection show already."""
+PREFIX = "uncertainty "
+TARGETS = {"energy": ("energy_error_eV", "kcal_mol"), "force": ("force_error_eV_A", "kcal_mol_A")}
+COLUMNS = ["run_id", "study", "algorithm", "seed", "uncertainty", "target", "kind", "predicted", "error"]
+
+
+def calibration_of(done: pd.DataFrame, results: Path) -> pd.DataFrame:
+    """Read `last_step.npz` of the finished runs with the largest batch of their study.
+
+    A row per bin (`kind` is bin: mean uncertainty, root-mean-square error) and per kept structure (point); energies in
+    kcal/mol, force errors ΔF(S) in kcal/mol/Å. A run's own uncertainty is read, or GP(LL) and GP(RP) of random
+    selection.
+    """
+    parts = []
+    if len(done):
+        largest = done["batch_size"] == done.groupby("study")["batch_size"].transform("max")
+        for run in done[largest & ~done["algorithm"].isin(ALIKE)].to_dict("records"):
+            path = results / "runs" / run["run_id"] / LAST_STEP
+            kernel = run["algorithm"].split(" + ")[1]
+            names = ("GP(LL)", "GP(RP)") if kernel == "RND" else (kernel,)
+            parts += _run(run, path, names) if path.exists() else []
+    table = pd.DataFrame(parts, columns=COLUMNS)
+    return table.sort_values(COLUMNS[:7], ignore_index=True, kind="stable")
+
+
+def _run(run: dict[str, object], path: Path, names: tuple[str, ...]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    with np.load(path) as arrays:
+        for name in names:
+            if PREFIX + name not in arrays:
+                continue
+            predicted = arrays[PREFIX + name].astype(np.float64)
+            # those of energies, GP and QBC(E), in eV; of forces, QBC(F), in eV/Å
+            for target, (column, _) in TARGETS.items():
+                if column in arrays:
+                    pairs = binned(predicted / KCAL_PER_MOL, arrays[column].astype(np.float64) / KCAL_PER_MOL)
+                    common = {k: run[k] for k in ("run_id", "study", "algorithm", "seed")}
+                    common |= {"uncertainty": name, "target": target}
+                    rows += [common | {"kind": k, "predicted": p, "error": e} for k, p, e in pairs]
+    return rows
+
+
+def binned(predicted: np.ndarray, error: np.ndarray) -> list[tuple[str, float, float]]:
+    """Bins of equally many structures in the order of their uncertainty, and single structures from that order."""
+    finite = np.isfinite(predicted) & np.isfinite(error)
+    order = np.argsort(predicted[finite], kind="stable")
+    predicted, error = predicted[finite][order], error[finite][order]
+    rows = [
+        ("bin", float(p.mean()), float(np.sqrt((e**2).mean())))
+        for p, e in zip(np.array_split(predicted, BINS), np.array_split(error, BINS), strict=True)
+        if len(p)
+    ]
+    kept = np.unique(np.linspace(0, max(len(predicted) - 1, 0), min(POINTS, len(predicted))).astype(int))
+    return rows + [("point", float(predicted[i]), float(error[i])) for i in kept]

@@ -1,0 +1,207 @@
+"""The paper's claims, each tested on our runs: supported, not supported, or not yet tested, with the evidence.
+
+How a relation is tested: paired differences at equal seed, 95 % intervals (`lower`, `higher`, and their negations,
+which hold as long as the opposite is not shown); an interval within limits (`similar`; `flat`, the change per doubling
+of the batch); an interval above zero (`grows`); the mean alone (`lowest`, `ratio`, `saving`); a majority of cases that
+chance would give in less than one of twenty (`mostly_lower`, `mostly_higher`). With one seed nothing is tested that
+needs an interval.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+from analysis import style
+from analysis.compare import differences
+from analysis.paper import REFERENCE
+from analysis.stats import BASELINE, LEVEL, NUMBER, detectable_factor, t_interval
+
+SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not yet tested"
+PAIRED = ("lower", "higher", "not_lower", "not_higher", "similar")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One part of a claim: whether it holds (None: cannot be told yet), in words, and how many runs stand behind it."""
+
+    holds: bool | None
+    text: str
+    runs: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What claims are tested on, of full scenarios only: values per run, slopes, labels needed."""
+
+    values: pd.DataFrame
+    slopes: pd.DataFrame
+    efficiency: pd.DataFrame
+
+    @functools.cached_property
+    def _groups(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        full = self.values[self.values["deviations"] == ""]
+        return dict(list(full.groupby(["scenario", *NUMBER])))
+
+    def of(self, claim: pd.Series, measure: str) -> pd.DataFrame:
+        """The values that a claim speaks of."""
+        key = (claim["scenario"], claim["statistic"], claim["quantity"], measure)
+        return self._groups.get(key, self.values.head(0))
+
+
+def verdicts(measured: Measured) -> pd.DataFrame:
+    """A row for every claim: verdict, evidence, runs."""
+    claims = pd.read_csv(REFERENCE / "claims.csv", dtype={"place": str})
+    claims[["quantity", "other"]] = claims[["quantity", "other"]].fillna("")
+    rows = []
+    for _, claim in claims.iterrows():
+        parts = evidence(claim, measured)
+        known = [part.holds for part in parts]
+        verdict = NOT_SUPPORTED if False in known else NOT_TESTED if None in known else SUPPORTED
+        # what speaks against the claim comes first
+        told = [part.text for part in sorted(parts, key=lambda part: part.holds is True) if part.holds is not None]
+        if missing := len(parts) - len(told):
+            told.append(f"{missing} of {len(parts)} parts not recorded, or with too few seeds")
+        text = "; ".join(told)
+        row = claim[["claim", "place", "scenario", "batch_size"]].to_dict()
+        rows.append(row | {"verdict": verdict, "evidence": text, "runs": sum(part.runs for part in parts)})
+    return pd.DataFrame(rows)
+
+
+def evidence(claim: pd.Series, measured: Measured) -> list[Evidence]:
+    """Every part of a claim: for each algorithm and measure that it names."""
+    algorithms, others = _names(claim, claim["algorithm"]), _names(claim, claim["other"])
+    measures = claim["measure"].split(";")
+    relation = claim["relation"]
+    if relation.startswith("mostly"):
+        return [_mostly(claim, measured, list(zip(algorithms, others, strict=True)), measures)]
+    if relation in PAIRED:
+        return [
+            _paired(claim, measured.of(claim, m), a, others[0], m)
+            for m in measures
+            for a in algorithms
+            if a != others[0]
+        ]
+    if relation in ("grows", "flat"):
+        return [_slope(claim, measured.slopes, a, m) for m in measures for a in algorithms]
+    if relation == "lowest":
+        return [_lowest(claim, measured.of(claim, m), algorithms[0], m) for m in measures]
+    if relation == "ratio":
+        return [_ratio(claim, measured.of(claim, m), algorithms[0], other, m) for m in measures for other in others]
+    return [_saving(claim, measured.efficiency, algorithms[0], others[:1], m) for m in measures]
+
+
+def _names(claim: pd.Series, cell: str) -> list[str]:
+    forces = claim["quantity"] != "energy"
+    known = [name for name in style.METHODS if forces or not name.endswith("(F)")]
+    sets = {
+        "all": known,
+        "main": list(style.main_methods(known, forces=forces)),
+        "gradient": [name for name in known if name.endswith(("(LL)", "(RP)"))],
+    }
+    return sets.get(cell, cell.split(";") if cell else [])
+
+
+def _paired(claim: pd.Series, values: pd.DataFrame, algorithm: str, other: str, measure: str) -> Evidence:
+    pairs = differences(values[values["batch_size"] == claim["batch_size"]], algorithm, other)
+    name = f"{algorithm} − {other}, {measure.upper()}"
+    if len(pairs) < 2:
+        return Evidence(None, f"{name}: {_runs(len(pairs))}")
+    difference = pairs["value"] - pairs["value_other"]
+    mean, low, high = _interval(difference)
+    scale = pairs["value_other"].mean()
+    holds = {
+        "lower": high < 0,
+        "higher": low > 0,
+        "not_lower": not high < 0,
+        "not_higher": not low > 0,
+        "similar": claim["low"] <= low / scale and high / scale <= claim["high"],
+    }[claim["relation"]]
+    detectable = detectable_factor(len(pairs)) * difference.sem()
+    text = f"{name}: {mean:+.3g} [{low:+.3g}, {high:+.3g}] of {scale:.3g}, detectable {detectable:.2g}"
+    return Evidence(bool(holds), text, 2 * len(pairs))
+
+
+def _slope(claim: pd.Series, slopes: pd.DataFrame, algorithm: str, measure: str) -> Evidence:
+    keys = {"scenario": claim["scenario"], "deviations": "", "algorithm": algorithm, "statistic": claim["statistic"]}
+    keys |= {"quantity": claim["quantity"], "measure": measure}
+    found = slopes[(slopes[list(keys)] == pd.Series(keys)).all(axis=1)]
+    if found.empty or found["low"].isna().all():
+        return Evidence(None, f"{algorithm}, {measure.upper()}: too few runs")
+    row = found.iloc[0]
+    low, high = row["low"] / row["mean"], row["high"] / row["mean"]
+    holds = row["low"] > 0 if claim["relation"] == "grows" else claim["low"] <= low and high <= claim["high"]
+    text = f"{algorithm}, {measure.upper()}: {row['relative']:+.1%} [{low:+.1%}, {high:+.1%}] per doubling of the batch"
+    return Evidence(bool(holds), text, int(row["seeds"]) * len(row["batch_sizes"].split()))
+
+
+def _lowest(claim: pd.Series, values: pd.DataFrame, algorithm: str, measure: str) -> Evidence:
+    rivals = style.main_methods(style.METHODS, forces=claim["quantity"] != "energy")
+    means = values[values["batch_size"] == claim["batch_size"]].groupby("algorithm")["value"].agg(["mean", "count"])
+    means = means[means.index.isin(list(rivals))].sort_values("mean")
+    if missing := sorted(set(rivals) - set(means.index)):
+        return Evidence(None, f"{measure.upper()}: no runs of {', '.join(missing)}")
+    listed = ", ".join(f"{name} {mean:.4g}" for name, mean in means["mean"].head(3).items())
+    return Evidence(bool(means.index[0] == algorithm), f"{measure.upper()}: {listed}, …", int(means["count"].sum()))
+
+
+def _ratio(claim: pd.Series, values: pd.DataFrame, algorithm: str, other: str, measure: str) -> Evidence:
+    pairs = differences(values[values["batch_size"] == claim["batch_size"]], algorithm, other)
+    if pairs.empty:
+        return Evidence(None, f"{algorithm} / {other}, {measure}: no runs")
+    ratio = pairs["value"].mean() / pairs["value_other"].mean()
+    return Evidence(_within(ratio, claim), f"{algorithm} / {other}, {measure}: {ratio:.3g}", 2 * len(pairs))
+
+
+def _saving(claim: pd.Series, efficiency: pd.DataFrame, algorithm: str, other: list[str], measure: str) -> Evidence:
+    table = efficiency[(efficiency["scenario"] == claim["scenario"]) & (efficiency["deviations"] == "")]
+    chosen = (table["quantity"] == claim["quantity"]) & (table["measure"] == measure)
+    table = table[chosen & (table["batch_size"] == claim["batch_size"])].set_index("algorithm")
+    compared = [algorithm, *(name for name in other if name != BASELINE)]
+    text = ", ".join(
+        f"{n}: {table['saving'].get(n, np.nan):.3g} times fewer structures than {BASELINE}" for n in compared
+    )
+    savings = [table["saving"].get(name, np.nan) for name in compared]
+    if algorithm in table.index and np.isnan(savings[0]):
+        reached, seeds = table.loc[algorithm, ["reached", "seeds"]]
+        return Evidence(False, f"{algorithm}, {measure.upper()}: {reached} of {seeds} runs reach it", int(seeds))
+    if not np.isfinite(savings).all():
+        return Evidence(None, f"{', '.join(compared)}, {measure.upper()}: not recorded, or not reached by all seeds")
+    ratio = savings[0] / (savings[1] if len(savings) > 1 else 1.0)
+    return Evidence(_within(ratio, claim), f"{measure.upper()}: {text}", int(table.loc[compared, "seeds"].sum()))
+
+
+def _mostly(claim: pd.Series, measured: Measured, pairs: list[tuple[str, str]], measures: list[str]) -> Evidence:
+    lower = cases = runs = 0
+    for measure in measures:
+        values = measured.of(claim, measure)
+        for algorithm, other in pairs:
+            found = differences(values, algorithm, other)
+            means = found.groupby("batch_size")[["value", "value_other"]].mean()
+            lower += int((means["value"] < means["value_other"]).sum())
+            cases, runs = cases + len(means), runs + 2 * len(found)
+    if cases < len(pairs) * len(measures):
+        return Evidence(None, f"{cases} cases recorded", runs)
+    count = lower if claim["relation"] == "mostly_lower" else cases - lower
+    chance = scipy_stats.binomtest(count, cases, alternative="greater").pvalue
+    word = claim["relation"].removeprefix("mostly_")
+    text = f"{word} in {count} of {cases} cases (pairs, batch sizes, measures); by chance {chance:.2g}"
+    return Evidence(bool(chance < LEVEL), text, runs)
+
+
+def _interval(values: pd.Series) -> tuple[float, float, float]:
+    mean = pd.Series([values.mean()])
+    low, high, _ = t_interval(mean, pd.Series([values.sem()]), pd.Series([len(values)]))
+    return float(mean[0]), float(low[0]), float(high[0])
+
+
+def _within(ratio: float, claim: pd.Series) -> bool:
+    low = -np.inf if pd.isna(claim["low"]) else claim["low"]
+    high = np.inf if pd.isna(claim["high"]) else claim["high"]
+    return bool(low <= ratio <= high)
+
+
+def _runs(pairs: int) -> str:
+    return "one pair of runs only" if pairs else "no runs"

@@ -1,0 +1,101 @@
+"""Every figure that the recorded runs allow, by name: what is drawn from what."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import style
+from analysis.collect import EXPERIMENT, Tables
+from analysis.figures.base import Drawing
+from analysis.figures.errors import batch_size, learning_curves
+from analysis.figures.illustration import POINTS, illustration
+from analysis.figures.seconds import seconds
+from analysis.figures.uncertainty import calibration, correlations
+from analysis.paper import overlay, paper_numbers
+from analysis.sheets import Statistics
+from analysis.stats import measured, over_seeds, summarise
+
+PAIRS = ("MaxDiag + GP", "MaxDet + GP", "MaxDist + FEAT", "LCMD + FEAT")
+IN_PAPER = {
+    "illustration": "Fig. 1",
+    **{f"batch_size_{name}": f"Fig. {n}" for name, n in (("md17_10_100_force", 2), ("qm9_1000_10000_energy", 5))},
+    **{f"batch_size_{name}": f"Fig. {n}" for name, n in (("tio2_10_250_force", 8), ("lmnto_100_1000_force", 9))},
+    **{f"learning_curves_{name}": f"Fig. {n}" for name, n in (("md17_10_100_force", 3), ("qm9_1000_10000_energy", 6))},
+    "learning_curves_tio2_10_250_force": "Fig. 10",
+    **{f"projections_{name}": f"Fig. {n}" for name, n in (("md17_10_100_force", 4), ("qm9_1000_10000_energy", 7))},
+    "projections_tio2_10_250_force": "Fig. 11",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One figure: its file's name, the study it belongs to, its heading, and what draws it."""
+
+    name: str
+    study: str
+    title: str
+    draw: Callable[..., Drawing]
+    arguments: tuple[Any, ...]
+
+    @property
+    def heading(self) -> str:
+        """The title and, where it has one, the figure's number in the paper."""
+        return self.title + (f" (the paper's {IN_PAPER[self.name]})" if self.name in IN_PAPER else "")
+
+
+def jobs(collected: Tables, found: Statistics) -> Iterator[Job]:
+    """Yield every figure; a study is a scenario or one altered form of it."""
+    yield Job("illustration", "", "Three criteria in two dimensions", illustration, (pd.read_csv(POINTS),))
+    studies = collected.steps[["study", "scenario"]].drop_duplicates()
+    for study, scenario in sorted(studies.itertuples(index=False), key=lambda s: (*style.scenario_order(s[1]), s[0])):
+        steps = collected.steps[collected.steps["study"] == study]
+        for quantity in measured(steps):
+            yield from _errors(study, scenario, quantity, steps, found)
+        yield from _others(study, steps, collected, found)
+
+
+def _errors(study: str, scenario: str, quantity: str, steps: pd.DataFrame, found: Statistics) -> Iterator[Job]:
+    largest = int(steps["batch_size"].max())
+    looks = style.main_methods(steps["algorithm"], forces="force" in measured(steps))
+    name, kind = f"{study}_{quantity}", f"{quantity} errors"
+    curves = over_seeds(steps[steps["batch_size"] == largest], quantity)
+    if curves["algorithm"].isin(list(looks)).any():
+        numbers = overlay(
+            paper_numbers() if study == scenario else paper_numbers().head(0), scenario, largest, quantity
+        )
+        arguments = (curves, quantity, looks, numbers)
+        yield Job(f"learning_curves_{name}", study, f"Learning curves, {kind}", learning_curves, arguments)
+    means = found.means[(found.means["study"] == study) & (found.means["statistic"] == "final")]
+    means = means[means["quantity"] == quantity]
+    if means["batch_size"].nunique() < 2:
+        return
+    pairs = {n: look for n, look in style.looks(means["algorithm"]).items() if n.rpartition("(")[0] in PAIRS}
+    shown = {n: look for n, look in looks.items() if n in set(means["algorithm"])}
+    if shown:
+        yield Job(f"batch_size_{name}", study, f"Batch size, {kind}", batch_size, (means, quantity, shown))
+    if pairs:
+        title = f"Last layer and random projections, {kind}"
+        yield Job(f"projections_{name}", study, title, batch_size, (means, quantity, pairs))
+
+
+def _others(study: str, steps: pd.DataFrame, collected: Tables, found: Statistics) -> Iterator[Job]:
+    largest = int(steps["batch_size"].max())
+
+    def chosen(table: pd.DataFrame) -> pd.DataFrame:
+        return table[(table["study"] == study) & (table["batch_size"] == largest)]
+
+    known = chosen(found.correlations)
+    if len(known):
+        means = summarise(known, [*EXPERIMENT, "quantity", "uncertainty", "coefficient"])
+        yield Job(f"correlations_{study}", study, "Correlation of uncertainty and error", correlations, (means,))
+    points = collected.calibration[collected.calibration["study"] == study]
+    for target, part in points.groupby("target", sort=True):
+        title = f"Uncertainty and {target} error of structures"
+        yield Job(f"calibration_{study}_{target}", study, title, calibration, (part, target))
+    values = found.values
+    spent = chosen(values[(values["statistic"] == "seconds") & (values["measure"] != "features and selection")])
+    if len(spent):
+        means = summarise(spent.rename(columns={"measure": "name"}), [*EXPERIMENT, "name"])
+        yield Job(f"seconds_{study}", study, "Time per step", seconds, (means,))

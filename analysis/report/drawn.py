@@ -1,0 +1,33 @@
+"""Figures as the page takes them: inline SVG that follows the page's colours, and the values under the pointer."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of the report: its file's name, study, heading and caption, SVG text, and values with their places."""
+
+    name: str
+    study: str
+    heading: str
+    caption: str
+    svg: str
+    values: list[tuple[float, float, str]]
+
+    def inline(self) -> str:
+        """The SVG for a page: no prologue, ids of its own, two decimals, the page's black, white and grid."""
+        text = self.svg[self.svg.index("<svg") :]
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
+        text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{self.name}-", text)
+        text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
+        for colour, variable in COLOURS.items():
+            text = text.replace(colour, variable)
+        size = re.search(r'<svg [^>]*?height="([\d.]+)pt"[^>]*?viewBox="([^"]+)"[^>]*>', text)
+        box = size.group(2) if size else "0 0 504 200"
+        opening = f'<svg class="figure" role="img" aria-label="{self.heading}" viewBox="{box}"'
+        return re.sub(r"<svg [^>]*>", f'{opening} xmlns:xlink="http://www.w3.org/1999/xlink">', text, count=1)
+
+
+COLOURS = {"#000000": "currentColor", "#ffffff": "var(--paper)", "#dddddd": "var(--grid)"}

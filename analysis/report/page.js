@@ -1,0 +1,196 @@
+"use strict";
+// Tables from JSON (sort, filter, show more), values under the pointer, zoom. No network, no library.
+const data = JSON.parse(document.getElementById("data").textContent);
+const PAGE = 100;
+const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?(%| ±.*)?$/;
+const tables = {};
+
+function element(tag, attributes = {}, text = "") {
+  const made = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text) made.textContent = text;
+  return made;
+}
+
+function sortValue(text) { return parseFloat(text.replace("[", "")); }
+
+class Table {
+  constructor(place, sheet) {
+    this.sheet = sheet;
+    this.words = [];
+    this.exact = null;
+    this.sorted = null;
+    this.shown = PAGE;
+    this.numeric = sheet.columns.map((_, c) => {
+      const texts = sheet.rows.map(row => row[c]).filter(text => text !== "");
+      return texts.length > 0 && texts.every(text => NUMBER.test(text) || text.startsWith("["));
+    });
+    const tools = place.appendChild(element("div", { class: "tools" }));
+    this.input = tools.appendChild(element("input", { type: "search", placeholder: "Filter rows, e.g. LCMD force", "aria-label": `Filter ${sheet.title}` }));
+    this.input.addEventListener("input", () => { this.exact = null; this.filter(this.input.value); });
+    this.count = tools.appendChild(element("span", { class: "count", "aria-live": "polite" }));
+    const table = place.appendChild(element("div", { class: "scroll", tabindex: "0" })).appendChild(element("table"));
+    const head = table.appendChild(element("thead")).appendChild(element("tr"));
+    this.heads = sheet.columns.map((name, c) => {
+      const th = head.appendChild(element("th", { scope: "col", class: this.numeric[c] ? "number" : "" }));
+      th.appendChild(element("button", { type: "button" }, name)).addEventListener("click", () => this.sort(c));
+      return th;
+    });
+    this.body = table.appendChild(element("tbody"));
+    this.more = place.appendChild(element("button", { type: "button" }, "Show more rows"));
+    this.more.addEventListener("click", () => { this.shown += 10 * PAGE; this.render(); });
+    this.render();
+  }
+
+  filter(text) {
+    this.words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    this.shown = PAGE;
+    this.render();
+  }
+
+  only(wanted, words) {
+    this.exact = wanted;
+    this.input.value = words;
+    this.words = [];
+    this.shown = PAGE;
+    this.render();
+  }
+
+  sort(column) {
+    const down = this.sorted && this.sorted.column === column && !this.sorted.down;
+    this.sorted = { column, down };
+    this.heads.forEach((th, c) => {
+      if (c === column) th.setAttribute("aria-sort", down ? "descending" : "ascending");
+      else th.removeAttribute("aria-sort");
+    });
+    this.render();
+  }
+
+  rows() {
+    let rows = this.sheet.rows;
+    if (this.exact) rows = rows.filter(row => Object.entries(this.exact).every(([key, value]) => row[this.sheet.keys[key]] === value));
+    if (this.words.length) rows = rows.filter(row => { const line = row.join(" ").toLowerCase(); return this.words.every(word => line.includes(word)); });
+    if (!this.sorted) return rows;
+    const { column, down } = this.sorted;
+    const sign = down ? -1 : 1;
+    return [...rows].sort((a, b) => {
+      const [x, y] = [a[column], b[column]];
+      if (x === "" || y === "") return x === y ? 0 : x === "" ? 1 : -1;
+      return sign * (this.numeric[column] ? sortValue(x) - sortValue(y) : x.localeCompare(y, "en"));
+    });
+  }
+
+  render() {
+    const rows = this.rows();
+    this.body.replaceChildren(...rows.slice(0, this.shown).map(row => this.row(row)));
+    this.count.textContent = `${rows.length} of ${this.sheet.rows.length} rows` + (rows.length > this.shown ? `, ${this.shown} shown` : "");
+    this.more.hidden = rows.length <= this.shown;
+  }
+
+  row(row) {
+    const tr = element("tr");
+    row.forEach((text, c) => {
+      const name = this.sheet.columns[c];
+      const td = tr.appendChild(element("td"));
+      if (this.numeric[c]) td.className = "number";
+      if (["Evidence", "Claim", "Failure", "Versions"].includes(name)) td.className = "long";
+      if (["Verdict", "State"].includes(name)) td.className = text.replaceAll(" ", "-");
+      if (this.sheet.link === name && text !== "0") {
+        const button = td.appendChild(element("button", { type: "button", class: "link", title: "The runs behind this row" }, text));
+        button.addEventListener("click", () => this.show(row));
+      } else if (name === "Evidence") {
+        const lines = td.appendChild(element("div", { class: "lines" }));
+        for (const part of text.split("; ")) lines.appendChild(element("div", {}, part));
+      } else td.textContent = text;
+    });
+    return tr;
+  }
+
+  show(row) {
+    const wanted = {};
+    for (const [key, column] of Object.entries(this.sheet.keys)) if (data.sheets.runs.keys[key] !== undefined) wanted[key] = row[column];
+    tables.runs.only(wanted, Object.values(wanted).join(" "));
+    const place = document.getElementById("runs");
+    if (place.closest("details")) place.closest("details").open = true;
+    place.scrollIntoView();
+  }
+}
+
+for (const place of document.querySelectorAll("[data-sheet]")) {
+  const start = () => { if (!tables[place.dataset.sheet]) tables[place.dataset.sheet] = new Table(place, data.sheets[place.dataset.sheet]); };
+  const fold = place.closest("details");
+  if (fold && !fold.open && place.dataset.sheet !== "runs") fold.addEventListener("toggle", start, { once: true });
+  else start();
+}
+
+const tip = document.getElementById("tip");
+
+function point(svg, name, event) {
+  const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  let best = null, least = 12 * 12;
+  for (const value of data.values[name] || []) {
+    const distance = (value[0] - at.x) ** 2 + (value[1] - at.y) ** 2;
+    if (distance < least) { least = distance; best = value; }
+  }
+  let ring = svg.querySelector(".ring");
+  if (!best) { tip.style.display = "none"; if (ring) ring.remove(); return; }
+  if (!ring) {
+    ring = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "circle"));
+    ring.setAttribute("class", "ring");
+    ring.setAttribute("r", "4.5");
+  }
+  ring.setAttribute("cx", best[0]);
+  ring.setAttribute("cy", best[1]);
+  tip.textContent = best[2];
+  tip.style.display = "block";
+  tip.style.left = `${Math.max(4, Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 4))}px`;
+  tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
+}
+
+function hover(svg, name) {
+  svg.addEventListener("pointermove", event => point(svg, name, event));
+  svg.addEventListener("pointerdown", event => point(svg, name, event));
+  svg.addEventListener("pointerleave", () => { tip.style.display = "none"; svg.querySelector(".ring")?.remove(); });
+}
+
+const dialog = document.querySelector("dialog");
+
+function zoom(figure) {
+  const svg = figure.querySelector("svg.figure").cloneNode(true);
+  dialog.querySelector(".frame").replaceChildren(svg);
+  dialog.querySelector("h3").textContent = figure.querySelector("h3").textContent;
+  const whole = svg.getAttribute("viewBox").split(" ").map(Number);
+  let [x, y, w, h] = whole;
+  const view = () => svg.setAttribute("viewBox", `${x} ${y} ${w} ${h}`);
+  const inner = event => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  svg.addEventListener("wheel", event => {
+    event.preventDefault();
+    const at = inner(event);
+    const factor = Math.min(whole[2] / w, Math.max(0.02 * whole[2] / w, Math.exp(event.deltaY * 0.0015)));
+    x = at.x - (at.x - x) * factor;
+    y = at.y - (at.y - y) * factor;
+    w *= factor;
+    h *= factor;
+    if (w >= whole[2]) [x, y, w, h] = whole;
+    view();
+  }, { passive: false });
+  let held = null;
+  svg.addEventListener("pointerdown", event => { held = inner(event); svg.setPointerCapture(event.pointerId); });
+  svg.addEventListener("pointermove", event => { if (held) { const at = inner(event); x -= at.x - held.x; y -= at.y - held.y; view(); } });
+  svg.addEventListener("pointerup", () => { held = null; });
+  svg.addEventListener("dblclick", () => { [x, y, w, h] = whole; view(); });
+  hover(svg, figure.dataset.figure);
+  dialog.showModal();
+  dialog.appendChild(tip);
+}
+
+dialog.addEventListener("close", () => document.body.appendChild(tip));
+dialog.querySelector("button").addEventListener("click", () => dialog.close());
+for (const figure of document.querySelectorAll("figure[data-figure]")) {
+  hover(figure.querySelector("svg.figure"), figure.dataset.figure);
+  figure.querySelector("button").addEventListener("click", () => zoom(figure));
+}
+document.getElementById("theme").addEventListener("click", () => {
+  const dark = getComputedStyle(document.documentElement).getPropertyValue("--paper").trim() !== "#ffffff";
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+});

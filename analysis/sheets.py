@@ -1,0 +1,149 @@
+"""All tables of a build, in the order of the report."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis import style, tables
+from analysis.claims import Measured, verdicts
+from analysis.collect import EXPERIMENT, Tables
+from analysis.compare import batch_slopes, paired, ranks
+from analysis.efficiency import LABEL_SECONDS, efficiency
+from analysis.paper import against_paper
+from analysis.stats import STATISTICS, last_correlations, run_values, summarise
+from analysis.tables import Column, Sheet
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Everything that is computed from the tables, once."""
+
+    values: pd.DataFrame
+    means: pd.DataFrame
+    correlations: pd.DataFrame
+    paired: pd.DataFrame
+    slopes: pd.DataFrame
+    efficiency: pd.DataFrame
+    ranks: pd.DataFrame
+    paper: pd.DataFrame
+    claims: pd.DataFrame
+
+    @classmethod
+    def of(cls, collected: Tables, label_seconds: float = LABEL_SECONDS) -> "Statistics":
+        """Compute them."""
+        values = run_values(collected.steps)
+        errors = values[values["statistic"].isin(list(STATISTICS))]
+        means = summarise(errors, [*EXPERIMENT, "statistic", "quantity", "measure"])
+        slopes, costs = batch_slopes(errors), efficiency(collected.steps, label_seconds)
+        return cls(
+            values,
+            means,
+            last_correlations(collected.steps),
+            paired(errors),
+            slopes,
+            costs,
+            ranks(means),
+            against_paper(collected.steps, values),
+            verdicts(Measured(values, slopes, costs)),
+        )
+
+
+def sheets(found: Statistics, collected: Tables) -> list[Sheet]:
+    """Every table that has rows."""
+    errors = [tables.errors(found.values, statistic) for statistic in STATISTICS]
+    made = [_claims(found.claims), _paper(found.paper), *errors, tables.comparisons(found.paired), _ranks(found.ranks)]
+    made += [_efficiency(found.efficiency), tables.slopes(found.slopes), tables.correlations(found.correlations)]
+    made += [tables.seconds(found.values), _completeness(collected.plan), _runs(collected.runs)]
+    return [sheet for sheet in made if len(sheet.data)]
+
+
+def _claims(table: pd.DataFrame) -> Sheet:
+    columns = [Column("Scenario", "scenario"), Column("Claim", "claim"), Column("In the paper", "place")]
+    columns += [Column("Verdict", "verdict"), Column("Evidence", "evidence"), Column("Runs", "runs")]
+    note = "Differences at equal seed with 95 % intervals; detectable: the smallest difference found with 80 % power."
+    return Sheet("claims", "The paper's claims", note, table, columns)
+
+
+def _paper(table: pd.DataFrame) -> Sheet:
+    data = table.assign(statistic=table["statistic"].replace(STATISTICS))
+    columns = [Column("Scenario", "scenario"), Column("N_batch", "batch_size"), Column("Algorithm", "algorithm")]
+    columns += [Column("Statistic", "statistic"), Column("N_train", "n_train", digits=".0f"), Column("Of", "quantity")]
+    columns += [Column("Measure", "measure"), Column("Paper", "paper"), Column("Ours", "mean", "sem")]
+    columns += [Column("Difference", "difference", digits="+.3g"), Column("Ratio", "ratio", digits=".3f")]
+    columns += [Column("z", "z", digits="+.1f"), Column("Seeds", "seeds"), Column("In the paper", "place")]
+    note = "z: difference in standard errors of our mean; the paper gives no errors of its own. Errors in kcal/mol(/Å)."
+    return Sheet("paper", "The paper's numbers beside ours", note, data, columns)
+
+
+def _ranks(table: pd.DataFrame) -> Sheet:
+    columns = [Column("Statistic", "statistic"), Column("Measure", "measure"), Column("Algorithm", "algorithm")]
+    columns += [Column("Mean rank", "rank", digits=".2f"), Column("Error over RND", "ratio", digits=".3f")]
+    columns += [Column("Scenarios", "scenarios"), Column("p any differ", "p_friedman", digits=".2g")]
+    columns += [Column("p against RND", "p", digits=".2g"), Column("p adjusted", "p_adjusted", digits=".2g")]
+    note = (
+        "Over the full scenarios at their largest batch, forces (energies on QM9). Tests: Friedman; Wilcoxon's signed"
+    )
+    note += " ranks against random selection, adjusted (Benjamini, Hochberg). Algorithms that a scenario lacks are"
+    note += " left out."
+    return Sheet("ranks", "Ranks over scenarios", note, table, columns)
+
+
+def _efficiency(table: pd.DataFrame) -> Sheet:
+    columns = [*tables.EXPERIMENT_COLUMNS, Column("Of", "quantity"), Column("Measure", "measure")]
+    columns += [Column("Target", "target"), Column("Reached", "reached"), Column("Seeds", "seeds")]
+    columns += [Column("N_train", "n_train", "n_train_sem"), Column("Saving", "saving", digits=".2f")]
+    columns += [Column("Labels bought", "labels_bought", "labels_bought_sem")]
+    columns += [Column("Compute (h)", "compute_hours", "compute_hours_sem"), Column("All (h)", "hours", "hours_sem")]
+    note = (
+        "Training structures until random selection's final error (target) is reached; empty where a seed did not reach"
+    )
+    note += f" it. Labels bought: with validation, and the pool where it is read. All: with {LABEL_SECONDS:g} s a label"
+    note += " unless set otherwise."
+    return Sheet("efficiency", "Labels and cost to reach random selection's final error", note, table, columns)
+
+
+STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
+
+
+def completeness(plan: pd.DataFrame) -> pd.DataFrame:
+    """Runs of each scenario of the sweep by state."""
+    if plan.empty:
+        return pd.DataFrame(columns=["scenario", "experiments", "runs", *STATES])
+    counts = plan.pivot_table(index="scenario", columns="state", values="seed", aggfunc="count", fill_value=0)
+    counts = counts.reindex(columns=list(STATES), fill_value=0).astype(int)
+    experiments = plan.drop_duplicates(["scenario", "deviations", "algorithm", "batch_size"])["scenario"].value_counts()
+    counts.insert(0, "experiments", experiments)
+    counts.insert(1, "runs", plan["scenario"].value_counts())
+    counts["hours_spent"] = plan.groupby("scenario")["seconds_spent"].sum() / 3600
+    counts["hours_to_come"] = plan.groupby("scenario")["seconds_to_come"].agg(lambda s: s.sum(skipna=False)) / 3600
+    return counts.loc[sorted(counts.index, key=style.scenario_order)].reset_index()
+
+
+def _completeness(plan: pd.DataFrame) -> Sheet:
+    data = completeness(plan)
+    columns = [Column("Scenario", "scenario"), Column("Experiments", "experiments"), Column("Runs", "runs")]
+    columns += [Column(state.capitalize(), state) for state in STATES]
+    columns += [Column("Hours spent", "hours_spent", digits=".1f"), Column("To come", "hours_to_come", digits=".1f")]
+    note = "Runs of the sweep by state; stale: answered only by another version of the code's numbers or of the data."
+    return Sheet("completeness", "Completeness", note, data, columns if len(data) else [])
+
+
+def _runs(runs: pd.DataFrame) -> Sheet:
+    data = runs.assign(commit=runs["git_commit"].astype(object).where(runs["git_commit"].notna(), "").str[:10])
+    data["commit"] += np.where(data["git_dirty"].eq(True), " (changed)", "")
+    whole = ("seed", "batch_size", "steps", "threads", "not_finite")
+    data = data.astype({name: "Int64" for name in whole if name in data})
+    columns = [Column("Run", "run_id"), Column("State", "state"), Column("Scenario", "study")]
+    columns += [Column("N_batch", "batch_size"), Column("Algorithm", "algorithm"), Column("Seed", "seed")]
+    columns += [
+        Column("Steps", "steps"),
+        Column("Commit", "commit"),
+        Column("Host", "host"),
+        Column("Device", "device"),
+    ]
+    columns += [Column("Threads", "threads"), Column("Versions", "versions"), Column("Not finite", "not_finite")]
+    note = (
+        "Every folder below results/runs. Only done runs enter means; stale, superseded and damaged ones enter nothing."
+    )
+    return Sheet("runs", "Runs", note, data, [*columns, Column("Failure", "failure")])

@@ -1,0 +1,132 @@
+"""The tables equal the records; nothing is dropped, and what does not belong together is not mixed."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.calibration import binned
+from analysis.collect import Tables
+from analysis.records import read_or_describe, record_paths
+from analysis.stats import over_seeds, per_run
+from bench.errors import UserError
+from tests.analysis import records
+from tests.analysis.records import runs, tables_of
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def test_rows_equal_records(collected):
+    assert len(collected.runs) == 12 and len(collected.steps) == 36
+    content = records.record("LCMD", "FEAT(LL)", 2, [13.5, 7.5, 6.0])
+    steps = collected.steps[collected.steps["run_id"] == content["run_id"]]
+    for row, step in zip(steps.to_dict("records"), content["steps"], strict=True):
+        assert all(row[name] == value for name, value in step["metrics"].items())
+        assert row["n_train"] == step["n_train"] and row["seconds_training"] == 1.0
+        assert row["labels_bought"] == step["n_train"] + 5
+    assert math.isnan(steps["seconds_selection"].iloc[-1])
+
+
+def test_correlations_become_columns():
+    found = {"GP(LL)": {"energy": {"pearson": 0.5, "spearman": None}}, "GP(RP)": {"force": {"pearson": 0.25}}}
+    steps = tables_of([records.record("MaxDet", "GP(LL)", 0, [2.0, 1.0], correlations=found)]).steps
+    first, last = steps.to_dict("records")
+    assert first["pearson_energy_own"] == 0.5 and first["pearson_force_GP(RP)"] == 0.25
+    assert last["pearson_energy_own"] == last["pearson_energy_GP(LL)"] == 0.5
+    assert math.isnan(first["spearman_energy_own"])
+
+
+def test_pool_labels_are_bought_once():
+    steps = tables_of([records.record("MaxDiag", "AE(E)", 0, [3.0, 2.0, 1.0], pool_labels_read=100)]).steps
+    assert steps["labels_bought"].tolist() == [10 + 5 + 100] * 3
+
+
+def test_states():
+    better = records.record("MaxDiag", "RND", 0, [2.0, 1.0])
+    contents = [
+        better,
+        records.record("MaxDiag", "RND", 0, [2.0, 1.5], checksum="other"),
+        records.record("MaxDiag", "RND", 1, [2.0, 1.0], numerics_version=0),
+        records.record("MaxDiag", "RND", 2, [2.0], status="failed", final=20),
+        records.record("MaxDiag", "RND", 3, [2.0], status="running", final=20),
+        {"run_id": "broken", "damaged": "it is damaged"},
+    ]
+    runs = tables_of(contents, checksums={"d": "c"}).runs
+    assert sorted(runs["state"]) == ["damaged", "done", "failed", "interrupted", "stale", "stale"]
+    # without the data at hand both answer the same cell: one is kept
+    tables = tables_of(contents)
+    assert sorted(tables.runs["state"]) == ["damaged", "done", "failed", "interrupted", "stale", "superseded"]
+    kept = tables.runs.set_index("run_id")["state"]
+    assert set(tables.steps["run_id"]) == set(kept[kept.isin(["done", "failed", "interrupted"])].index)
+    assert "no luck" in tables.runs.set_index("state").loc["failed", "failure"]
+
+
+def test_altered_runs_are_a_study_of_their_own(collected):
+    altered = records.record("MaxDiag", "RND", 0, [90.0, 60.0, 50.0], deviations={"scenario.pool": 7})
+    steps = tables_of([*runs(), altered]).steps
+    assert steps["study"].nunique() == 2 and set(steps["deviations"]) == {"", "scenario.pool=7"}
+    own, alone = over_seeds(steps, "force"), over_seeds(collected.steps, "force")
+    pd.testing.assert_frame_equal(own[own["deviations"] == ""].reset_index(drop=True), alone)
+
+
+def test_values_that_are_not_finite_are_counted_and_left_out():
+    whole, hole = records.record("A", "B", 0, [3.0, 2.0, 1.0]), records.record("A", "B", 1, [3.0, 2.0, 1.0])
+    hole["steps"][1]["metrics"]["force_mae_kcal_mol_A"] = math.nan
+    hole["steps"][2]["metrics"]["energy_mae_kcal_mol"] = math.inf
+    tables = tables_of([whole, hole])
+    assert sorted(tables.runs["not_finite"]) == [0, 2]
+    values = per_run(tables.steps)
+    counts = values.groupby(["statistic", "quantity", "measure"])["value"].count()
+    assert counts["final", "force", "mae"] == 2 and counts["final", "energy", "mae"] == 1
+    assert counts["curve", "force", "mae"] == counts["curve", "energy", "mae"] == 1
+    means = over_seeds(tables.steps, "force").set_index("n_train")
+    assert means.loc[20, "mae"] == 2.0 and means.loc[20, "seeds"] == 1 and means.loc[20, "fewer"]
+
+
+def test_parquet_is_read_by_pandas_alone(collected, tmp_path):
+    paths = collected.save(tmp_path)
+    for path in paths:
+        pd.testing.assert_frame_equal(pd.read_parquet(path), getattr(collected, path.stem), check_dtype=False)
+    again = Tables.load(tmp_path)
+    assert again.save(tmp_path) and len(again.steps) == 36
+    collected.steps.drop(columns="n_train").to_parquet(tmp_path / "steps.parquet")
+    with pytest.raises(UserError, match="no column 'n_train'"):
+        Tables.load(tmp_path)
+    collected.steps.astype({"n_train": float}).to_parquet(tmp_path / "steps.parquet")
+    with pytest.raises(UserError, match="float64, not int64"):
+        Tables.load(tmp_path)
+    (tmp_path / "steps.parquet").write_text("no table")
+    with pytest.raises(UserError, match="cannot read the table"):
+        Tables.load(tmp_path)
+
+
+def test_records_on_disk(tmp_path):
+    records.write(tmp_path, "MaxDiag", "RND", 0, [2.0, 1.0])
+    broken = records.write(tmp_path, "MaxDiag", "RND", 1, [2.0, 1.0])
+    (broken / "record.json").write_text('{"schema_ver')
+    found = [read_or_describe(path) for path in record_paths(tmp_path)]
+    assert sorted("damaged" in content for content in found) == [False, True]
+
+
+@pytest.mark.parametrize("arguments", [["--results"], ["--output", "out", "--data"]])
+def test_nothing_recorded_is_one_line(tmp_path, arguments):
+    command = [sys.executable, "-m", "analysis.build", *arguments, str(tmp_path / "nowhere")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_bins_of_equally_many():
+    rng = np.random.default_rng(0)
+    predicted, error = rng.random(1000), rng.random(1000)
+    rows = pd.DataFrame(binned(predicted, error), columns=["kind", "predicted", "error"])
+    order = np.argsort(predicted)
+    bins = rows[rows["kind"] == "bin"]
+    np.testing.assert_allclose(bins["predicted"], predicted[order].reshape(10, 100).mean(1))
+    np.testing.assert_allclose(bins["error"] ** 2, (error[order] ** 2).reshape(10, 100).mean(1))
+    points = rows[rows["kind"] == "point"]
+    assert len(points) == 30 and set(points["error"]) <= set(error)
+    assert len(binned(np.full(3, np.nan), np.ones(3))) == 0

@@ -1,0 +1,180 @@
+"""Figures show the tables' numbers, not pixels only; looks are one for each method, everywhere."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
+
+from analysis import style
+from analysis.collect import EXPERIMENT
+from analysis.figures.base import log_ticks, spread
+from analysis.figures.catalogue import jobs
+from analysis.figures.errors import learning_curves
+from analysis.figures.illustration import POINTS
+from analysis.figures.uncertainty import correlations
+from analysis.paper import paper_numbers
+from analysis.sheets import Statistics
+from analysis.stats import MEASURES, last_correlations, over_seeds, summarise
+from tests.analysis import records
+from tests.analysis.illustration import points
+from tests.analysis.records import runs, tables_of
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+FOUND = {"GP(LL)": {"energy": {"pearson": 0.5}, "force": {"pearson": 0.25}}}
+
+
+@pytest.fixture(scope="module")
+def found():
+    """A small set with two batch sizes: its tables and statistics."""
+    tables = tables_of([*runs(), *_with(batch_size=5)])
+    return tables, Statistics.of(tables)
+
+
+@pytest.fixture(scope="module")
+def drawn(found):
+    """Its figures, by name."""
+    wanted = ("learning_curves_demo_force", "batch_size_demo_energy", "projections_demo_force", "seconds_demo")
+    return {job.name: job.draw(*job.arguments) for job in jobs(*found) if job.name in wanted}
+
+
+def _with(**changes):
+    for kernel, seed in itertools.product(("GP(LL)", "GP(RP)", "AE(E)", "AE(F)"), range(2)):
+        yield records.record("MaxDiag", kernel, seed, [4.0, 3.0 + seed], correlations=FOUND, **changes)
+    for seed in range(2):
+        yield records.record("MaxDiag", "RND", seed, [4.0, 2.0 + seed], correlations=FOUND, **changes)
+        yield records.record("My", "method", seed, [4.0, 2.0 + seed], correlations=FOUND, **changes)
+
+
+def test_every_kind_is_drawn(found):
+    kinds = ("learning_curves_demo_", "batch_size_demo_", "projections_demo_")
+    expected = {f"{kind}{q}" for kind in kinds for q in ("force", "energy")} | {"illustration", "seconds_demo"}
+    assert {job.name for job in jobs(*found)} >= expected
+
+
+def test_learning_curves_show_the_table(found, drawn):
+    figure = drawn["learning_curves_demo_force"].figure
+    means = over_seeds(found[0].steps[found[0].steps["batch_size"] == 10], "force")
+    for axis, measure in zip(figure.axes, MEASURES, strict=True):
+        lines = {line.get_label(): line for line in axis.get_lines()}
+        assert set(lines) == set(means["algorithm"])
+        for algorithm, curve in means.groupby("algorithm"):
+            np.testing.assert_allclose(lines[algorithm].get_xydata(), curve[["n_train", measure]])
+        bands = [band.get_paths()[0].get_extents() for band in axis.collections]
+        heights = (means[measure] + means[f"{measure}_sem"]).groupby(means["algorithm"]).max()
+        assert sorted(band.y1 for band in bands) == pytest.approx(sorted(heights))
+
+
+def test_batch_size_shows_the_table(found, drawn):
+    means = found[1].means
+    means = means[(means["statistic"] == "final") & (means["quantity"] == "energy")]
+    axis = drawn["batch_size_demo_energy"].figure.axes[1]
+    lines = {line.get_label(): line for line in axis.get_lines()}
+    # AE(E) and AE(F) stand for what is trained on; a method that the paper does not know is drawn as well
+    assert "MaxDiag + AE(F)" in lines and "MaxDiag + AE(E)" not in lines and "My + method" in lines
+    rmse = means[means["measure"] == "rmse"]
+    for algorithm, line in lines.items():
+        part = rmse[rmse["algorithm"] == algorithm].sort_values("batch_size")
+        np.testing.assert_allclose(line.get_xydata(), part[["batch_size", "mean"]])
+    projections = {line.get_label() for line in drawn["projections_demo_force"].figure.axes[0].get_lines()}
+    assert projections == {"MaxDiag + GP(LL)", "MaxDiag + GP(RP)", "LCMD + FEAT(LL)"}
+
+
+def test_seconds_and_correlations_show_the_table(drawn):
+    assert [bar.get_width() for bar in drawn["seconds_demo"].figure.axes[0].patches[:3]] == [1.0] * 3
+    known = last_correlations(tables_of(_with(batch_size=5)).steps)
+    means = summarise(known, [*EXPERIMENT, "quantity", "uncertainty", "coefficient"])
+    axis = correlations(means).figure.axes[0]
+    shown = np.concatenate([container.lines[0].get_xdata() for container in axis.containers])
+    assert set(shown) == {0.5}
+
+
+def test_values_under_the_pointer_lie_on_the_points(drawn, tmp_path):
+    drawing = drawn["learning_curves_demo_force"]
+    style.save(drawing.figure, tmp_path / "figure")
+    at = dict.fromkeys(text for *_, text in drawing.positions())
+    assert any(text.startswith("LCMD + FEAT(LL), N_train 30: 4.") and "(4 seeds)" in text for text in at)
+    (panel, x, y, _), (left, top, _) = drawing.points[0], drawing.positions()[0]
+    pixel = drawing.figure.axes[panel].transData.transform((x, y)) * 72 / drawing.figure.dpi
+    assert (left, top) == pytest.approx((pixel[0], drawing.figure.get_figheight() * 72 - pixel[1]), abs=0.1)
+
+
+def test_fewer_seeds_are_dotted():
+    contents = [records.record("A", "B", 0, [4.0, 3.0, 2.0]), records.record("A", "B", 1, [4.0, 3.0], status="running")]
+    contents[1]["identity"]["scenario"]["final"] = 30
+    means = over_seeds(tables_of(contents).steps, "force")
+    drawing = learning_curves(means, "force", style.looks(["A + B"]), paper_numbers().head(0))
+    solid, dotted = drawing.figure.axes[0].get_lines()
+    assert solid.get_xdata().tolist() == [10, 20] and dotted.get_xdata().tolist() == [20, 30]
+    assert dotted.get_linestyle() == ":" and "Dotted" in drawing.caption
+
+
+def test_the_papers_numbers_lie_over_the_curves():
+    numbers = paper_numbers()
+    chosen = numbers[(numbers["scenario"] == "tio2_10_250") & numbers["statistic"].isin(["final", "at"])]
+    table = tables_of([records.record("MaxDiag", "GP(LL)", s, [40.0, 30.0, 20.0]) for s in (0, 1)])
+    means = over_seeds(table.steps, "force")
+    drawing = learning_curves(means, "force", style.looks(["MaxDiag + GP(LL)"]), chosen)
+    crosses = [line.get_xydata()[0].tolist() for line in drawing.figure.axes[1].get_lines() if line.get_marker() == "x"]
+    assert crosses == [[40, 21.51], [60, 17.71], [250, 6.16]]
+
+
+def test_every_method_looks_different():
+    named = {
+        path.stem: yaml.safe_load(path.read_text())["name"]
+        for g in ("kernel", "selection")
+        for path in (CONF / g).glob("*.yaml")
+    }
+    pairs = [yaml.safe_load(path.read_text())["defaults"] for path in (CONF / "algorithm").glob("*.yaml")]
+    chosen = [{key.split("/")[1]: value for part in pair for key, value in part.items()} for pair in pairs]
+    assert set(style.METHODS) == {f"{named[pair['selection']]} + {named[pair['kernel']]}" for pair in chosen}
+    looks = {(look.colour, look.marker, look.hollow) for look in style.METHODS.values()}
+    assert len(looks) == 15
+    # colours that deuteranopes or protanopes confuse never share a marker
+    colours = {
+        to_hex(look.colour): {m.marker for m in style.METHODS.values() if m.colour == look.colour}
+        for look in style.METHODS.values()
+    }
+    assert all(a.isdisjoint(b) for (_, a), (_, b) in itertools.combinations(colours.items(), 2))
+
+
+def test_a_new_method_looks_like_none_of_the_others():
+    looks = style.looks([*style.METHODS, "My + method", "Your + method"])
+    assert list(looks)[:15] == list(style.METHODS)
+    assert len({(look.colour, look.marker, look.hollow) for look in looks.values()}) == 17
+
+
+@given(st.floats(1e-4, 1e5), st.floats(1.1, 1e6))
+def test_log_ticks_are_few_round_and_inside(low, factor):
+    ticks = log_ticks(low, low * factor, 0.17)
+    assert 2 <= len(ticks) <= 6
+    assert all((low <= tick <= low * factor and tick == float(f"{tick:.2g}")) or factor < 2.5 for tick in ticks)
+    assert ticks == sorted(set(ticks))
+
+
+def test_markers_are_few_and_hold_both_ends():
+    sizes = np.arange(10, 1001, 10, dtype=float)
+    chosen = spread(sizes)
+    assert chosen[0] == 0 and chosen[-1] == len(sizes) - 1 and len(chosen) <= 9
+    assert spread(np.array([10.0, 20.0])) == [0, 1]
+
+
+def test_illustration_is_what_the_selections_pick():
+    pd.testing.assert_frame_equal(points(), pd.read_csv(POINTS))
+
+
+def test_same_bytes_for_the_same_data(found, tmp_path):
+    job = next(job for job in jobs(*found) if job.name == "seconds_demo")
+    first, second = (style.save(job.draw(*job.arguments).figure, tmp_path / name)[0].read_bytes() for name in "ab")
+    assert first == second and b"<dc:date>" not in first
+
+
+def test_summaries_name_the_runs(found):
+    tables, values = found[0], found[1].values
+    row = summarise(values[values["statistic"] == "final"], ["batch_size", "algorithm", "quantity", "measure"]).iloc[0]
+    assert set(row["runs"].split()) <= set(tables.runs["run_id"]) and len(row["runs"].split()) == row["seeds"]

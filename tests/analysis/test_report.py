@@ -1,0 +1,130 @@
+"""The page in a real browser: quiet console, sorting, filtering, values, zoom, provenance, no overflow."""
+
+import os
+import shutil
+
+import pytest
+
+from analysis.build import build
+from tests.analysis import records
+from tests.analysis.records import runs, tables_of
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    found = {"GP(LL)": {"energy": {"pearson": 0.5}, "force": {"pearson": 0.25}}}
+    extra = [records.record("MaxDet", "GP(LL)", s, [8.0, 6.0, 4.0 + s], correlations=found) for s in range(2)]
+    altered = [records.record("MaxDiag", "RND", 0, [3.0, 2.0], deviations={"scenario.pool": 7})]
+    failed = [records.record("LCMD", "FEAT(RP)", 0, [3.0, 2.0], status="failed", final=30)]
+    build(tables_of([*runs(), *extra, *altered, *failed]), folder)
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=BROWSER, args=arguments)
+        yield found
+        found.close()
+
+
+@pytest.fixture(params=[(1280, 900, "light"), (390, 844, "dark")], ids=["desktop", "phone"])
+def page(request, browser, report):
+    """The opened page; at the end nothing may have been said on the console and nothing asked of a network."""
+    width, height, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    opened = context.new_page()
+    said, asked = [], []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda wanted: asked.append(wanted.url))
+    opened.goto(report.as_uri())
+    yield opened
+    context.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def texts(page, sheet, column):
+    return page.locator(f'[data-sheet="{sheet}"] tbody td:nth-child({column})').all_inner_texts()
+
+
+def test_nothing_overflows(page):
+    for details in page.locator("details").all():
+        details.evaluate("fold => fold.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    right = "[...document.querySelectorAll('main > section, .tile, header')].map(e => e.getBoundingClientRect().right)"
+    assert max(page.evaluate(right)) <= page.viewport_size["width"]
+    assert page.locator("svg.figure").count() >= 6
+
+
+def test_filter_and_sort(page):
+    assert len(texts(page, "runs", 1)) == 16
+    runs_table = page.locator('[data-sheet="runs"]')
+    runs_table.locator("input").fill("lcmd failed")
+    assert texts(page, "runs", 2) == ["failed"]
+    assert runs_table.locator(".count").inner_text() == "1 of 16 rows"
+    runs_table.locator("input").fill("")
+    seed = runs_table.locator("th button", has_text="Seed")
+    column = runs_table.locator("th button").all_inner_texts().index("Seed") + 1
+    seed.click()
+    assert texts(page, "runs", column) == sorted(texts(page, "runs", column), key=int)
+    seed.click()
+    down = texts(page, "runs", column)
+    assert down == sorted(down, key=int, reverse=True) and down[0] == "3"
+    assert page.locator('[data-sheet="runs"] th[aria-sort="descending"]').inner_text().startswith("Seed")
+
+
+def test_numbers_sort_as_numbers_and_lead_to_their_runs(page):
+    page.locator("summary", has_text="Errors: last step").click()
+    sheet = page.locator('[data-sheet="errors_final"]')
+    heads = sheet.locator("th button").all_inner_texts()
+    mae = heads.index("MAE") + 1
+    sheet.locator("th button").nth(mae - 1).click()
+    values = [float(text.split(" ")[0]) for text in texts(page, "errors_final", mae)]
+    assert values == sorted(values) and len(values) > 4
+    sheet.locator("input").fill("lcmd force")
+    sheet.locator("tbody button.link").first.click()
+    found = page.locator('[data-sheet="runs"] .count').inner_text()
+    # four finished runs of LCMD + FEAT(LL) stand behind this number
+    assert found == "4 of 16 rows" and set(texts(page, "runs", 5)) == {"LCMD + FEAT(LL)"}
+
+
+def test_values_under_the_pointer_and_zoom(page):
+    figure = page.locator('figure[data-figure="learning_curves_demo_force"]')
+    figure.scroll_into_view_if_needed()
+    svg = figure.locator("svg.figure")
+    x, y, text = page.evaluate("data.values.learning_curves_demo_force[0]")
+    at = svg.evaluate(
+        "(svg, p) => { const q = new DOMPoint(...p).matrixTransform(svg.getScreenCTM()); return [q.x, q.y]; }", [x, y]
+    )
+    page.mouse.move(*at)
+    assert page.locator("#tip").inner_text() == text and "seeds" in text
+    figure.locator("button").click()
+    zoomed = page.locator("dialog svg.figure")
+    before = zoomed.get_attribute("viewBox")
+    box = zoomed.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, -400)
+    page.wait_for_function(
+        "old => document.querySelector('dialog svg.figure').getAttribute('viewBox') !== old", arg=before
+    )
+    assert float(zoomed.get_attribute("viewBox").split()[2]) < float(before.split()[2])
+    page.locator("dialog button").click()
+    assert not page.locator("dialog").is_visible()
+
+
+def test_light_and_dark(page):
+    background = "getComputedStyle(document.body).backgroundColor"
+    first = page.evaluate(background)
+    page.locator("#theme").click()
+    second = page.evaluate(background)
+    assert {first, second} == {"rgb(255, 255, 255)", "rgb(21, 24, 28)"}
+    ink = page.evaluate("getComputedStyle(document.querySelector('svg.figure text')).fill")
+    assert ink == page.evaluate("getComputedStyle(document.body).color")
