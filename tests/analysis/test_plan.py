@@ -6,7 +6,8 @@ import math
 import pytest
 
 from analysis.plan import describe, states
-from bench.record import LOCK, SCHEMA_VERSION, locked, read_records
+from bench.locks import locked
+from bench.record import LOCK, SCHEMA_VERSION, read_records
 from bench.schema import hash_of, plugin
 from bench.sweep import expand
 
