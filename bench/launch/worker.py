@@ -137,9 +137,9 @@ def work_until_stopped(folder: Path) -> int:
 def _attempt(run: RunConfig, parent: int) -> None:
     """One run in the process made for it; how it ended is the exit status."""
     listen(own=True)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    die_with(parent)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        die_with(parent)
         execute(run, lock=False)
     except Stopped as stop:
         log.info("%s", stop)
