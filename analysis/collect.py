@@ -102,7 +102,11 @@ class Collector:
         runs = pd.DataFrame([row | {"state": states.get(row["run_id"], row["state"])} for row in self._runs])
         steps = [row | {"state": states[r]} for r, rows in self._steps.items() if states[r] in CURRENT for row in rows]
         if not steps:
-            raise UserError(f"no finished step below {results / 'runs'}: run something first, e.g. make run")
+            found = ", ".join(f"{n} {state}" for state, n in runs["state"].value_counts().items()) or "nothing"
+            raise UserError(
+                f"no finished step of this version of code and data below {results / 'runs'} ({found}): run something"
+                " first, e.g. make run"
+            )
         table = pd.DataFrame(steps).sort_values([*EXPERIMENT, "seed", "n_train"], ignore_index=True)
         runs = runs.sort_values("run_id", ignore_index=True)
         check_columns(table, "steps")
