@@ -122,8 +122,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as SVG and PNG, the same bytes for the same data."""
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("svg", "png")]
     with apply():
-        # laid out once for both files; a second pass settles wide tick labels
-        figure.draw_without_rendering()
+        # laid out once for both files
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         figure.savefig(paths[0], metadata={"Date": None})

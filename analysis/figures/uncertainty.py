@@ -41,7 +41,9 @@ def correlations(means: pd.DataFrame) -> Drawing:
             axis.tick_params(axis="y", length=0)
             axis.set_ylim(len(looks) - 0.5, -0.5)
             axis.set_xlabel(f"Pearson correlation with {TARGETS[target]}")
-        entries = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, c, m in KINDS.values()]
+        # a kind that nothing is drawn of has no place in the legend
+        shown = {text.split(", ", 1)[1].split(":")[0] for *_, text in drawing.points}
+        entries = [Line2D([], [], color=c, marker=m, linestyle="", label=n) for n, c, m in KINDS.values() if n in shown]
         legend(figure, entries)
     return drawing
 
