@@ -16,7 +16,7 @@ HEARTBEAT = 10.0
 LEASE_LASTS = 60.0
 """Seconds between the heartbeats of a lease, and without one until it may be taken over."""
 
-_PROBES_PASS = (0.0, 0.02, 0.1, 0.3)
+_PROBES_PASS = (0.0, *(0.02,) * 50)
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 

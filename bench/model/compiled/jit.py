@@ -32,12 +32,11 @@ def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Callabl
 
 @contextmanager
 def torch_threads() -> Iterator[None]:
-    """Run kernels on as many threads as torch; both use the same OpenMP library where there is one."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(
-        min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    )
+    """Run kernels on as many threads as torch. Both may share one OpenMP library, whose number numba sets as it starts."""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        numba.set_num_threads(before)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
