@@ -1,5 +1,8 @@
-"""The benchmark. Set before anything loads OpenMP: torch and the compiled kernels have a pool of threads each, and a pool
-that spins while it waits takes the cores from the other one."""
+"""The benchmark. Threads that wait do not spin.
+
+This is set before anything loads OpenMP. Torch and the compiled kernels have a pool of threads each, and a pool that
+spins takes the cores from the other one.
+"""
 
 import os
 
