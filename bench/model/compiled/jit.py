@@ -32,7 +32,7 @@ def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Callabl
 
 @contextmanager
 def torch_threads() -> Iterator[None]:
-    """Run kernels on as many threads as torch. The two may share an OpenMP library, whose number numba sets at first."""
+    """Run kernels on as many threads as torch; the two may share an OpenMP library, whose number numba sets first."""
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     try:
