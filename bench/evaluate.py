@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy import stats
 
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential, make_batch
@@ -126,6 +125,8 @@ def correlations(uncertainty: Float[np.ndarray, " structures"], errors: Structur
     For a committee both with the members' mean error and with the error of the members' mean. A correlation that does
     not exist (a constant, or fewer than two structures) is None.
     """
+    from scipy import stats  # noqa: PLC0415 - takes half a second, which no command should spend before its work
+
     targets = {"energy": errors.energy.mean(0)}
     if errors.force is not None:
         targets["force"] = errors.force.mae.mean(0)

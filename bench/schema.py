@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 
 from bench.errors import UserError, nearest
 
@@ -24,12 +31,12 @@ class Scenario:
     """A row of METHOD section 1: sizes of the parts, cutoff in Å, and the training set sizes to start and end with."""
 
     name: str
-    initial: int
-    final: int
-    validation: int
-    pool: int
-    test: int | None
-    r_max: float
+    initial: PositiveInt
+    final: PositiveInt
+    validation: PositiveInt
+    pool: NonNegativeInt
+    test: PositiveInt | None
+    r_max: PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,11 @@ class ModelSettings:
     17, 6658.
     """
 
-    r_max: float
-    r_min: float = 0.5
-    n_gaussians: int = 9
-    n_radial: int = 5
-    hidden: tuple[int, ...] = (512, 512)
+    r_max: PositiveFloat
+    r_min: NonNegativeFloat = 0.5
+    n_gaussians: PositiveInt = 9
+    n_radial: PositiveInt = 5
+    hidden: tuple[PositiveInt, ...] = (512, 512)
     normalise_invariants: bool = False
 
 
@@ -52,10 +59,10 @@ class ModelSettings:
 class LearningRates:
     """Initial rates of the network (W, b), the radial functions (β), the shift (μ) and the scale (σ)."""
 
-    network: float
-    radial: float
-    shift: float
-    scale: float
+    network: NonNegativeFloat
+    radial: NonNegativeFloat
+    shift: NonNegativeFloat
+    scale: NonNegativeFloat
 
     def of(self, parameter: str) -> float:
         """The rate of a parameter by its name."""
@@ -70,13 +77,13 @@ class TrainingSettings:
     `validation_checks` epochs are checked in all, half of them in the last quarter, the last epoch always.
     """
 
-    epochs: int
-    minibatch: int
+    epochs: PositiveInt
+    minibatch: PositiveInt
     learning_rates: LearningRates
-    force_weight: float
-    validation_checks: int
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    adam_epsilon: float = 1e-7
+    force_weight: NonNegativeFloat
+    validation_checks: PositiveInt
+    adam_betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
+    adam_epsilon: PositiveFloat = 1e-7
 
     @property
     def forces(self) -> bool:
@@ -108,13 +115,13 @@ class RunConfig:
     kernel: Plugin
     selection: Plugin
     final_kernels: list[Plugin]
-    batch_size: int
-    seed: int
+    batch_size: PositiveInt
+    seed: NonNegativeInt
     results: str
     device: str
     precision: Literal["float32", "float64"]
-    threads: int | None
-    checkpoint_seconds: float = 120.0
+    threads: PositiveInt | None
+    checkpoint_seconds: NonNegativeFloat = 120.0
     deviations: dict[str, Any] = field(default_factory=dict)
 
     def training_set_sizes(self) -> list[int]:
@@ -142,9 +149,6 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
             f"scenario.final = {run.scenario.final} asks for more than initial + pool ="
             f" {run.scenario.initial + run.scenario.pool} structures: lower scenario.final or raise scenario.pool"
         )
-    for key, value in (("batch_size", run.batch_size), ("scenario.initial", run.scenario.initial)):
-        if value < 1:
-            raise UserError(f"{key} = {value}: must be at least 1")
     return run
 
 

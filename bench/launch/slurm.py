@@ -11,7 +11,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import submitit
 from submitit.helpers import DelayedSubmission
@@ -20,7 +20,9 @@ from submitit.slurm.slurm import SlurmExecutor
 from bench.compose import CONF
 from bench.errors import UserError
 from bench.launch.cluster import Slurm, environment
-from bench.launch.worker import Worker, log_to_stderr
+
+if TYPE_CHECKING:
+    from bench.launch.worker import Worker
 
 PREFIX = "bmdal-bench-"
 ENDLESS = 10**6
@@ -35,6 +37,8 @@ class SlurmWorker:
 
     def __call__(self) -> None:
         """Work; SIGTERM (preemption, requeue, scancel) stops the run in progress, which is saved."""
+        from bench.launch.worker import Worker, log_to_stderr  # noqa: PLC0415 - only here, not where it is submitted
+
         log_to_stderr()
         self.worker = Worker(self.folder)
         signal.signal(signal.SIGTERM, self._stop)

@@ -6,6 +6,7 @@ work of one that dies is taken over by the others, and doing a run twice is harm
 
 import contextlib
 import ctypes
+import importlib
 import logging
 import multiprocessing
 import os
@@ -16,9 +17,6 @@ from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
-
-# making an optimizer imports it, for seconds: here once, before the processes of the runs are forked
-import torch._dynamo  # noqa: F401
 
 from bench.errors import BusyError, UserError
 from bench.launch.queue import DIED, Entry, Queue, read_queue
@@ -32,6 +30,8 @@ from bench.stopping import SIGNALS, Stopped, listen
 log = logging.getLogger(__name__)
 _PARENT_DEATH_SIGNAL = 1
 SECONDS_BETWEEN_LOOKS = 1.0
+IMPORTED_LATE = ("torch._dynamo", "scipy.stats")
+"""What every run imports within its work, for seconds: here once, before the processes of the runs are forked."""
 
 
 class Outcome(IntEnum):
@@ -58,6 +58,8 @@ class Worker:
 
     def work(self) -> int:
         """Do what is left. Returns 0, or the exit status of a worker that was stopped or cannot work here."""
+        for module in IMPORTED_LATE:
+            importlib.import_module(module)
         while not self.stopping:
             entry = self._next()
             if entry is None:

@@ -123,8 +123,7 @@ def test_cancel_and_what_slurm_refuses(slurm, tmp_path):
     assert not list((tmp_path / "refused/launch").iterdir())
     options = ["seed=0,1", *HERE, "cluster.workers=2"]
     assert launch(tmp_path, *options, **settings).returncode == 0
-    wait_until(lambda: running(tmp_path) == 2)
-    assert set(states(tmp_path, "seed=0,1", **settings).values()) == {"running"}
+    wait_until(lambda: set(states(tmp_path, "seed=0,1", **settings).values()) == {"running"})
     again = launch(tmp_path, *options, **settings)
     assert "0 to do, 2 with workers already" in again.stdout and len(slurm.jobs()) == 2
     assert "stopped 2 workers" in launch(tmp_path, *options, "--cancel", **settings).stdout
