@@ -21,7 +21,8 @@ class Drawn:
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
         text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{self.name}-", text)
-        text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
+        # coordinates only: what is written in the figure stays
+        text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), text)
         for colour, variable in COLOURS.items():
             text = text.replace(colour, variable)
         size = re.search(r'<svg [^>]*?height="([\d.]+)pt"[^>]*?viewBox="([^"]+)"[^>]*>', text)

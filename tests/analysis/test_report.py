@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from analysis.build import build
+from analysis.report.drawn import Drawn
 from tests.analysis import records
 from tests.analysis.records import runs, tables_of
 
@@ -49,6 +50,12 @@ def page(request, browser, report):
     context.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_what_is_written_in_a_figure_is_kept():
+    figure = '<svg height="9.12345pt" viewBox="0 0 1 1"><path d="M 1.23456 0"/><text>0.001</text></svg>'
+    inline = Drawn("name", "study", "heading", "caption", figure, []).inline()
+    assert "M 1.23 0" in inline and "<text>0.001</text>" in inline
 
 
 def texts(page, sheet, column):

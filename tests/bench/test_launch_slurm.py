@@ -133,9 +133,12 @@ def test_cancel_and_what_slurm_refuses(slurm, tmp_path):
 
 @pytest.mark.long
 def test_time_limit(slurm, tmp_path, undisturbed):
-    """Runs of more than the minute that their job may last: saved ahead of it, queued anew, done without a launcher."""
-    settings = {"epochs": EPOCHS, "seconds": 8.0}
-    more = ["cluster.minutes=1", "cluster.seconds_to_stop=15", "cluster.workers=3"]
+    """Four runs each, longer than their jobs may last: saved ahead of the limit, queued anew, done without a launcher.
+
+    SLURM may send its signal a minute earlier than asked; a job of one minute would never get to work.
+    """
+    settings = {"epochs": EPOCHS, "seconds": 10.0}
+    more = ["cluster.minutes=2", "cluster.seconds_to_stop=15", "cluster.workers=2"]
     done = launch(tmp_path, SEEDS, *HERE, *more, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
 
