@@ -161,7 +161,8 @@ def test_1460_runs(slurm, tmp_path):
     seeds = "seed=" + ",".join(map(str, range(1460)))
     settings = {"final": 2, "epochs": 1}
     started = time.monotonic()
-    done = launch(tmp_path, seeds, *HERE, "cluster.workers=3", **settings)
+    here = [word.replace("minutes=10", "minutes=120") for word in HERE]
+    done = launch(tmp_path, seeds, *here, "cluster.workers=3", **settings)
     submitted = time.monotonic() - started
     assert done.returncode == 0 and "1460 to do" in done.stdout, done.stdout + done.stderr
     wait_until(lambda: not slurm.jobs(), seconds=3600)

@@ -3,7 +3,8 @@
 Aspirin with forces from the embedded data; with --tio2 FILE and --qm9 FILE also TiO2 with forces and QM9 with energies
 alone. Minibatches of 32 new structures a step, Adam included. The floor is the products of the network in plain torch
 at the batch's number of atoms: forward, gradient, and backward through both (without forces: forward and backward).
-Engine and floor run in turn; medians, and the median of their ratio.
+Engine and floor run in turn; medians, and the median of their ratio. With --apax PYTHON (an interpreter with apax 0.14)
+single models run in turn with its training, --rounds times; `of_apax` is the ratio of the medians.
 """
 
 import argparse
@@ -24,8 +25,10 @@ from bench.provenance import provenance
 from bench.schema import LearningRates, ModelSettings, TrainingSettings
 from bench.training.fit import _initialise, _Minibatches, _Optimizer
 from bench.training.scaling import EnergyScaling
+from tests.perf.apax_steps import apax_milliseconds
 from tests.perf.features import archive, embedded, first
 
+MINIBATCH = 32
 RATES = LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001)
 
 
@@ -49,7 +52,11 @@ def measure(name: str, data: Structures, settings: ModelSettings, forces: bool, 
     """A row: median step and floor."""
     builder = GeometryBuilder(data, find_neighbours(data, settings.r_max), settings.r_min, settings.n_gaussians)
     training = TrainingSettings(
-        epochs=1000, minibatch=32, learning_rates=RATES, force_weight=4.0 if forces else 0.0, validation_checks=20
+        epochs=1000,
+        minibatch=MINIBATCH,
+        learning_rates=RATES,
+        force_weight=4.0 if forces else 0.0,
+        validation_checks=20,
     )
     picked = np.random.default_rng(0).permutation(len(data))[:100]
     scaling = EnergyScaling(1.0, np.zeros(len(data.species)), False)
@@ -80,6 +87,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--models", type=int, nargs="*", default=[1, 3])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--apax", help="an interpreter with apax 0.14")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--tio2", type=Path)
     parser.add_argument("--qm9", type=Path)
     arguments = parser.parse_args()
@@ -92,9 +101,20 @@ def main() -> None:
     if arguments.qm9:
         settings = ModelSettings(r_max=3.0, normalise_invariants=True)
         cases.append(("QM9", first(archive(arguments.qm9), 1000), settings, False))
-    rows = [measure(*case, arguments.steps, models) for case in cases for models in arguments.models]
     columns = ["data", "models", "forces", "atoms", "step_ms", "floor_ms", "ratio", "load"]
-    table = pd.DataFrame(rows, columns=columns)
+    rows, apax = [], []
+    for _ in range(arguments.rounds):
+        for case in cases:
+            rows += [measure(*case, arguments.steps, models) for models in arguments.models]
+            if arguments.apax:
+                apax.append((case[0], 1, apax_milliseconds(arguments.apax, *case[1:], MINIBATCH)))
+                print(*apax[-1], flush=True)
+    keys = ["data", "models"]
+    table = pd.DataFrame(rows, columns=columns).groupby(keys, sort=False).median().reset_index()
+    if apax:
+        theirs = pd.DataFrame(apax, columns=[*keys, "apax_ms"]).groupby(keys).median().reset_index()
+        table = table.merge(theirs, on=keys, how="left")
+        table["of_apax"] = table["step_ms"] / table["apax_ms"]
     table.to_csv(arguments.out / "training.csv", index=False)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
 

@@ -1,0 +1,73 @@
+"""Milliseconds of a training step of apax 0.14 with a network of the same sizes, for `tests.perf.training`.
+
+Its own command trains in its own environment: Gaussian basis of the same length, 5 radial functions, 8 contractions,
+512-512 network with NTK parametrisation, minibatches of 32. The time of an epoch, as apax measures it, without the
+first ones, which compile, is divided by its steps; the single validation structure is in it.
+"""
+
+import csv
+import os
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import yaml
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from bench.data.structures import Structures
+from bench.schema import ModelSettings
+
+STEPS_PER_EPOCH = 10
+EPOCHS = 8
+COMPILING = 3
+
+
+def atoms_of(data: Structures, index: int) -> Atoms:
+    """One structure for ASE."""
+    rows = slice(data.offsets[index], data.offsets[index + 1])
+    atoms = Atoms(data.atomic_numbers[rows], data.positions[rows], cell=data.cells[index], pbc=data.periodic[index])
+    forces = np.zeros((len(atoms), 3)) if data.forces is None else data.forces[rows]
+    atoms.calc = SinglePointCalculator(atoms, energy=float(data.energies[index]), forces=forces)
+    return atoms
+
+
+def apax_milliseconds(python: str, data: Structures, settings: ModelSettings, forces: bool, minibatch: int) -> float:
+    """Train in a folder of its own; the median over epochs."""
+    command = Path(python).with_name("apax")
+    template = subprocess.run(
+        [python, "-c", "import apax.cli, pathlib; print(pathlib.Path(apax.cli.__file__).parent)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    config = yaml.safe_load((Path(template) / "templates/train_config_full.yaml").read_text())
+    n_train = STEPS_PER_EPOCH * minibatch
+    with tempfile.TemporaryDirectory() as folder:
+        ase.io.write(f"{folder}/data.extxyz", [atoms_of(data, i) for i in range(n_train + 1)], format="extxyz")
+        del config["transfer_learning"]
+        config |= {"n_epochs": EPOCHS, "ckpt_interval": 10 * EPOCHS}
+        config["data"] |= {"directory": folder, "data_path": f"{folder}/data.extxyz", "n_train": n_train, "n_valid": 1}
+        config["data"] |= {"batch_size": minibatch, "valid_batch_size": 1}
+        basis = {"name": "gaussian", "n_basis": settings.n_gaussians, "r_min": settings.r_min, "r_max": settings.r_max}
+        config["model"] |= {"basis": basis, "nn": list(settings.hidden), "use_ntk": True, "n_radial": settings.n_radial}
+        if not forces:
+            config["loss"] = [loss for loss in config["loss"] if loss["name"] == "energy"]
+            config["metrics"] = [metric for metric in config["metrics"] if metric["name"] == "energy"]
+        Path(f"{folder}/config.yaml").write_text(yaml.safe_dump(config))
+        done = subprocess.run(
+            [command, "train", f"{folder}/config.yaml"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        with next(Path(folder).rglob("log.csv")).open() as file:
+            seconds = [float(row["epoch_time"]) for row in csv.DictReader(file)]
+    return 1e3 * statistics.median(seconds[COMPILING:]) / STEPS_PER_EPOCH
