@@ -1,8 +1,10 @@
-"""The commands as subprocesses."""
+"""The commands as subprocesses, and file systems that fail them."""
 
+import contextlib
 import subprocess
 import sys
 
+import pytest
 from conftest import PROJECT, subprocess_environment
 
 from bench.record import read_record
@@ -21,3 +23,17 @@ def command(*arguments, module="bench.run"):
 
 def records(results):
     return [read_record(path) for path in sorted(results.glob("runs/*/record.json"))]
+
+
+@contextlib.contextmanager
+def file_system(path, size="64M"):
+    """A file system of its own mounted at `path`; yields a function that remounts it with other options."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a file system here: {mounted.stderr.decode().strip()}")
+    try:
+        yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", path], check=True)
+    finally:
+        subprocess.run(["umount", path], check=True)

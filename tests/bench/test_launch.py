@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from bench_commands import command, records
+from bench_commands import command, file_system, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import all_numbers, launch, process_ids, states, wait_until, words
 
@@ -160,30 +160,20 @@ def cmdline(pid):
 
 def test_a_full_disk_burns_no_runs(tmp_path):
     """The workers stop with one line; no run is failed; with room the sweep goes on."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", tmp_path], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
-    try:
+    with file_system(tmp_path, "128k") as remount:
         done = launch(tmp_path, SEEDS, "threads=1", "cluster.workers=2", "--wait")
         assert done.returncode == 1, done.stdout + done.stderr
         assert "failed" not in states(tmp_path, SEEDS, "threads=1").values()
-        subprocess.run(["mount", "-o", "remount,size=64M", tmp_path], check=True)
+        remount("size=64M")
         done = launch(tmp_path, SEEDS, "threads=1", "cluster.workers=2", "--wait")
         assert done.returncode == 0, done.stdout + done.stderr
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_read_only_results(tmp_path):
     """One line, and nothing started; what is recorded there can still be looked at."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a file system here: {mounted.stderr.decode().strip()}")
-    try:
+    with file_system(tmp_path) as remount:
         assert launch(tmp_path, "seed=0", "threads=1", "--wait").returncode == 0
-        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        remount("ro")
         done = launch(tmp_path, "seed=0,1", "threads=1", "--wait")
         assert done.returncode == 2, done.stdout + done.stderr
         (line,) = done.stderr.strip().splitlines()
@@ -191,8 +181,6 @@ def test_read_only_results(tmp_path):
         shown = launch(tmp_path, "seed=0,1", "threads=1", "--status")
         assert shown.returncode == 0 and " 1 " in shown.stdout
         assert states(tmp_path, "seed=0,1", "threads=1") == {0: "done", 1: "missing"}
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_a_damaged_record_is_left_alone(tmp_path):

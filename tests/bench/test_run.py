@@ -1,7 +1,6 @@
 """The commands as a user types them: a run, run again, killed and resumed, and one line for every mistake."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import time
 import ase
 import numpy as np
 import pytest
-from bench_commands import command, records
+from bench_commands import command, file_system, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import numbers, wait_until
 
@@ -278,24 +277,16 @@ def test_unwritable_results(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a full file system")
 def test_full_disk(tmp_path):
     """A file system without room: one line, no half-written file, and a second attempt with room works."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", tmp_path], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
-    try:
+    with file_system(tmp_path, "16k") as remount:
         done = command(*TINY, f"results={tmp_path}")
         assert done.returncode == 2
         assert done.stderr.strip().splitlines()[-1].startswith("error: cannot write")
         assert "No space left" in done.stderr
         assert not list(tmp_path.rglob("*.tmp"))
-        subprocess.run(["mount", "-o", "remount,size=64M", tmp_path], check=True)
+        remount("size=64M")
         assert command(*TINY, f"results={tmp_path}").returncode == 0
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_damaged_record(tmp_path):
