@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.records import algorithm_of, deviations_text, failure_of, is_current, progress_of
+from analysis.records import algorithm_of, deviations_text, failure_of, is_current, progress_of, read_records
 from bench.errors import UserError
-from bench.record import read_records, state_of, write_atomically
+from bench.record import state_of, write_atomically
 from bench.schema import RunConfig, cell_of, plugin
 from bench.sweep import Cell, expand
 
@@ -35,10 +35,11 @@ def main() -> None:
         if not any(word.startswith("sweep=") for word in words):
             words = ["sweep=paper", *words]
         cells = expand(words)
-        table = states(cells, read_records(arguments.results))
+        records, damaged = read_records(arguments.results)
+        table = states(cells, records)
         if arguments.csv:
             write_atomically(arguments.csv, table.to_csv(index=False).encode())
-        print(describe(table))
+        print("\n".join([describe(table), *damaged]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

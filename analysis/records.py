@@ -24,6 +24,12 @@ def read_or_describe(path: Path) -> dict[str, Any]:
         return {"run_id": path.parent.name, "damaged": str(error)}
 
 
+def read_records(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every sound record below `results`, and a line for each damaged one."""
+    found = [read_or_describe(path) for path in record_paths(results)]
+    return [one for one in found if "damaged" not in one], [one["damaged"] for one in found if "damaged" in one]
+
+
 def is_current(record: Mapping[str, Any], checksum: str | None) -> bool:
     """Whether a record's numbers are those of this code and of the data at hand."""
     identity = record["identity"]

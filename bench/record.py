@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from bench.errors import UserError, WriteError
-from bench.locks import is_locked
 from bench.schema import hash_of
 
 SCHEMA_VERSION = 2
@@ -124,13 +123,6 @@ def read_record(path: Path) -> dict[str, Any]:
     if version != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: use another results=")
     return content
-
-
-def read_records(results: Path) -> list[dict[str, Any]]:
-    """Every record below `results`/runs, by folder name, with `in_progress`: whether a process is at work on it."""
-    paths = sorted((results / "runs").glob(f"*/{RECORD}"))
-    # the lock first, lest a run end in between
-    return [{"in_progress": is_locked(path.parent / LOCK), **read_record(path)} for path in paths]
 
 
 def run_folder(results: str | Path, identity: Mapping[str, Any]) -> Path:

@@ -105,10 +105,10 @@ def all_numbers(results):
 def states(results, *more, **settings):
     """The states that analysis.plan reports, by seed."""
     from analysis.plan import states as plan
-    from bench.record import read_records
+    from analysis.records import read_records
     from bench.sweep import expand
 
-    table = plan(expand(["sweep=demo", *words(results, *more, **settings)]), read_records(results))
+    table = plan(expand(["sweep=demo", *words(results, *more, **settings)]), read_records(results)[0])
     return dict(zip(table["seed"], table["state"], strict=True))
 
 

@@ -4,10 +4,12 @@ import json
 import math
 
 import pytest
+from bench_commands import command
 
 from analysis.plan import describe, states
+from analysis.records import read_records
 from bench.locks import locked
-from bench.record import LOCK, SCHEMA_VERSION, read_records
+from bench.record import LOCK, SCHEMA_VERSION
 from bench.schema import hash_of, plugin
 from bench.sweep import expand
 
@@ -52,7 +54,7 @@ def test_states_and_costs(tmp_path, cells, checksum):
     write(tmp_path, runs[4], "another data version", "done", [10, 20, 30, 40])
     write(tmp_path, runs[5], checksum, "done", [10, 20, 30, 40], numerics_version=0)
     with locked(at_work / LOCK, wait=False):
-        table = states(cells, read_records(tmp_path))
+        table = states(cells, read_records(tmp_path)[0])
     assert table["state"].tolist() == ["done", "failed", "running", "interrupted", "stale", "stale"]
     assert table["seconds_spent"].tolist() == [1028, 314, 107, 621, 0, 0]
     assert table["seconds_to_come"].tolist() == [0, 714, 921, 407, 1028, 1028]
@@ -65,7 +67,7 @@ def test_states_and_costs(tmp_path, cells, checksum):
 def test_a_committee_costs_its_members(tmp_path, checksum):
     cells = expand(["sweep=demo", "algorithm=maxdiag_rnd,maxdiag_qbc_e", "seed=0"])
     write(tmp_path, cells[0].run, checksum, "done", [10, 20, 30, 40])
-    assert states(cells, read_records(tmp_path))["seconds_to_come"].tolist() == [0, 3 * 1000 + 4 * 7]
+    assert states(cells, read_records(tmp_path)[0])["seconds_to_come"].tolist() == [0, 3 * 1000 + 4 * 7]
 
 
 def test_beyond_what_was_measured(tmp_path, cells, checksum):
@@ -73,12 +75,22 @@ def test_beyond_what_was_measured(tmp_path, cells, checksum):
     assert states(cells, [])["seconds_to_come"].isna().all()
     assert states(cells, [])["state"].eq("missing").all()
     write(tmp_path, cells[0].run, checksum, "running", [10, 20])
-    left = states(cells, read_records(tmp_path))["seconds_to_come"][0]
+    left = states(cells, read_records(tmp_path)[0])["seconds_to_come"][0]
     assert math.isclose(left, 200 * 30 / 20 + 200 * 40 / 20 + 14)
 
 
 def test_altered_runs_are_other_cells(tmp_path, cells, checksum):
     (altered,) = expand(["sweep=demo", "algorithm=maxdiag_rnd", "seed=0", "training.epochs=3"])
     write(tmp_path, altered.run, checksum, "done", [10, 20, 30, 40])
-    assert states(cells, read_records(tmp_path))["state"].eq("missing").all()
-    assert states([altered], read_records(tmp_path))["state"].tolist() == ["done"]
+    assert states(cells, read_records(tmp_path)[0])["state"].eq("missing").all()
+    assert states([altered], read_records(tmp_path)[0])["state"].tolist() == ["done"]
+
+
+def test_a_damaged_record_hides_nothing_else(tmp_path, cells, checksum):
+    write(tmp_path, cells[0].run, checksum, "done", [10, 20, 30, 40])
+    torn = write(tmp_path, cells[1].run, checksum, "done", [10, 20, 30, 40]) / "record.json"
+    torn.write_bytes(torn.read_bytes()[:50])
+    done = command("sweep=demo", "--results", str(tmp_path), module="analysis.plan")
+    assert done.returncode == 0, done.stderr
+    assert f"{torn} is damaged" in done.stdout.splitlines()[-1] and len(done.stdout.splitlines()) == 4
+    assert done.stdout.splitlines()[-2].split()[:5] == ["all", "3", "6", "1", "0"]

@@ -122,7 +122,7 @@ def test_chaos(tmp_path):
     """Forty-two runs; thirty times and more a worker, a run or the pool is killed -9; in the end nothing is missing."""
     sweep = ["seed=" + ",".join(map(str, range(21))), "batch_size=1,2", "threads=1"]
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    settings = {"epochs": 20, "seconds": 0.1}
+    settings = {"epochs": 20, "seconds": 0.4}
     options = [*sweep, "cluster.workers=2", "cluster.attempts=99"]
     done = launch(undisturbed, *options, "--wait", **settings)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -134,7 +134,7 @@ def test_chaos(tmp_path):
         if " 0 to do" in done.stdout:
             break
         while found := process_ids(str(disturbed)):
-            time.sleep(chance.uniform(0.0, 6.0))
+            time.sleep(chance.uniform(0.0, 3.5))
             pid = chance.choice(found)
             kind = "pool" if b"launch.pool" in cmdline(pid) else "worker or run"
             # the pool seldom: after it everything is over until the next launch
