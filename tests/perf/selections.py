@@ -98,13 +98,13 @@ def embedding_of(n_pool: int, n_train: int, decay: float) -> Embedding:
     return Embedding(squared_norms(pool), pool, features(n_train, 1, decay))
 
 
-def scan(pools: list[int], trainings: list[int], repeats: int, decay: float) -> pd.DataFrame:
+def scan(pools: list[int], trainings: list[int], largest_batch: int, repeats: int, decay: float) -> pd.DataFrame:
     """Every method at every size; medians."""
     rows = []
     for n_pool in pools:
         for n_train in trainings:
             embedding = embedding_of(n_pool, n_train, decay)
-            batch = min(100, n_pool // 4)
+            batch = min(largest_batch, n_pool // 4)
             for method in METHODS:
                 seconds = [select(method, embedding, batch)[0] for _ in range(repeats)]
                 floor = floor_seconds(method, embedding.pool, embedding.training, batch)
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/perf"))
     parser.add_argument("--pools", type=int, nargs="*", default=[1000, 10_000, 100_000, 150_000])
     parser.add_argument("--trainings", type=int, nargs="*", default=[100, 1000, 10_000])
+    parser.add_argument("--batch", type=int, default=100, help="at most a quarter of the pool")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--decay", type=float, default=0.75)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -176,7 +177,7 @@ def main() -> None:
         table = against_peer(arguments.peer, cases, arguments.repeats, arguments.decay)
         table.to_csv(arguments.out / "selections_peer.csv", index=False)
     else:
-        table = scan(arguments.pools, arguments.trainings, arguments.repeats, arguments.decay)
+        table = scan(arguments.pools, arguments.trainings, arguments.batch, arguments.repeats, arguments.decay)
         table.to_csv(arguments.out / "selections.csv", index=False)
         figure(table, arguments.out / "selections.png")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
