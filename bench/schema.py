@@ -74,7 +74,10 @@ class LearningRates:
 class TrainingSettings:
     """METHOD section 3. `force_weight` is λ_F/3N in Å² (0: energies only, whatever forces the data have).
 
-    `validation_checks` epochs are checked in all, half of them in the last quarter, the last epoch always.
+    `validation_checks` epochs are checked in all, half of them in the last quarter, the last epoch always (1: no early
+    stopping). What the paper leaves open: c of Eq. (4) is multiplied by `energy_scale_factor`; the `last_minibatch` of
+    an epoch is dropped or kept where it is incomplete; `decay` of the learning rates; `early_stopping` by the
+    validation MAE(E) + MAE(F) (energies alone without forces), by one of them, or by the loss of Eq. (5).
     """
 
     epochs: PositiveInt
@@ -84,6 +87,10 @@ class TrainingSettings:
     validation_checks: PositiveInt
     adam_betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
     adam_epsilon: PositiveFloat = 1e-7
+    energy_scale_factor: PositiveFloat = 1.0
+    last_minibatch: Literal["drop", "keep"] = "drop"
+    decay: Literal["linear", "none"] = "linear"
+    early_stopping: Literal["energies_and_forces", "energies", "forces", "loss"] = "energies_and_forces"
 
     @property
     def forces(self) -> bool:
@@ -144,6 +151,8 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
     run = _build(RunConfig, config, "")
     if run.scenario.final < run.scenario.initial:
         raise UserError(f"scenario.final = {run.scenario.final} is below scenario.initial = {run.scenario.initial}")
+    if run.training.early_stopping == "forces" and not run.training.forces:
+        raise UserError("training.early_stopping = 'forces', but training.force_weight = 0: choose 'energies'")
     if run.scenario.final - run.scenario.initial > run.scenario.pool:
         raise UserError(
             f"scenario.final = {run.scenario.final} asks for more than initial + pool ="

@@ -77,7 +77,8 @@ def fit(
     """
     started = time.perf_counter()
     data = builder.data
-    scaling = fit_scaling(data.residual_energies[training], _composition(data, training))
+    composition = _composition(data, training)
+    scaling = fit_scaling(data.residual_energies[training], composition, settings.energy_scale_factor)
     if scaling.degenerate:
         log.warning("all training energies are equal: the energy scale c of Eq. (4) is set to 1 eV")
     potential = _initialise(builder, model, scaling, seed, len(training), members)
@@ -114,12 +115,12 @@ def fit(
                 save_or_stop()
                 potential.observe(batch, max(NORMALISATION_RATE, 1 / (state.minibatches + 1)))
                 _, gradient = potential.loss_gradient(batch, energies, forces, settings.force_weight)
-                optimizer.step(gradient, 1 - state.minibatches / n_steps)
+                optimizer.step(gradient, decay(settings, state.minibatches / n_steps))
                 state.minibatches += 1
             skip = 0
             if epoch in checks:
                 check_started = time.perf_counter()
-                state.check(validation_error(potential, held_out))
+                state.check(validation_error(potential, held_out, settings))
                 state.validation_seconds += time.perf_counter() - check_started
         save_or_stop()
     if not bool((state.best_check >= 0).all()):
@@ -137,24 +138,42 @@ def fit(
     )
 
 
-def validation_error(potential: Potential, held_out: list[tuple[Geometry, Labels]]) -> Float[Tensor, " models"]:
-    """MAE(E) per structure in eV plus MAE(F) per component in eV/Å, per model; MAE(E) alone without forces."""
+def decay(settings: TrainingSettings, done: float) -> float:
+    """What the learning rates are multiplied by after this fraction of all minibatches."""
+    return 1 - done if settings.decay == "linear" else 1.0
+
+
+def validation_error(
+    potential: Potential, held_out: list[tuple[Geometry, Labels]], settings: TrainingSettings
+) -> Float[Tensor, " models"]:
+    """What early stopping compares, per model: MAE(E) per structure in eV plus MAE(F) per component in eV/Å.
+
+    With `settings.early_stopping` one of them alone (without forces always MAE(E)), or the mean loss of a structure.
+    """
     n_structures = sum(len(labels.energies) for _, labels in held_out)
     n_components = sum(labels.forces.numel() for _, labels in held_out if labels.forces is not None)
+    by = settings.early_stopping
     total = torch.zeros(potential.n_models, dtype=potential.dtype, device=potential.device)
     for geometry, labels in held_out:
         everyone = torch.arange(len(geometry), device=potential.device).expand(potential.n_models, -1)
         batch = make_batch(geometry, everyone, with_pairs=labels.forces is not None, whole=True)
         energies, forces = potential.predict(batch, forces=labels.forces is not None)
-        total += (energies - labels.energies).abs().sum(1) / n_structures
+        error = energies - labels.energies
+        if by == "loss":
+            total += (error**2).sum(1) / n_structures
+        elif by != "forces":
+            total += error.abs().sum(1) / n_structures
         if forces is not None and labels.forces is not None:
-            error = forces.reshape(potential.n_models, -1, 3) - labels.forces
-            total += error.abs().sum((1, 2)) / n_components
+            force_error = forces.reshape(potential.n_models, -1, 3) - labels.forces
+            if by == "loss":
+                total += settings.force_weight * (force_error**2).sum((1, 2)) / n_structures
+            elif by != "energies":
+                total += force_error.abs().sum((1, 2)) / n_components
     return total
 
 
 class _Minibatches:
-    """Minibatches of an epoch: all structures where they fit into one, else parts of a new order, the rest dropped."""
+    """Minibatches of an epoch: all structures where they fit into one, else parts of a new order."""
 
     def __init__(
         self,
@@ -168,7 +187,8 @@ class _Minibatches:
         self.labels = labels_of(builder.data, training, builder, settings.forces)
         self.with_pairs, self.seed, self.members, self.n_train = settings.forces, seed, members, len(training)
         self.size = min(settings.minibatch, self.n_train)
-        self.per_epoch = self.n_train // self.size
+        rest = self.n_train % self.size > 0 and settings.last_minibatch == "keep"
+        self.per_epoch = self.n_train // self.size + rest
         everyone = torch.arange(self.n_train, device=builder.device).expand(members, -1)
         self.whole = self._gather(everyone, whole=True) if self.size == self.n_train else None
 

@@ -18,12 +18,12 @@ class EnergyScaling:
 
 
 def fit_scaling(
-    energies: Float[np.ndarray, " structures"], composition: Int[np.ndarray, "structures species"]
+    energies: Float[np.ndarray, " structures"], composition: Int[np.ndarray, "structures species"], factor: float = 1.0
 ) -> EnergyScaling:
     """Compute c and μ from the training energies (eV, relative to the references) and atoms per species.
 
     With the mean energy per atom Ē, e_k = E_k − n_k Ē: c = sqrt(Σ_k e_k²/n_k / Σ_k n_k); μ is the ridge regression of
-    e_k on the composition (ridge 1) plus Ē, divided by c (METHOD section 2; JCTC 2021, 17, 6658). Float64 throughout.
+    e_k on the composition (ridge 1) plus Ē, divided by c (METHOD section 2; JCTC 2021, 17, 6658). `factor` multiplies c.
     """
     n_atoms = composition.sum(1)
     mean = energies.sum() / n_atoms.sum()
@@ -32,5 +32,5 @@ def fit_scaling(
     regression = np.linalg.solve(counts.T @ counts + RIDGE * np.eye(counts.shape[1]), counts.T @ excess)
     scale = float(np.sqrt((excess**2 / n_atoms).sum() / n_atoms.sum()))
     degenerate = scale < 1e-12
-    scale = 1.0 if degenerate else scale
+    scale = 1.0 if degenerate else factor * scale
     return EnergyScaling(scale, (regression + mean) / scale, degenerate)
