@@ -80,7 +80,8 @@ def test_training_learns_and_keeps_the_best(builder):
         (geometry, labels_of(builder.data, np.arange(100, 130)[rows], builder, True))
         for rows, geometry in builder.chunks(np.arange(100, 130))
     ]
-    assert float(validation_error(result.potential, held_out, settings)) == pytest.approx(result.validation.min(), rel=1e-5)
+    error = float(validation_error(result.potential, held_out, settings))
+    assert error == pytest.approx(result.validation.min(), rel=1e-5)
 
 
 def test_validation_error_by_definition(builder):
