@@ -1,18 +1,17 @@
 """Every run of a sweep: done, running, failed, interrupted, stale or missing; cost so far and to come.
 
-python -m analysis.plan [sweep=NAME] [overrides …] [--results FOLDER] [--csv FILE]
+python -m analysis.plan [sweep=NAME] [overrides …] [--results FOLDER] [--costs FOLDER --workers N] [--csv FILE]
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from analysis.costs import Costs, benchmarked, recorded, step_seconds
 from analysis.records import algorithm_of, deviations_text, failure_of, is_current, progress_of, read_records
 from bench.errors import UserError
 from bench.record import state_of, write_atomically
@@ -28,6 +27,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.plan", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("words", nargs="*", default=[], metavar="sweep=NAME", help="a sweep (paper) and overrides")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder given to the runs as results=")
+    parser.add_argument(
+        "--costs", type=Path, help="predict from the benchmarks of a machine: what make perf wrote there"
+    )
+    parser.add_argument("--workers", type=int, help="say how long as many workers of one thread will take")
     parser.add_argument("--csv", type=Path, help="write a row for every run to this file")
     arguments = parser.parse_args()
     try:
@@ -36,26 +39,27 @@ def main() -> None:
             words = ["sweep=paper", *words]
         cells = expand(words)
         records, damaged = read_records(arguments.results)
-        table = states(cells, records)
+        costs = benchmarked(arguments.costs) if arguments.costs else None
+        table = states(cells, records, costs)
         if arguments.csv:
             write_atomically(arguments.csv, table.to_csv(index=False).encode())
-        print("\n".join([describe(table), *damaged]))
+        print("\n".join([describe(table, arguments.workers), *damaged]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]], costs: Costs | None = None) -> pd.DataFrame:
     """A row for every cell: its state, its record's folder, steps done of all, seconds spent and seconds to come.
 
     `stale` are cells that only another version of the code's numbers or of the data has answered; `seconds_to_come` is
-    NaN where nothing of the scenario has been measured.
+    NaN where nothing of the scenario has been measured. Without `costs` they are those of the recorded steps.
     """
     checksums = current_checksums(cells)
     by_cell: dict[str, list[Mapping[str, Any]]] = {}
     for one in records:
         by_cell.setdefault(cell_of(one["identity"]), []).append(one)
-    costs = Costs.measured(records)
+    costs = costs or recorded(records)
     rows = []
     for cell in cells:
         run = cell.run
@@ -84,7 +88,7 @@ def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def describe(table: pd.DataFrame) -> str:
+def describe(table: pd.DataFrame, workers: int | None = None) -> str:
     """The table in lines: a row per scenario, the total, failures, and what is unknown."""
     experiments = ["scenario", "deviations", "algorithm", "batch_size"]
     head = f"{'scenario':18} {'experiments':>11} {'runs':>5} " + " ".join(f"{s:>11}" for s in STATES)
@@ -98,61 +102,15 @@ def describe(table: pd.DataFrame) -> str:
             + " ".join(f"{counts.get(state, 0):11d}" for state in STATES)
             + f" {part['seconds_spent'].sum() / 3600:11.1f} {hours}"
         )
+    left = table.loc[table["state"] != "done", "seconds_to_come"]
+    if workers and left.notna().all():
+        lines.append(f"{workers} workers: {max(left.sum() / workers, left.max(initial=0)) / 3600:.1f} hours to come")
     failed = table[table["state"] == "failed"]
     for row in failed.head(FAILURES_SHOWN).to_dict("records"):
         lines.append(f"failed: {row['run_id']} ({row['words']}): {row['failure']}")
     if len(failed) > FAILURES_SHOWN:
         lines.append(f"and {len(failed) - FAILURES_SHOWN} more failed: --csv FILE lists every run")
     return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Median seconds of a step, by scenario and training set size: training of one model, and all else by algorithm."""
-
-    training: dict[str, pd.Series]
-    other: dict[tuple[str, str], float]
-
-    @classmethod
-    def measured(cls, records: Sequence[Mapping[str, Any]]) -> "Costs":
-        """Take them from the steps recorded; altered runs count for themselves only."""
-        rows = []
-        for record in records:
-            scenario = _scenario_key(record["identity"], record["deviations"])
-            algorithm = algorithm_of(record["identity"])
-            for step in record["steps"]:
-                training = step["seconds_training"]
-                other = step_seconds(step) - training
-                rows.append((scenario, algorithm, step["n_train"], training / len(step["best_epochs"]), other))
-        table = pd.DataFrame(rows, columns=["scenario", "algorithm", "n_train", "training", "other"])
-        return cls(
-            training={str(s): part.groupby("n_train")["training"].median() for s, part in table.groupby("scenario")},
-            other={
-                (str(scenario), str(algorithm)): float(part["other"].median())
-                for (scenario, algorithm), part in table.groupby(["scenario", "algorithm"])
-            },
-        )
-
-    def to_come(self, run: RunConfig, steps_done: int) -> float:
-        """Seconds that the rest of a run will take: interpolated in N_train, in proportion to it beyond the largest."""
-        identity = run.identity("")
-        scenario = _scenario_key(identity, run.deviations)
-        if scenario not in self.training:
-            return float("nan")
-        known = self.training[scenario]
-        sizes = np.array(run.training_set_sizes()[steps_done:], dtype=float)
-        training = np.interp(sizes, known.index, known) * np.maximum(sizes / known.index.max(), 1)
-        of_scenario = [value for (name, _), value in self.other.items() if name == scenario]
-        other = self.other.get((scenario, algorithm_of(identity)), float(np.median(of_scenario)))
-        members = identity["kernel"].get("members", 1)
-        return float(members * training.sum() + other * len(sizes))
-
-
-def step_seconds(step: Mapping[str, Any]) -> float:
-    """All seconds of a step; those of validation are part of training."""
-    return sum(
-        value for key, value in step.items() if key.startswith("seconds_") and key != "seconds_validation" and value
-    )
 
 
 def current_checksums(cells: Sequence[Cell]) -> dict[str, str | None]:
@@ -166,10 +124,6 @@ def _checksum(run: RunConfig) -> str | None:
         return str(plugin(run.dataset, "dataset").load().checksum)
     except UserError:
         return None
-
-
-def _scenario_key(identity: Mapping[str, Any], deviations: Mapping[str, Any]) -> str:
-    return f"{identity['scenario']['name']} {sorted(deviations.items())}"
 
 
 if __name__ == "__main__":

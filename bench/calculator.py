@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ase.calculators.calculator import Calculator, all_changes
 
 from bench.data.neighbours import find_neighbours
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
 from bench.model.geometry import GeometryBuilder
-from bench.model.potential import make_batch
+from bench.model.potential import whole_batch
 from bench.training.store import load_potential
 
 
@@ -50,8 +49,7 @@ class PotentialCalculator(Calculator):
         builder = GeometryBuilder(
             data, neighbours, settings.r_min, settings.n_gaussians, potential.dtype, potential.device
         )
-        everyone = torch.zeros((potential.n_models, 1), dtype=torch.int64, device=potential.device)
-        batch = make_batch(builder.build(np.array([0])), everyone, with_pairs=True, whole=True)
+        batch = whole_batch(builder.build(np.array([0])), potential.n_models, with_pairs=True)
         energies, forces = potential.predict(batch, forces=True)
         energy = float(energies.double().mean()) - float(data.residual_energies[0])
         self.results = {"energy": energy, "free_energy": energy}

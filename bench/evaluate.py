@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 from bench.model.geometry import GeometryBuilder
-from bench.model.potential import Potential, make_batch
+from bench.model.potential import Potential, whole_batch
 from bench.progress import progress
 from bench.units import KCAL_PER_MOL
 
@@ -49,9 +48,7 @@ def structure_errors(
     force_errors = []
     for rows, geometry in progress(builder.chunks(structures, with_pairs=forces), "evaluation", unit="chunk"):
         picked = structures[rows]
-        everyone = torch.arange(len(geometry), device=potential.device).expand(members, -1)
-        batch = make_batch(geometry, everyone, with_pairs=forces, whole=True)
-        energies, predicted = potential.predict(batch, forces=forces)
+        energies, predicted = potential.predict(whole_batch(geometry, members, with_pairs=forces), forces=forces)
         error[:, rows] = energies.double().cpu().numpy() - data.residual_energies[picked]
         if predicted is not None and labels is not None:
             by_member = predicted.double().cpu().numpy().reshape(members, -1, 3)

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -25,7 +27,7 @@ from bench.seeds import stream
 from bench.selection.base import Selection
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
-from bench.training.shared import fit_once
+from bench.training.shared import Request, fit_requests
 from bench.training.store import save_potential
 
 log = logging.getLogger(__name__)
@@ -48,29 +50,82 @@ def check(run: RunConfig) -> tuple[Kernel, Selection]:
     return kernel, selection
 
 
-def run_active_learning(run: RunConfig, *, lock: bool = True) -> RunRecord:
-    """Do one run, or what is left of it, and return its record; without `lock` for a caller that holds the run's lock.
+def run_active_learning(run: RunConfig) -> RunRecord:
+    """Do one run, or what is left of it, and return its record. Raises BusyError if another process is at it."""
+    (outcome,) = run_pack([run])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
-    Raises BusyError if another process is at it.
+
+def run_pack(runs: Sequence[RunConfig], *, lock: bool = True) -> list[RunRecord | Exception]:
+    """Do runs together, or what is left of them: those alike in data, model and training are trained in lockstep.
+
+    Returns a run's record or what made it fail; the others go on. Without `lock` for a caller that holds the runs'
+    locks. Raises Stopped after a signal.
     """
-    kernel, selection = check(run)
-    data: Structures = plugin(run.dataset, "dataset").load()
-    if run.training.forces and data.forces is None:
-        raise UserError(f"dataset {data.name} has no forces, but training.force_weight > 0: choose training=energies")
-    split = draw_split(data, run.scenario, run.seed)
-    identity = run.identity(data.checksum)
-    folder = run_folder(run.results, identity)
-    make_folder(folder)
-    with locked(folder / LOCK, wait=False) if lock else contextlib.nullcontext():
-        record = RunRecord.open(folder, identity, run.deviations)
-        if record.done:
-            log.info("run %s is done: %s", folder.name, folder)
-            return record
-        record.content["sessions"].append(provenance(run.device) | {"first_step": len(record.steps)})
-        record.save_arrays(SPLIT, vars(split))
-        record.save(status="running")
-        try:
-            builder = GeometryBuilder(
+    outcomes: dict[int, RunRecord | Exception] = {}
+    cycles: dict[int, tuple[Cycle, Request]] = {}
+    shared = _Shared({}, {})
+    with contextlib.ExitStack() as held:
+
+        def advance(index: int, cycle: Cycle, fitted: FitResult | Exception | None) -> None:
+            """Have a run go on until it needs a training again, or ends."""
+            try:
+                request = cycle.throw(fitted) if isinstance(fitted, Exception) else cycle.send(fitted)
+                cycles[index] = cycle, request
+            except StopIteration as end:
+                outcomes[index] = end.value
+            except Exception as error:
+                outcomes[index] = error
+
+        for index, run in enumerate(runs):
+            advance(index, _recorded(run, shared, held if lock else None), None)
+        while cycles:
+            # the smallest training sets first: runs that were stopped at different steps meet
+            fewest = min(len(request.labelled) for _, request in cycles.values())
+            chosen = {i: c for i, c in cycles.items() if len(c[1].labelled) == fewest}
+            leader = next(iter(chosen.values()))[1]
+            together = [i for i, (_, request) in chosen.items() if alike(request.run, leader.run)]
+            try:
+                fitted = fit_requests([chosen[index][1] for index in together])
+            except Exception as error:
+                fitted = [error] * len(together)
+            for index, outcome in zip(together, fitted, strict=True):
+                advance(index, cycles.pop(index)[0], outcome)
+    return [outcomes[index] for index in range(len(runs))]
+
+
+def alike(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two runs can be trained in lockstep: what may differ are seed, kernel and selection."""
+    keys = ("scenario", "dataset", "model", "training", "batch_size", "device", "precision")
+    return all(getattr(one, key) == getattr(other, key) for key in keys)
+
+
+Cycle = Generator[Request, FitResult | None, RunRecord]
+"""A run in progress: asks for a training and is sent the result (None to start it)."""
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Datasets, and builders of geometries, once for all runs of a pack that they serve."""
+
+    datasets: dict[str, Structures]
+    builders: dict[str, GeometryBuilder]
+
+    def data(self, run: RunConfig) -> Structures:
+        """Load the dataset of a run. Raises UserError."""
+        key = repr(sorted(run.dataset.items()))
+        if key not in self.datasets:
+            self.datasets[key] = plugin(run.dataset, "dataset").load()
+        return self.datasets[key]
+
+    def builder(self, run: RunConfig, data: Structures) -> GeometryBuilder:
+        """The builder for the model of a run."""
+        settings = run.model.r_max, run.model.r_min, run.model.n_gaussians, run.precision, run.device
+        key = repr((data.checksum, settings))
+        if key not in self.builders:
+            self.builders[key] = GeometryBuilder(
                 data,
                 find_neighbours(data, run.model.r_max),
                 run.model.r_min,
@@ -78,13 +133,36 @@ def run_active_learning(run: RunConfig, *, lock: bool = True) -> RunRecord:
                 getattr(torch, run.precision),
                 torch.device(run.device),
             )
-            _cycle(run, record, builder, split, kernel, selection)
-        except WriteError:
-            raise
-        except Exception as error:
-            record.fail(*describe(error))
-            raise
+        return self.builders[key]
+
+
+def _recorded(run: RunConfig, shared: _Shared, held: contextlib.ExitStack | None) -> Cycle:
+    """One run from opening its record to its end; a failure is recorded. `held` keeps its lock."""
+    kernel, selection = check(run)
+    data = shared.data(run)
+    if run.training.forces and data.forces is None:
+        raise UserError(f"dataset {data.name} has no forces, but training.force_weight > 0: choose training=energies")
+    split = draw_split(data, run.scenario, run.seed)
+    identity = run.identity(data.checksum)
+    folder = run_folder(run.results, identity)
+    make_folder(folder)
+    if held is not None:
+        held.enter_context(locked(folder / LOCK, wait=False))
+    record = RunRecord.open(folder, identity, run.deviations)
+    if record.done:
+        log.info("run %s is done: %s", folder.name, folder)
         return record
+    record.content["sessions"].append(provenance(run.device) | {"first_step": len(record.steps)})
+    record.save_arrays(SPLIT, vars(split))
+    record.save(status="running")
+    try:
+        yield from _cycle(run, record, shared.builder(run, data), split, kernel, selection)
+    except WriteError:
+        raise
+    except Exception as error:
+        record.fail(*describe(error))
+        raise
+    return record
 
 
 def _cycle(
@@ -94,12 +172,14 @@ def _cycle(
     split: Split,
     kernel: Kernel,
     selection: Selection,
-) -> None:
+) -> Generator[Request, FitResult | None, None]:
     """The paper's loop; each pass adds one row to the record."""
     labelled = np.concatenate([split.initial, *(np.array(step["picked"], dtype=np.int64) for step in record.steps)])
     checkpoint = Checkpoint(record.folder / TRAINING, run.checkpoint_seconds)
     while True:
-        fitted = fit_once(run, builder, labelled, split, kernel.members, checkpoint)
+        fitted = yield Request(run, builder, labelled, split, kernel.members, checkpoint)
+        if fitted is None:
+            raise ValueError("a run goes on with the result of its training")
         started = time.perf_counter()
         errors = structure_errors(fitted.potential, builder, split.test, forces=run.training.forces)
         row: dict[str, Any] = {
@@ -111,6 +191,7 @@ def _cycle(
             "metrics": summarise(errors),
             "seconds_training": fitted.seconds,
             "seconds_validation": fitted.validation_seconds,
+            "models_in_lockstep": fitted.lockstep,
             "seconds_evaluation": time.perf_counter() - started,
         }
         finished = len(labelled) >= run.scenario.final

@@ -44,12 +44,20 @@ def _hydra_main(config: DictConfig) -> None:
         _tell(f"{type(error).__name__}: {error}")
 
 
-def execute(run: RunConfig, *, lock: bool = True) -> None:
-    """Do one run in this process with its threads; without `lock` for a caller that holds the run's lock."""
-    if run.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device = {run.device!r} but torch sees no GPU here: set device=cpu")
+def execute(run: RunConfig) -> None:
+    """Do one run in this process with its threads."""
+    prepare_device(run)
+    run_active_learning(run)
+
+
+def prepare_device(run: RunConfig) -> None:
+    """Set threads, and on a GPU deterministic sums. Raises UserError if there is no such device."""
+    if run.device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(f"device = {run.device!r} but torch sees no GPU here: set device=cpu")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_num_threads(run.threads or len(os.sched_getaffinity(0)))
-    run_active_learning(run, lock=lock)
 
 
 def check_command_line(arguments: list[str]) -> RunConfig:

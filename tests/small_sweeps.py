@@ -82,10 +82,10 @@ def launch(results, *more, **settings):
 
 
 def numbers(folder):
-    """Everything a run recorded but where, when and how fast."""
+    """Everything a run recorded but where, when, how fast, and beside which others."""
     record = read_record(folder / "record.json")
     steps = [
-        {k: v for k, v in step.items() if not k.startswith(("seconds_", "peak_")) and k != "session"}
+        {k: v for k, v in step.items() if not k.startswith(("seconds_", "peak_", "models_in")) and k != "session"}
         for step in record["steps"]
     ]
     arrays = {

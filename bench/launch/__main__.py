@@ -96,12 +96,13 @@ def _is_to_do(state: str, *, retry_failed: bool) -> bool:
 def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool) -> None:
     """Write the queue of a launch and start its workers."""
     folder = root / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-    ours = places(cluster, len(todo)) if isinstance(cluster, Local) else []
+    most = -(-len(todo) // cluster.pack)
+    ours = places(cluster, most) if isinstance(cluster, Local) else []
     workers = len(ours)
     if isinstance(cluster, Slurm):
         limit = slurm.most_elements()
-        workers = min(cluster.workers, len(todo), limit)
-        if workers < min(cluster.workers, len(todo)):
+        workers = min(cluster.workers, most, limit)
+        if workers < min(cluster.workers, most):
             print(f"cluster.workers = {cluster.workers} is beyond this site's MaxArraySize: {workers} workers")
     threads = min(len(place.cores) for place in ours) if ours else getattr(cluster, "cpus_per_worker", 1)
     todo = [_with_threads(entry, threads) for entry in todo]
@@ -112,7 +113,7 @@ def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool
     if isinstance(cluster, Local):
         _refuse_a_second_pool(root)
     make_folder(folder)
-    Queue(NUMERICS_VERSION, cluster.attempts, list(todo)).write(folder)
+    Queue(NUMERICS_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
     if isinstance(cluster, Slurm):
         try:
             job = slurm.submit(folder, cluster, workers)

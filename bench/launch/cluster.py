@@ -19,6 +19,7 @@ class Local:
     workers: int | None
     gpus_per_worker: int
     attempts: int
+    pack: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Slurm:
     cpus_per_worker: int
     gpus_per_worker: int
     attempts: int
+    pack: int
     seconds_to_stop: int
     setup: list[str] = field(default_factory=list)
     additional: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +58,7 @@ def cluster_of(words: Sequence[str]) -> Cluster:
     names = [word.split("=", 1)[1] for word in words if word.startswith("cluster=")]
     values = [word for word in words if not word.startswith("cluster=")]
     cluster: Cluster = plugin(composed_group("cluster", names[-1] if names else "local", values), "cluster")
-    for key in ("workers", "attempts"):
+    for key in ("workers", "attempts", "pack"):
         value = getattr(cluster, key)
         if value is not None and value < 1:
             raise UserError(f"cluster.{key} = {value}: must be at least 1")

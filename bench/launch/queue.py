@@ -79,10 +79,11 @@ def _state(entry: Entry, mine: bool = False) -> tuple[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Queue:
-    """The runs of one launch, of this version of the code."""
+    """The runs of one launch, of this version of the code; a worker trains up to `pack` of them in lockstep."""
 
     numerics_version: int
     attempts: int
+    pack: int
     entries: list[Entry]
 
     def write(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A worker does one run of a queue after another, each in a process of its own, until none is left for it.
+"""A worker does one run (or pack) of a queue after another, in a process of its own, until none is left for it.
 
 What is done, and what another process is at work on, it leaves alone: so workers share a queue without talking, the
 work of one that dies is taken over by the others, and doing a run twice is harmless.
@@ -7,6 +7,7 @@ work of one that dies is taken over by the others, and doing a run twice is harm
 import contextlib
 import ctypes
 import importlib
+import itertools
 import logging
 import multiprocessing
 import os
@@ -21,9 +22,9 @@ from types import FrameType
 from bench.errors import BusyError, UserError
 from bench.launch.queue import DIED, Entry, Queue, read_queue
 from bench.locks import locked
-from bench.loop import check
+from bench.loop import alike, check, run_pack
 from bench.record import LOCK, RunRecord, make_folder
-from bench.run import execute
+from bench.run import prepare_device
 from bench.schema import RunConfig
 from bench.stopping import SIGNALS, Stopped, listen
 
@@ -61,21 +62,36 @@ class Worker:
         for module in IMPORTED_LATE:
             importlib.import_module(module)
         while not self.stopping:
-            entry = self._next()
-            if entry is None:
+            first = self._next()
+            if first is None:
                 if not self.linger or len(self._settled) == len(self.queue.entries):
                     return 0
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 continue
-            try:
-                make_folder(entry.folder)
-                with locked(entry.folder / LOCK, wait=False):
-                    # others may have done it since this one looked
-                    if entry.is_open(self.queue.attempts, mine=True) and self._do(entry) == Outcome.REFUSED:
-                        return int(Outcome.REFUSED)
-            except BusyError:
-                continue
+            with contextlib.ExitStack() as locks:
+                pack = list(itertools.islice(self._taken(first, locks), self.queue.pack))
+                if pack and self._do(pack) == Outcome.REFUSED:
+                    return int(Outcome.REFUSED)
         return 128 + signal.SIGTERM
+
+    def _taken(self, first: Entry, locks: contextlib.ExitStack) -> Iterator[Entry]:
+        """A run and others that can be trained in lockstep with it, locked one after another as they are asked for.
+
+        Left out is what another process is at, or has done since this one looked; what has died once is done alone.
+        """
+        others = (entry for entry in self.queue.entries if entry is not first and alike(entry.run, first.run))
+        for entry in itertools.chain([first], others):
+            alone = entry.failures() > entry.failures_before
+            if entry is not first and (alone or entry.folder in self._settled):
+                continue
+            make_folder(entry.folder)
+            with contextlib.ExitStack() as own, contextlib.suppress(BusyError):
+                own.enter_context(locked(entry.folder / LOCK, wait=False))
+                if entry.is_open(self.queue.attempts, mine=True):
+                    locks.push(own.pop_all())
+                    yield entry
+            if entry is first and alone:
+                return
 
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """Ask the run in progress to save and stop, and start no other."""
@@ -102,16 +118,18 @@ class Worker:
                 self._settled.add(entry.folder)
         return waiting
 
-    def _do(self, entry: Entry) -> Outcome:
-        """Do one run in a process of its own, which a crash, a leak or the out-of-memory killer may end.
+    def _do(self, pack: list[Entry]) -> Outcome:
+        """Do runs in a process of their own, which a crash, a leak or the out-of-memory killer may end.
 
-        The lock of the run is held here, and by its process too should this one die first.
+        Their locks are held here, and by that process too should this one die first.
         """
-        log.info("run %s starts: %s", entry.folder.name, " ".join(entry.words))
+        for entry in pack:
+            log.info("run %s starts: %s", entry.folder.name, " ".join(entry.words))
         started = time.monotonic()
+        runs, failures = [entry.run for entry in pack], [entry.failures() for entry in pack]
         with contextlib.suppress(UserError):  # imports what all runs need, before the fork; its mistakes are the run's
-            check(entry.run)
-        self._child = multiprocessing.get_context("fork").Process(target=_attempt, args=(entry.run, os.getpid()))
+            check(runs[0])
+        self._child = multiprocessing.get_context("fork").Process(target=_attempt, args=(runs, os.getpid()))
         with _blocked():
             self._child.start()
         if self.stopping:
@@ -119,13 +137,15 @@ class Worker:
         self._child.join()
         code = self._child.exitcode or 0
         died = code not in list(Outcome)
-        if died and not self.stopping:
-            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            record = RunRecord.open(entry.folder, entry.run.identity(entry.data_checksum), entry.run.deviations)
-            record.fail(DIED, f"its process ended by {how} after {len(record.steps)} steps")
-        state = entry.state(mine=True)
-        log.info("run %s is %s after %.1f s", entry.folder.name, state, time.monotonic() - started)
-        return Outcome.FAILED if died or state == "failed" else Outcome(code)
+        for entry, failures_before in zip(pack, failures, strict=True):
+            state = entry.state(mine=True)
+            if died and not self.stopping and state != "done" and entry.failures() == failures_before:
+                how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+                record = RunRecord.open(entry.folder, entry.run.identity(entry.data_checksum), entry.run.deviations)
+                record.fail(DIED, f"its process ended by {how} after {len(record.steps)} steps")
+                state = "failed"
+            log.info("run %s is %s after %.1f s", entry.folder.name, state, time.monotonic() - started)
+        return Outcome.FAILED if died else Outcome(code)
 
 
 def work_until_stopped(folder: Path) -> int:
@@ -136,13 +156,21 @@ def work_until_stopped(folder: Path) -> int:
     return worker.work()
 
 
-def _attempt(run: RunConfig, parent: int) -> None:
-    """One run in the process made for it; how it ended is the exit status."""
+def _attempt(runs: list[RunConfig], parent: int) -> None:
+    """Some runs in the process made for them; how it ended is the exit status."""
     listen(own=True)
+    code = Outcome.DONE
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         die_with(parent)
-        execute(run, lock=False)
+        prepare_device(runs[0])
+        for outcome in run_pack(runs, lock=False):
+            if isinstance(outcome, UserError):
+                print(f"error: {outcome}", file=sys.stderr)
+                code = Outcome.REFUSED
+            elif isinstance(outcome, Exception):
+                log.error("run failed", exc_info=outcome)
+                code = max(code, Outcome.FAILED)
     except Stopped as stop:
         log.info("%s", stop)
         code = Outcome.STOPPED
@@ -152,8 +180,6 @@ def _attempt(run: RunConfig, parent: int) -> None:
     except Exception:
         log.exception("run failed")
         code = Outcome.FAILED
-    else:
-        code = Outcome.DONE
     sys.exit(code)
 
 

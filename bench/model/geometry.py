@@ -36,7 +36,7 @@ class GeometryBuilder:
 
     def build(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool = True) -> Geometry:
         """The geometry of some structures at once; without pairs it serves energies and features, not forces."""
-        data = self.data
+        data, offsets = self.data, self.neighbours.offsets
         species = torch.from_numpy(data.species_index[data.atoms_of(picked)]).to(self.device)
         first_pair, centres, neighbours, vectors = (
             torch.from_numpy(array).to(self.device) for array in gather_pairs(data, self.neighbours, picked)
@@ -45,6 +45,8 @@ class GeometryBuilder:
         return Geometry(
             grid=grid,
             n_species=len(data.species),
+            atom_counts=data.n_atoms[picked],
+            pair_counts=offsets[picked + 1] - offsets[picked],
             n_atoms=torch.from_numpy(data.n_atoms[picked]).to(self.device),
             species=species,
             first_pair=first_pair,

@@ -10,6 +10,7 @@ import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -95,11 +96,14 @@ class Geometry:
     """Atoms and pairs of some structures: everything positions contribute to energies and forces.
 
     Pairs are sorted by centre: those of atom i are the rows first_pair[i]:first_pair[i + 1]. The compiled engine needs
-    nothing else; the plain one has its `basis`.
+    nothing else; the plain one has its `basis`. The numbers of atoms and pairs of each structure stand on the host too,
+    so that parts are picked without waiting for the device.
     """
 
     grid: RadialGrid
     n_species: int
+    atom_counts: Int[np.ndarray, " structures"]
+    pair_counts: Int[np.ndarray, " structures"]
     n_atoms: Int[Tensor, " structures"]
     species: Int[Tensor, " atoms"]
     first_pair: Int[Tensor, " atoms_and_1"]
@@ -114,29 +118,37 @@ class Geometry:
     @property
     def structure(self) -> Int[Tensor, " atoms"]:
         """The structure of each atom."""
-        return torch.repeat_interleave(torch.arange(len(self), device=self.n_atoms.device), self.n_atoms)
+        everyone = torch.arange(len(self), device=self.n_atoms.device)
+        return torch.repeat_interleave(everyone, self.n_atoms, output_size=len(self.species))
 
     @cached_property
     def first_atom(self) -> Int[Tensor, " structures_and_1"]:
         """Where the atoms of each structure begin."""
         return torch.cat([self.n_atoms.new_zeros(1), torch.cumsum(self.n_atoms, 0)])
 
-    def atom_rows(self, picked: Int[Tensor, " picked"]) -> Int[Tensor, " picked_atoms"]:
+    def atom_rows(self, picked: Int[np.ndarray, " picked"]) -> Int[Tensor, " picked_atoms"]:
         """The rows of the atoms of some structures, in their order, repeats allowed."""
-        return ragged_rows(self.first_atom[picked], self.n_atoms[picked])
+        rows = torch.from_numpy(picked).to(self.n_atoms.device)
+        return ragged_rows(self.first_atom[rows], self.n_atoms[rows], int(self.atom_counts[picked].sum()))
 
-    def select(self, picked: Int[Tensor, " picked"], *, with_pairs: bool) -> "Geometry":
+    def select(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool) -> "Geometry":
         """The geometry of some structures, repeats allowed; without pairs the plain engine gives energies only."""
-        n_atoms, begin = self.n_atoms[picked], self.first_atom[picked]
-        atoms = ragged_rows(begin, n_atoms)
+        atom_counts, pair_counts = self.atom_counts[picked], self.pair_counts[picked]
+        total_pairs = int(pair_counts.sum())
+        rows = torch.from_numpy(picked).to(self.n_atoms.device)
+        n_atoms, begin = self.n_atoms[rows], self.first_atom[rows]
+        atoms = ragged_rows(begin, n_atoms, int(atom_counts.sum()))
         n_pairs = self.first_pair[begin + n_atoms] - self.first_pair[begin]
-        pairs = ragged_rows(self.first_pair[begin], n_pairs)
-        shift = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms - begin, n_pairs)
+        pairs = ragged_rows(self.first_pair[begin], n_pairs, total_pairs)
+        moved = torch.cumsum(n_atoms, 0) - n_atoms - begin
+        shift = torch.repeat_interleave(moved, n_pairs, output_size=total_pairs)
         kept = slice(None) if with_pairs else slice(0, 0)
         counts = self.first_pair[atoms + 1] - self.first_pair[atoms]
         return Geometry(
             grid=self.grid,
             n_species=self.n_species,
+            atom_counts=atom_counts,
+            pair_counts=pair_counts,
             n_atoms=n_atoms,
             species=self.species[atoms],
             first_pair=torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)]),
@@ -157,7 +169,7 @@ def sum_segments(
     return total.reshape(n_atoms, n_species * n_gaussians, N_MONOMIALS)
 
 
-def ragged_rows(starts: Int[Tensor, " picked"], lengths: Int[Tensor, " picked"]) -> Int[Tensor, " rows"]:
-    """Concatenate the ranges starts[i] : starts[i] + lengths[i]."""
-    shift = torch.repeat_interleave(starts - (torch.cumsum(lengths, 0) - lengths), lengths)
-    return torch.arange(len(shift), device=starts.device) + shift
+def ragged_rows(starts: Int[Tensor, " picked"], lengths: Int[Tensor, " picked"], total: int) -> Int[Tensor, " total"]:
+    """Concatenate the ranges starts[i] : starts[i] + lengths[i]; `total` is the sum of the lengths."""
+    shift = starts - (torch.cumsum(lengths, 0) - lengths)
+    return torch.arange(total, device=starts.device) + torch.repeat_interleave(shift, lengths, output_size=total)

@@ -40,6 +40,11 @@ class Batch:
         """The model of each atom."""
         return torch.div(self.structure * self.n_models, len(self.geometry), rounding_mode="floor")
 
+    @property
+    def atoms_of_models(self) -> Int[Tensor, " models"]:
+        """How many atoms each model has."""
+        return self.geometry.n_atoms.reshape(self.n_models, -1).sum(1)
+
     def to_slots(self, values: Float[Tensor, "atoms ..."]) -> Float[Tensor, "models slots ..."]:
         """Lay out per-atom values by model; empty slots hold zero."""
         if self.slots is not None:
@@ -53,20 +58,26 @@ class Batch:
         return flat if self.slots is None else flat.index_select(0, self.slots)
 
 
-def make_batch(
-    geometry: Geometry, picked: Int[Tensor, "models structures"], *, with_pairs: bool, whole: bool = False
-) -> Batch:
-    """Gather a batch: row m holds the structures of model m. `whole` says that this is all of `geometry`, in order."""
-    n_models = len(picked)
-    chosen = geometry if whole and n_models == 1 else geometry.select(picked.flatten(), with_pairs=with_pairs)
-    structure = chosen.structure
-    counts = chosen.n_atoms.reshape(n_models, -1).sum(1)
+def make_batch(geometry: Geometry, picked: Int[np.ndarray, "models structures"], *, with_pairs: bool) -> Batch:
+    """Gather a batch: row m holds the structures of model m, all of them the same number."""
+    n_models, rows = len(picked), picked.flatten()
+    whole = np.array_equal(rows, np.arange(len(geometry)))
+    chosen = geometry if whole else geometry.select(rows, with_pairs=with_pairs)
+    counts = chosen.atom_counts.reshape(n_models, -1).sum(1)
     widest = int(counts.max())
     slots = None
-    if n_models > 1 and not bool((counts == widest).all()):
-        shift = torch.arange(n_models, device=counts.device) * widest - (torch.cumsum(counts, 0) - counts)
-        slots = torch.arange(len(chosen.species), device=counts.device) + torch.repeat_interleave(shift, counts)
-    return Batch(chosen, n_models, structure, slots, widest)
+    if (counts != widest).any():
+        device = chosen.species.device
+        shift = torch.from_numpy(np.arange(n_models) * widest - (np.cumsum(counts) - counts)).to(device)
+        of_atoms = torch.from_numpy(counts).to(device)
+        total = len(chosen.species)
+        slots = torch.arange(total, device=device) + torch.repeat_interleave(shift, of_atoms, output_size=total)
+    return Batch(chosen, n_models, chosen.structure, slots, widest)
+
+
+def whole_batch(geometry: Geometry, n_models: int, *, with_pairs: bool) -> Batch:
+    """All structures of a geometry, in order, for every model."""
+    return make_batch(geometry, np.tile(np.arange(len(geometry)), (n_models, 1)), with_pairs=with_pairs)
 
 
 class Potential:
@@ -127,7 +138,7 @@ class Potential:
         rows = model * batch.geometry.n_species + batch.geometry.species
         beta = self.parameters["beta"].flatten(0, 1)
         values = describe(batch.geometry, beta, rows, differentiate=False).invariants
-        atoms = torch.bincount(model, minlength=self.n_models).to(self.dtype)[:, None]
+        atoms = batch.atoms_of_models.to(self.dtype)[:, None]
         mean = values.new_zeros(self.n_models, values.shape[1]).index_add_(0, model, values) / atoms
         squares = ((values - mean[model]) ** 2).mean(1)
         variance = values.new_zeros(self.n_models).index_add_(0, model, squares) / atoms[:, 0]

@@ -57,4 +57,4 @@ class Checkpoint:
 
 def key_of(training: Int[np.ndarray, " train"], members: int) -> str:
     """What tells the trainings of one run apart."""
-    return hashlib.sha256(np.ascontiguousarray(training, dtype=np.int64).tobytes()).hexdigest() + f" {members}"
+    return hashlib.sha256(np.ascontiguousarray(training, dtype=np.int64).tobytes()).hexdigest() + f" {members} models"

@@ -1,9 +1,15 @@
-"""Training (Eq. 5): minibatches, Adam with layer-wise rates decaying linearly to zero, early stopping; many models."""
+"""Training (Eq. 5): minibatches, Adam with layer-wise rates decaying linearly to zero, early stopping; many models.
+
+Models with training sets of one size are trained in lockstep, be they the members of a committee or of several runs. On
+a GPU a step of all of them is one batched computation. On a CPU each model's step is done by itself: batching gains
+nothing there, and so a model's numbers do not depend on what is trained beside it.
+"""
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +18,14 @@ from torch import Tensor
 
 from bench.data.structures import Structures
 from bench.model.geometry import GeometryBuilder
-from bench.model.moments import Geometry
-from bench.model.potential import NORMALISATION, Batch, Parameters, Potential, initial_parameters, make_batch
+from bench.model.potential import (
+    NORMALISATION,
+    Batch,
+    Parameters,
+    Potential,
+    initial_parameters,
+    make_batch,
+)
 from bench.progress import progress
 from bench.schema import ModelSettings, TrainingSettings
 from bench.seeds import stream
@@ -30,7 +42,10 @@ NORMALISATION_RATE = 0.01
 
 @dataclass(frozen=True)
 class FitResult:
-    """The best potential of each model and how it came about; validation rows are (check, model), in eV and eV/Å."""
+    """The best potential of each model and how it came about; validation rows are (check, model), in eV and eV/Å.
+
+    `lockstep` is how many models were trained together; the seconds are this potential's share of theirs.
+    """
 
     potential: Potential
     scaling: EnergyScaling
@@ -39,6 +54,23 @@ class FitResult:
     best_epochs: list[int]
     seconds: float
     validation_seconds: float
+    lockstep: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """`members` models to train from scratch on the same structures; they differ in weights and minibatch order only.
+
+    Every draw is keyed by (seed, use, N_train, member), so that member 0 is the single model (METHOD section 1). With a
+    checkpoint the training goes on from where it was saved, with the same numbers; it is saved now and then, and when a
+    signal asks this process to stop.
+    """
+
+    training: Int[np.ndarray, " train"]
+    validation: Int[np.ndarray, " valid"]
+    seed: int
+    members: int = 1
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +81,10 @@ class Labels:
     forces: Float[Tensor, "atoms 3"] | None
 
 
+Minibatch = tuple[Batch, Float[Tensor, "models structures"], Float[Tensor, "atoms 3"] | None]
+"""Structures of some models with their energies and forces."""
+
+
 def labels_of(data: Structures, picked: Int[np.ndarray, " picked"], builder: GeometryBuilder, forces: bool) -> Labels:
     """The labels of some structures in the precision and on the device of the model."""
     energies = torch.from_numpy(data.residual_energies[picked]).to(builder.device, builder.dtype)
@@ -57,85 +93,184 @@ def labels_of(data: Structures, picked: Int[np.ndarray, " picked"], builder: Geo
     return Labels(energies, torch.from_numpy(data.forces[data.atoms_of(picked)]).to(builder.device, builder.dtype))
 
 
-def fit(
+def fit(builder: GeometryBuilder, model: ModelSettings, settings: TrainingSettings, job: Job) -> FitResult:
+    """Train one job. Raises Stopped, or FloatingPointError if no check of a model gave a finite validation error."""
+    (outcome,) = fit_many(builder, model, settings, [job])
+    if isinstance(outcome, FloatingPointError):
+        raise outcome
+    return outcome
+
+
+def fit_many(
+    builder: GeometryBuilder, model: ModelSettings, settings: TrainingSettings, jobs: Sequence[Job]
+) -> list[FitResult | FloatingPointError]:
+    """Train jobs with the same numbers of structures in lockstep; where one diverges, its error is returned.
+
+    Jobs that were stopped at different minibatches go on apart. Raises Stopped after a signal, when all are saved.
+    """
+    by_minibatches: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+    for index, job in enumerate(jobs):
+        saved = (job.checkpoint.load(_key(job), builder.device) if job.checkpoint else None) or {"minibatches": 0}
+        by_minibatches.setdefault(saved["minibatches"], []).append((index, saved))
+    outcomes: dict[int, FitResult | FloatingPointError] = {}
+    for minibatches in sorted(by_minibatches):
+        chosen = by_minibatches[minibatches]
+        trainings = _Trainings(builder, model, settings, [jobs[index] for index, _ in chosen])
+        if minibatches:
+            trainings.restore([saved for _, saved in chosen], minibatches)
+        outcomes |= zip((index for index, _ in chosen), trainings.run(), strict=True)
+    return [outcomes[index] for index in range(len(jobs))]
+
+
+class _Trainings:
+    """Jobs at the same minibatch, as models in groups: a group is one batched computation."""
+
+    def __init__(
+        self, builder: GeometryBuilder, model: ModelSettings, settings: TrainingSettings, jobs: Sequence[Job]
+    ) -> None:
+        self.builder, self.model, self.settings, self.jobs = builder, model, settings, jobs
+        self.started = time.perf_counter()
+        self.before = [0.0] * len(jobs)
+        self.validation_before = [0.0] * len(jobs)
+        self.validation_seconds = 0.0
+        self.minibatches = 0
+        self.scalings = [_scaling(builder.data, job.training, settings) for job in jobs]
+        self.n_models = sum(job.members for job in jobs)
+        self.groups = _groups(builder, model, settings, jobs, self.scalings)
+
+    def restore(self, earlier: Sequence[dict[str, Any]], minibatches: int) -> None:
+        """Go on from what `save` saved of every job."""
+        self.minibatches = minibatches
+        self.before = [saved["seconds"] for saved in earlier]
+        self.validation_before = [saved["validation_seconds"] for saved in earlier]
+        for group in self.groups:
+            group.state.restore([earlier[index]["models"][member] for index, member in group.models])
+        log.info("training on %d structures goes on after %d minibatches", len(self.jobs[0].training), self.minibatches)
+
+    def run(self) -> list[FitResult | FloatingPointError]:
+        """Train to the end."""
+        settings, checks = self.settings, self.settings.check_epochs()
+        per_epoch = self.groups[0].minibatches.per_epoch
+        n_steps = settings.epochs * per_epoch
+        epochs_done, skip = divmod(self.minibatches, per_epoch)
+        name = f"training on {len(self.jobs[0].training)}"
+        with deferred():
+            for epoch in progress(range(epochs_done + 1, settings.epochs + 1), name, unit="epoch"):
+                for step in range(skip, per_epoch):
+                    self._save_or_stop()
+                    for group in self.groups:
+                        group.step(epoch, step, self.minibatches, decay(settings, self.minibatches / n_steps))
+                    self.minibatches += 1
+                skip = 0
+                if epoch in checks:
+                    check_started = time.perf_counter()
+                    for group in self.groups:
+                        group.state.check(validation_error(group.potential, group.held_out, settings))
+                    self.validation_seconds += time.perf_counter() - check_started
+            self._save_or_stop()
+        return [self._outcome(index, checks) for index in range(len(self.jobs))]
+
+    def _save_or_stop(self) -> None:
+        for index, job in enumerate(self.jobs):
+            if job.checkpoint and (asked() or job.checkpoint.due()):
+                job.checkpoint.save(_key(job), self._saved(index))
+        raise_if_asked()
+
+    def _saved(self, index: int) -> dict[str, Any]:
+        return {
+            "minibatches": self.minibatches,
+            "seconds": self._seconds(index),
+            "validation_seconds": self._validation_seconds(index),
+            "models": [group.state.saved(position) for group, position in self._members(index)],
+        }
+
+    def _members(self, index: int) -> "list[tuple[_Group, int]]":
+        """The group of each member of a job, and its position there."""
+        return [
+            (group, position) for group in self.groups for position, (job, _) in enumerate(group.models) if job == index
+        ]
+
+    def _share(self, index: int) -> float:
+        return self.jobs[index].members / self.n_models
+
+    def _seconds(self, index: int) -> float:
+        return self.before[index] + self._share(index) * (time.perf_counter() - self.started)
+
+    def _validation_seconds(self, index: int) -> float:
+        return self.validation_before[index] + self._share(index) * self.validation_seconds
+
+    def _outcome(self, index: int, checks: list[int]) -> FitResult | FloatingPointError:
+        states = [(group.state, position) for group, position in self._members(index)]
+        best_checks = [int(state.best_check[position]) for state, position in states]
+        if min(best_checks) < 0:
+            return FloatingPointError(
+                f"training on {len(self.jobs[index].training)} structures diverged:"
+                " no finite validation error at any check"
+            )
+        parameters = {
+            name: torch.cat([state.best[name][position : position + 1] for state, position in states])
+            for name in states[0][0].best
+        }
+        scale = torch.cat([group.potential.energy_scale[position, None] for group, position in self._members(index)])
+        history = [torch.stack(state.history)[:, position] for state, position in states]
+        return FitResult(
+            potential=Potential(self.model, self.builder.data.species, parameters, scale),
+            scaling=self.scalings[index],
+            check_epochs=checks,
+            validation=torch.stack(history, dim=1).double().cpu().numpy(),
+            best_epochs=[checks[check] for check in best_checks],
+            seconds=self._seconds(index),
+            validation_seconds=self._validation_seconds(index),
+            lockstep=self.n_models,
+        )
+
+
+class _Group:
+    """Models that one batched computation trains; `models` lists their (job, member)."""
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        models: list[tuple[int, int]],
+        potential: Potential,
+        minibatches: "_Minibatches",
+        held_out: list[Minibatch],
+    ) -> None:
+        self.settings, self.models, self.potential = settings, models, potential
+        self.minibatches, self.held_out = minibatches, held_out
+        self.optimizer = _Optimizer(potential, settings)
+        self.state = TrainingState(potential, self.optimizer.adam)
+
+    def step(self, epoch: int, step: int, minibatches: int, decay: float) -> None:
+        """One minibatch of every model."""
+        batch, energies, forces = self.minibatches.at(epoch, step)
+        self.potential.observe(batch, max(NORMALISATION_RATE, 1 / (minibatches + 1)))
+        _, gradient = self.potential.loss_gradient(batch, energies, forces, self.settings.force_weight)
+        self.optimizer.step(gradient, decay)
+
+
+def _groups(
     builder: GeometryBuilder,
     model: ModelSettings,
     settings: TrainingSettings,
-    training: Int[np.ndarray, " train"],
-    validation: Int[np.ndarray, " valid"],
-    *,
-    seed: int,
-    members: int,
-    checkpoint: Checkpoint | None = None,
-) -> FitResult:
-    """Train `members` models on the same structures from scratch; they differ in weights and minibatch order only.
-
-    Every draw is keyed by (seed, use, N_train, member), so that member 0 is the single model (METHOD section 1).
-    With a checkpoint the training goes on from where it was saved, with the same numbers; it is saved now and then, and
-    when a signal asks this process to stop, which then raises Stopped.
-    Raises FloatingPointError if no check of some model gave a finite validation error.
-    """
-    started = time.perf_counter()
-    data = builder.data
-    composition = _composition(data, training)
-    scaling = fit_scaling(data.residual_energies[training], composition, settings.energy_scale_factor)
-    if scaling.degenerate:
-        log.warning("all training energies are equal: the energy scale c of Eq. (4) is set to 1 eV")
-    potential = _initialise(builder, model, scaling, seed, len(training), members)
-    optimizer = _Optimizer(potential, settings)
-    minibatches = _Minibatches(builder, training, settings, seed, members)
-    held_out = [
-        (geometry, labels_of(data, validation[rows], builder, settings.forces))
-        for rows, geometry in builder.chunks(validation, with_pairs=settings.forces)
-    ]
-    state = TrainingState(potential, optimizer.adam)
-    key = key_of(training, members)
-    earlier = checkpoint.load(key, builder.device) if checkpoint else None
-    if earlier:
-        state.restore(earlier)
-        log.info("training on %d structures goes on after %d minibatches", len(training), state.minibatches)
-    before = state.seconds
-
-    def seconds() -> float:
-        return before + time.perf_counter() - started
-
-    def save_or_stop() -> None:
-        if checkpoint and (asked() or checkpoint.due()):
-            checkpoint.save(key, state.saved(seconds()))
-        raise_if_asked()
-
-    checks = settings.check_epochs()
-    n_steps = settings.epochs * minibatches.per_epoch
-    epochs_done, skip = divmod(state.minibatches, minibatches.per_epoch)
-    with deferred():
-        for epoch in progress(
-            range(epochs_done + 1, settings.epochs + 1), f"training on {len(training)}", unit="epoch"
-        ):
-            for batch, energies, forces in minibatches.of(epoch, skip):
-                save_or_stop()
-                potential.observe(batch, max(NORMALISATION_RATE, 1 / (state.minibatches + 1)))
-                _, gradient = potential.loss_gradient(batch, energies, forces, settings.force_weight)
-                optimizer.step(gradient, decay(settings, state.minibatches / n_steps))
-                state.minibatches += 1
-            skip = 0
-            if epoch in checks:
-                check_started = time.perf_counter()
-                state.check(validation_error(potential, held_out, settings))
-                state.validation_seconds += time.perf_counter() - check_started
-        save_or_stop()
-    if not bool((state.best_check >= 0).all()):
-        raise FloatingPointError(
-            f"training on {len(training)} structures diverged: no finite validation error at any check"
-        )
-    return FitResult(
-        potential=Potential(model, data.species, state.best, potential.energy_scale),
-        scaling=scaling,
-        check_epochs=checks,
-        validation=torch.stack(state.history).double().cpu().numpy(),
-        best_epochs=[checks[int(check)] for check in state.best_check],
-        seconds=seconds(),
-        validation_seconds=state.validation_seconds,
-    )
+    jobs: Sequence[Job],
+    scalings: Sequence[EnergyScaling],
+) -> list[_Group]:
+    """All models of all jobs in one group; with the compiled engine each by itself, a job's sharing their data."""
+    everyone = list(range(len(jobs)))
+    groups = []
+    for chosen in [[index] for index in everyone] if builder.compiled else [everyone]:
+        models = [(index, member) for index in chosen for member in range(jobs[index].members)]
+        together = [[one] for one in models] if builder.compiled else [models]
+        data = _TrainingData(builder, settings, [jobs[index].training for index in chosen])
+        held_out = _held_out(builder, settings, [jobs[index].validation for index, _ in together[0]])
+        for group in together:
+            drawn = [(jobs[index].seed, member, scalings[index]) for index, member in group]
+            potential = _initialise(builder, model, drawn, data.n_train)
+            sets = [chosen.index(index) for index, _ in group]
+            minibatches = _Minibatches(data, settings, sets, [(seed, member) for seed, member, _ in drawn])
+            groups.append(_Group(settings, group, potential, minibatches, held_out))
+    return groups
 
 
 def decay(settings: TrainingSettings, done: float) -> float:
@@ -144,77 +279,92 @@ def decay(settings: TrainingSettings, done: float) -> float:
 
 
 def validation_error(
-    potential: Potential, held_out: list[tuple[Geometry, Labels]], settings: TrainingSettings
+    potential: Potential, held_out: list[Minibatch], settings: TrainingSettings
 ) -> Float[Tensor, " models"]:
     """What early stopping compares, per model: MAE(E) per structure in eV plus MAE(F) per component in eV/Å.
 
     With `settings.early_stopping` one of them alone (without forces always MAE(E)), or the mean loss of a structure.
     """
-    n_structures = sum(len(labels.energies) for _, labels in held_out)
-    n_components = sum(labels.forces.numel() for _, labels in held_out if labels.forces is not None)
+    n_structures = sum(energies.shape[1] for _, energies, _ in held_out)
+    n_components = sum(forces.numel() for _, _, forces in held_out if forces is not None) // potential.n_models
     by = settings.early_stopping
     total = torch.zeros(potential.n_models, dtype=potential.dtype, device=potential.device)
-    for geometry, labels in held_out:
-        everyone = torch.arange(len(geometry), device=potential.device).expand(potential.n_models, -1)
-        batch = make_batch(geometry, everyone, with_pairs=labels.forces is not None, whole=True)
-        energies, forces = potential.predict(batch, forces=labels.forces is not None)
-        error = energies - labels.energies
+    for batch, energies, forces in held_out:
+        predicted, predicted_forces = potential.predict(batch, forces=forces is not None)
+        error = predicted - energies
         if by == "loss":
             total += (error**2).sum(1) / n_structures
         elif by != "forces":
             total += error.abs().sum(1) / n_structures
-        if forces is not None and labels.forces is not None:
-            force_error = forces.reshape(potential.n_models, -1, 3) - labels.forces
+        if forces is not None and predicted_forces is not None and by != "energies":
+            of_atoms = (predicted_forces - forces).abs()
             if by == "loss":
-                total += settings.force_weight * (force_error**2).sum((1, 2)) / n_structures
-            elif by != "energies":
-                total += force_error.abs().sum((1, 2)) / n_components
+                total += settings.force_weight * batch.to_slots(of_atoms**2).sum((1, 2)) / n_structures
+            else:
+                total += batch.to_slots(of_atoms).sum((1, 2)) / n_components
     return total
 
 
-class _Minibatches:
-    """Minibatches of an epoch: all structures where they fit into one, else parts of a new order."""
+class _TrainingData:
+    """Training sets of one size, end to end: their geometry and labels on the device."""
 
     def __init__(
-        self,
-        builder: GeometryBuilder,
-        training: Int[np.ndarray, " train"],
-        settings: TrainingSettings,
-        seed: int,
-        members: int,
+        self, builder: GeometryBuilder, settings: TrainingSettings, sets: Sequence[Int[np.ndarray, " train"]]
     ) -> None:
-        self.geometry = builder.build(training, with_pairs=settings.forces)
-        self.labels = labels_of(builder.data, training, builder, settings.forces)
-        self.with_pairs, self.seed, self.members, self.n_train = settings.forces, seed, members, len(training)
-        self.size = min(settings.minibatch, self.n_train)
-        rest = self.n_train % self.size > 0 and settings.last_minibatch == "keep"
-        self.per_epoch = self.n_train // self.size + rest
-        everyone = torch.arange(self.n_train, device=builder.device).expand(members, -1)
-        self.whole = self._gather(everyone, whole=True) if self.size == self.n_train else None
+        picked = np.concatenate(sets)
+        self.with_pairs, self.n_train = settings.forces, len(sets[0])
+        self.geometry = builder.build(picked, with_pairs=settings.forces)
+        self.labels = labels_of(builder.data, picked, builder, settings.forces)
 
-    def of(
-        self, epoch: int, skip: int = 0
-    ) -> Iterator[tuple[Batch, Float[Tensor, "models structures"], Tensor | None]]:
-        """Batches with energies and forces, the first `skip` left out; every member has its own order."""
-        if self.whole is not None:
-            yield self.whole
-            return
-        orders = [
-            stream(self.seed, "order", n_train=self.n_train, member=member, epoch=epoch).permutation(self.n_train)
-            for member in range(self.members)
-        ]
-        order = torch.from_numpy(np.stack(orders)).to(self.labels.energies.device)
-        for step in range(skip, self.per_epoch):
-            yield self._gather(order[:, step * self.size : (step + 1) * self.size])
-
-    def _gather(
-        self, picked: Int[Tensor, "models structures"], whole: bool = False
-    ) -> tuple[Batch, Float[Tensor, "models structures"], Tensor | None]:
-        batch = make_batch(self.geometry, picked, with_pairs=self.with_pairs, whole=whole)
+    def gather(self, rows: Int[np.ndarray, "models structures"]) -> Minibatch:
+        """A batch with its energies and forces."""
+        batch = make_batch(self.geometry, rows, with_pairs=self.with_pairs)
+        energies = self.labels.energies[torch.from_numpy(rows).to(self.labels.energies.device)]
         forces = self.labels.forces
-        if forces is not None:
-            forces = forces[self.geometry.atom_rows(picked.flatten())]
-        return batch, self.labels.energies[picked], forces
+        return batch, energies, None if forces is None else forces[self.geometry.atom_rows(rows.flatten())]
+
+
+class _Minibatches:
+    """Minibatches of an epoch: all structures where they fit into one, else parts of a new order.
+
+    Model m draws from set `sets[m]` of the data, in the order of its (seed, member).
+    """
+
+    def __init__(
+        self, data: _TrainingData, settings: TrainingSettings, sets: Sequence[int], keys: Sequence[tuple[int, int]]
+    ) -> None:
+        self.data, self.keys = data, keys
+        self.first = np.array(sets)[:, None] * data.n_train
+        self.size = min(settings.minibatch, data.n_train)
+        rest = data.n_train % self.size > 0 and settings.last_minibatch == "keep"
+        self.per_epoch = data.n_train // self.size + rest
+        self.order, self.order_of = np.tile(np.arange(data.n_train), (len(sets), 1)), 0
+        self.whole = data.gather(self.order + self.first) if self.size == data.n_train else None
+
+    def at(self, epoch: int, step: int) -> Minibatch:
+        """A minibatch of an epoch (from 1); every model has its own order."""
+        if self.whole is not None:
+            return self.whole
+        if epoch != self.order_of:
+            n_train = self.data.n_train
+            orders = [
+                stream(seed, "order", n_train=n_train, member=member, epoch=epoch).permutation(n_train)
+                for seed, member in self.keys
+            ]
+            self.order, self.order_of = np.stack(orders), epoch
+        return self.data.gather(self.order[:, step * self.size : (step + 1) * self.size] + self.first)
+
+
+def _held_out(
+    builder: GeometryBuilder, settings: TrainingSettings, sets: Sequence[Int[np.ndarray, " valid"]]
+) -> list[Minibatch]:
+    """The validation sets of some models, of one size, in chunks of as many structures each."""
+    held = []
+    for rows, _ in builder.chunks(sets[0], with_pairs=False):
+        picked = np.concatenate([one[rows] for one in sets])
+        everything = _TrainingData(builder, settings, [picked])
+        held.append(everything.gather(np.arange(len(picked)).reshape(len(sets), -1)))
+    return held
 
 
 class _Optimizer:
@@ -233,25 +383,34 @@ class _Optimizer:
         self.adam.step()
 
 
+def _key(job: Job) -> str:
+    return key_of(job.training, job.members)
+
+
+def _scaling(data: Structures, training: Int[np.ndarray, " train"], settings: TrainingSettings) -> EnergyScaling:
+    """The constants of Eq. (4); says so where all energies are equal."""
+    counts = np.zeros((len(training), len(data.species)), dtype=np.int64)
+    structure = np.repeat(np.arange(len(training)), data.n_atoms[training])
+    np.add.at(counts, (structure, data.species_index[data.atoms_of(training)]), 1)
+    scaling = fit_scaling(data.residual_energies[training], counts, settings.energy_scale_factor)
+    if scaling.degenerate:
+        log.warning("all training energies are equal: the energy scale c of Eq. (4) is set to 1 eV")
+    return scaling
+
+
 def _initialise(
-    builder: GeometryBuilder, model: ModelSettings, scaling: EnergyScaling, seed: int, n_train: int, members: int
+    builder: GeometryBuilder, model: ModelSettings, drawn: Sequence[tuple[int, int, EnergyScaling]], n_train: int
 ) -> Potential:
-    drawn = [
+    """Fresh models: seed, member and scaling of each."""
+    fresh = [
         initial_parameters(
             model, len(builder.data.species), scaling.shift, stream(seed, "weights", n_train=n_train, member=member)
         )
-        for member in range(members)
+        for seed, member, scaling in drawn
     ]
     parameters = {
-        name: torch.from_numpy(np.stack([one[name] for one in drawn])).to(builder.device, builder.dtype)
-        for name in drawn[0]
+        name: torch.from_numpy(np.stack([one[name] for one in fresh])).to(builder.device, builder.dtype)
+        for name in fresh[0]
     }
-    energy_scale = torch.full((members,), scaling.scale, dtype=builder.dtype, device=builder.device)
-    return Potential(model, builder.data.species, parameters, energy_scale)
-
-
-def _composition(data: Structures, picked: Int[np.ndarray, " picked"]) -> Int[np.ndarray, "picked species"]:
-    counts = np.zeros((len(picked), len(data.species)), dtype=np.int64)
-    structure = np.repeat(np.arange(len(picked)), data.n_atoms[picked])
-    np.add.at(counts, (structure, data.species_index[data.atoms_of(picked)]), 1)
-    return counts
+    scales = torch.tensor([scaling.scale for _, _, scaling in drawn], dtype=builder.dtype, device=builder.device)
+    return Potential(model, builder.data.species, parameters, scales)

@@ -1,6 +1,9 @@
-"""The initial model of a (scenario, seed), trained once for all algorithms and batch sizes that start from it."""
+"""The trainings that runs ask for: in lockstep, and the initial model of a (scenario, seed) once for all of them."""
 
+import contextlib
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,51 +15,88 @@ from bench.model.geometry import GeometryBuilder
 from bench.record import make_folder, remove_leftovers
 from bench.schema import RunConfig, hash_of
 from bench.training.checkpoint import Checkpoint
-from bench.training.fit import FitResult, fit
+from bench.training.fit import FitResult, Job, fit_many
 from bench.training.scaling import EnergyScaling
 from bench.training.store import load_potential, save_potential
 
 log = logging.getLogger(__name__)
 
 
-def fit_once(
-    run: RunConfig,
-    builder: GeometryBuilder,
-    labelled: Int[np.ndarray, " labelled"],
-    split: Split,
-    members: int,
-    checkpoint: Checkpoint,
-) -> FitResult:
-    """Train on the labelled structures; the initial model is taken from disk where another run has trained it.
+@dataclass(frozen=True)
+class Request:
+    """What a run needs trained at a step: `members` models on the labelled structures."""
 
-    Many runs may start at once: one trains, the others wait for its file. The file holds the seconds that training
-    took, so that a run's cost counts it as if it had been trained alone.
+    run: RunConfig
+    builder: GeometryBuilder
+    labelled: Int[np.ndarray, " labelled"]
+    split: Split
+    members: int
+    checkpoint: Checkpoint
+
+    @property
+    def initial(self) -> Path | None:
+        """Where the model lies if it is the initial one, which other runs start from too."""
+        if len(self.labelled) > len(self.split.initial):
+            return None
+        return initial_model(self.run, self.builder.data.checksum, self.members)
+
+    def job(self) -> Job:
+        """The training itself."""
+        return Job(self.labelled, self.split.validation, self.run.seed, self.members, self.checkpoint)
+
+
+def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:
+    """Train what several runs of one builder, model and training ask for at one N_train; errors are returned.
+
+    Initial models are taken from disk where another run has trained them. Many runs may start at once: one trains, the
+    others wait for its file. The file holds the seconds that training took, so that a run's cost counts it as if it had
+    been trained alone. Raises Stopped.
     """
-    if len(labelled) > len(split.initial):
-        return _fit(run, builder, labelled, split, members, checkpoint)
-    path = initial_model(run, builder.data.checksum, members)
-    folder = path.parent
-    make_folder(folder)
-    with locked(path.with_suffix(".lock"), wait=True):
-        remove_leftovers(folder, f"{path.name}.*")
-        if path.exists():
-            log.info("initial model on %d structures: taken from %s", len(labelled), path)
-            return _load(path, run.device)
-        checkpoint = Checkpoint(path.with_suffix(".training"), run.checkpoint_seconds)
-        fitted = _fit(run, builder, labelled, split, members, checkpoint)
-        extra = {
-            "scale": fitted.scaling.scale,
-            "shift": fitted.scaling.shift.tolist(),
-            "degenerate": fitted.scaling.degenerate,
-            "check_epochs": fitted.check_epochs,
-            "validation": fitted.validation.tolist(),
-            "best_epochs": fitted.best_epochs,
-            "seconds": fitted.seconds,
-            "validation_seconds": fitted.validation_seconds,
-        }
-        save_potential(path, fitted.potential, builder.data.reference_energies, extra)
-        checkpoint.remove()
-        return fitted
+    initial: dict[Path, Request] = {}
+    found: dict[Path, FitResult | Exception] = {}
+    with contextlib.ExitStack() as locks:
+        # always in the same order: processes that wait for each other's models would wait for ever
+        for path, request in sorted((r.initial, r) for r in {q.initial: q for q in requests}.values() if r.initial):
+            make_folder(path.parent)
+            locks.enter_context(locked(path.with_suffix(".lock"), wait=True))
+            remove_leftovers(path.parent, f"{path.name}.*")
+            if path.exists():
+                log.info("initial model on %d structures: taken from %s", len(request.labelled), path)
+                found[path] = _load(path, request.run.device)
+            else:
+                checkpoint = Checkpoint(path.with_suffix(".training"), request.run.checkpoint_seconds)
+                initial[path] = replace(request, checkpoint=checkpoint)
+        later = [request for request in requests if request.initial is None]
+        to_train = [*initial.values(), *later]
+        trained = iter(_train(to_train))
+        for (path, request), outcome in zip(initial.items(), trained, strict=False):
+            found[path] = outcome
+            if isinstance(outcome, FitResult):
+                _save(path, outcome, request.builder.data.reference_energies)
+                request.checkpoint.remove()
+    return [found[request.initial] if request.initial else next(trained) for request in requests]
+
+
+def _train(requests: Sequence[Request]) -> Sequence[FitResult | Exception]:
+    if not requests:
+        return []
+    first = requests[0]
+    return fit_many(first.builder, first.run.model, first.run.training, [request.job() for request in requests])
+
+
+def _save(path: Path, fitted: FitResult, reference_energies: dict[int, float]) -> None:
+    extra = {
+        "scale": fitted.scaling.scale,
+        "shift": fitted.scaling.shift.tolist(),
+        "degenerate": fitted.scaling.degenerate,
+        "check_epochs": fitted.check_epochs,
+        "validation": fitted.validation.tolist(),
+        "best_epochs": fitted.best_epochs,
+        "seconds": fitted.seconds,
+        "validation_seconds": fitted.validation_seconds,
+        "lockstep": fitted.lockstep,
+    }
+    save_potential(path, fitted.potential, reference_energies, extra)
 
 
 def initial_model(run: RunConfig, data_checksum: str, members: int) -> Path:
@@ -66,26 +106,6 @@ def initial_model(run: RunConfig, data_checksum: str, members: int) -> Path:
         del identity[later]
     del identity["scenario"]["final"]
     return Path(run.results) / "initial" / f"{hash_of(identity | {'members': members})}.pt"
-
-
-def _fit(
-    run: RunConfig,
-    builder: GeometryBuilder,
-    labelled: Int[np.ndarray, " labelled"],
-    split: Split,
-    members: int,
-    checkpoint: Checkpoint,
-) -> FitResult:
-    return fit(
-        builder,
-        run.model,
-        run.training,
-        labelled,
-        split.validation,
-        seed=run.seed,
-        members=members,
-        checkpoint=checkpoint,
-    )
 
 
 def _load(path: Path, device: str) -> FitResult:
@@ -98,4 +118,5 @@ def _load(path: Path, device: str) -> FitResult:
         best_epochs=extra["best_epochs"],
         seconds=extra["seconds"],
         validation_seconds=extra["validation_seconds"],
+        lockstep=extra.get("lockstep", 1),
     )

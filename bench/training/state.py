@@ -1,6 +1,7 @@
 """The state of a training between two minibatches: the best parameters so far and how far it has come (Eq. 5)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.model.potential import Parameters, Potential
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam keeps of every parameter, beside the number of steps."""
 
 
 class TrainingState:
@@ -20,9 +24,6 @@ class TrainingState:
         self.best_error: Float[Tensor, " models"] = torch.full((models,), math.inf, dtype=dtype, device=device)
         self.best_check: Int[Tensor, " models"] = torch.full((models,), -1, dtype=torch.int64, device=device)
         self.history: list[Float[Tensor, " models"]] = []
-        self.minibatches = 0
-        self.seconds = 0.0
-        self.validation_seconds = 0.0
 
     def check(self, error: Float[Tensor, " models"]) -> None:
         """Take note of a validation error, and of the parameters of the models for which it is the lowest."""
@@ -33,24 +34,41 @@ class TrainingState:
             self.best[name] = torch.where(better.reshape(-1, *[1] * (values.ndim - 1)), values, self.best[name])
         self.history.append(error)
 
-    def saved(self, seconds: float) -> dict[str, Any]:
-        """Everything that the rest of the training depends on; `seconds` is what it took so far."""
+    def saved(self, model: int) -> dict[str, Any]:
+        """Everything that the rest of the training of one model depends on."""
+        one = slice(model, model + 1)
+
+        def part(values: Tensor) -> Tensor:
+            return values[one].clone()
+
+        moments = {}
+        for name, values in self.potential.parameters.items():
+            of_adam = self.adam.state.get(values)
+            if of_adam:
+                moments[name] = {"step": of_adam["step"].clone()} | {key: part(of_adam[key]) for key in MOMENTS}
         return {
-            "parameters": self.potential.parameters,
-            "adam": self.adam.state_dict(),
-            "best": self.best,
-            "best_error": self.best_error,
-            "best_check": self.best_check,
-            "history": self.history,
-            "minibatches": self.minibatches,
-            "seconds": seconds,
-            "validation_seconds": self.validation_seconds,
+            "parameters": {name: part(values) for name, values in self.potential.parameters.items()},
+            "adam": moments,
+            "best": {name: part(values) for name, values in self.best.items()},
+            "best_error": part(self.best_error),
+            "best_check": part(self.best_check),
+            "history": [part(error) for error in self.history],
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go back to what `saved` gave: in place, for the optimizer holds the same tensors."""
+    def restore(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Go back to what `saved` gave for every model: in place, for the optimizer holds the same tensors."""
+
+        def joined(*keys: str) -> Tensor:
+            found: list[Any] = list(saved)
+            for key in keys:
+                found = [one[key] for one in found]
+            return torch.cat(found)
+
         for name, values in self.potential.parameters.items():
-            values.copy_(saved["parameters"][name])
-        self.adam.load_state_dict(saved["adam"])
-        for name in ("best", "best_error", "best_check", "history", "minibatches", "seconds", "validation_seconds"):
-            setattr(self, name, saved[name])
+            values.copy_(joined("parameters", name))
+            self.best[name] = joined("best", name)
+            if name in saved[0]["adam"]:
+                of_adam = {"step": saved[0]["adam"][name]["step"].clone()}
+                self.adam.state[values] = of_adam | {key: joined("adam", name, key) for key in MOMENTS}
+        self.best_error, self.best_check = joined("best_error"), joined("best_check")
+        self.history = [torch.cat(errors) for errors in zip(*(one["history"] for one in saved), strict=True)]

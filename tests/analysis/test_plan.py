@@ -6,8 +6,10 @@ import math
 import pytest
 from bench_commands import command
 
+from analysis.costs import benchmarked
 from analysis.plan import describe, states
 from analysis.records import read_records
+from bench.errors import UserError
 from bench.locks import locked
 from bench.record import LOCK, SCHEMA_VERSION
 from bench.schema import hash_of, plugin
@@ -68,6 +70,34 @@ def test_a_committee_costs_its_members(tmp_path, checksum):
     cells = expand(["sweep=demo", "algorithm=maxdiag_rnd,maxdiag_qbc_e", "seed=0"])
     write(tmp_path, cells[0].run, checksum, "done", [10, 20, 30, 40])
     assert states(cells, read_records(tmp_path)[0])["seconds_to_come"].tolist() == [0, 3 * 1000 + 4 * 7]
+
+
+def test_costs_from_the_benchmarks_of_a_machine(tmp_path, cells):
+    """By hand: the demo's runs, minibatch 5, twenty-odd checks, test set, features."""
+    (tmp_path / "training.csv").write_text(
+        "data,minibatch,models,threads,step_ms,validation_ms\n"
+        "aspirin,10,1,1,20,0.5\naspirin,32,1,1,64,0.5\naspirin,10,3,1,999,9\naspirin,10,1,2,999,9\n"
+    )
+    (tmp_path / "per_structure.csv").write_text(
+        "data,threads,forces_ms,LL_ms,RP_ms,energies_ms\naspirin,1,0.4,0.2,0.7,\naspirin,2,9,9,9,\n"
+    )
+    costs = benchmarked(tmp_path)
+    table = states(cells, [], costs)
+    run = cells[0].run
+    epochs, checks, sizes = run.training.epochs, run.training.validation_checks, run.scenario
+    minibatches = sum(n // 5 for n in (10, 20, 30, 40))
+    each = checks * sizes.validation * 0.5 + sizes.test * 0.4
+    expected = {"MaxDiag + RND": 0.0, "MaxDet + GP(LL)": 0.2 * sizes.pool, "LCMD + FEAT(LL)": 0.2 * sizes.pool}
+    for row in table.to_dict("records"):
+        seconds = (epochs * minibatches * 20 + 4 * (each + expected[row["algorithm"]])) / 1000
+        assert row["seconds_to_come"] == pytest.approx(seconds)
+    committee = expand(["sweep=demo", "algorithm=maxdiag_qbc_f", "seed=0", "training.minibatch=21"])[0].run
+    steps = sum(epochs * (n // min(n, 21)) * (20 if n == 10 else 40 if n == 20 else 42) for n in (10, 20, 30, 40))
+    each = 3 * (each + 0.4 * sizes.pool)
+    assert costs.to_come(committee, 0) == pytest.approx((3 * steps + 4 * each) / 1000)
+    assert "2 workers: " in describe(table, workers=2).splitlines()[-1]
+    with pytest.raises(UserError, match="make perf"):
+        benchmarked(tmp_path / "elsewhere")
 
 
 def test_beyond_what_was_measured(tmp_path, cells, checksum):

@@ -108,7 +108,7 @@ def test_absolute_errors_and_disagreement_by_definition(mixed_data):
     energy, force = np.zeros((3, len(everything))), []
     for structure in everything:
         geometry = state.builder.build(np.array([structure]))
-        batch = make_batch(geometry, torch.zeros(3, 1, dtype=torch.int64), with_pairs=True)
+        batch = make_batch(geometry, np.zeros((3, 1), np.int64), with_pairs=True)
         e, f = state.potential.predict(batch, forces=True)
         energy[:, structure] = e[:, 0].numpy()
         force.append(f.numpy().reshape(3, -1, 3))

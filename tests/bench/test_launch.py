@@ -74,6 +74,41 @@ def test_failures_are_recorded_and_the_others_go_on(tmp_path):
         assert [step["n_train"] for step in record["steps"]] == [2, 4, 6, 8]
 
 
+def test_a_pack_on_one_worker(tmp_path, undisturbed):
+    """Four runs in lockstep, and again stopped amid its trainings: the numbers of runs by themselves."""
+    options = [SEEDS, "cluster.workers=1", "cluster.pack=4", "threads=1"]
+    done = launch(tmp_path / "whole", *options, "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all_numbers(tmp_path / "whole") == undisturbed
+    assert {step["models_in_lockstep"] for r in records(tmp_path / "whole") for step in r["steps"]} == {4}
+    stopped = [*options, "checkpoint_seconds=0"]
+    slow = {"seconds": 0.5}
+    assert launch(tmp_path / "stopped", *stopped, **slow).returncode == 0
+    wait_until(lambda: sum(len(record["steps"]) for record in records(tmp_path / "stopped")) >= 6)
+    cancelled = launch(tmp_path / "stopped", *stopped, "--cancel", **slow)
+    assert cancelled.returncode == 0 and "stopped 1 workers" in cancelled.stdout
+    assert any(record["status"] == "running" for record in records(tmp_path / "stopped"))
+    done = launch(tmp_path / "stopped", *stopped, "--wait", **slow)
+    assert done.returncode == 0, done.stdout + done.stderr
+    by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(tmp_path / "stopped").values()}
+    assert by_seed == {n[1]["seed"]: n[2:] for n in undisturbed.values()}
+
+
+def test_failures_in_a_pack(tmp_path):
+    """One of a pack raises and the others go on; one dies and takes the pack with it: then each is done alone."""
+    fault = tmp_path / "fault"
+    fault.touch()
+    settings = {"raises": [1], "dies": [2], "fault": fault}
+    options = [SEEDS, "threads=1", "cluster.workers=1", "cluster.pack=4", "cluster.attempts=2"]
+    done = launch(tmp_path / "results", *options, "--wait", **settings)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = states(tmp_path / "results", SEEDS, "threads=1", **settings)
+    assert found == {0: "done", 1: "failed", 2: "failed", 3: "done"}
+    attempts = [read_record(folder_of(tmp_path / "results", s) / RECORD).get("failure", {}) for s in range(4)]
+    assert [one.get("error") for one in attempts][1:3] == ["ArithmeticError", "ProcessDied"]
+    assert [one.get("attempt") for one in attempts] == [1, 1, 2, 1]
+
+
 def test_cancelled_and_launched_again(tmp_path, undisturbed):
     """`--cancel` stops workers with their runs saved; `--status` and `--dry-run` start nothing."""
     options = ["seed=0,1", "threads=1", "cluster.workers=1"]
@@ -211,7 +246,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 def test_cores_and_gpus_are_divided(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4, 12)))
-    local = Local(workers=3, gpus_per_worker=0, attempts=1)
+    local = Local(workers=3, gpus_per_worker=0, attempts=1, pack=1)
     assert places(local, most=99) == [Place([4, 5], None), Place([6, 7], None), Place([8, 9], None)]
     assert places(Local(None, 0, 1), most=2) == [Place([4, 5, 6, 7], None), Place([8, 9, 10, 11], None)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
@@ -229,7 +264,7 @@ def test_order_of_a_queue(tmp_path):
     entries = entries_of(expand(["sweep=demo", *words(tmp_path, "seed=0,1", "batch_size=1,2,3")]))
     assert len({entry.initial for entry in entries[:2]}) == 2
     assert [entry.run.batch_size for entry in entries[2:]] == sorted(e.run.batch_size for e in entries[2:])
-    queue = Queue(NUMERICS_VERSION, 3, entries)
+    queue = Queue(NUMERICS_VERSION, 3, 1, entries)
     queue.write(tmp_path)
     assert read_queue(tmp_path) == queue
 

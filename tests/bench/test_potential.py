@@ -10,7 +10,7 @@ from conftest import SMALL, make_builder, make_potential, make_structures, rando
 from reference import energy as plain_energy
 
 from bench.model.invariants import n_invariants
-from bench.model.potential import NORMALISATION, make_batch
+from bench.model.potential import NORMALISATION, make_batch, whole_batch
 from bench.schema import ModelSettings
 
 NORMALISED = dataclasses.replace(SMALL, normalise_invariants=True)
@@ -18,8 +18,7 @@ NORMALISED = dataclasses.replace(SMALL, normalise_invariants=True)
 
 def predict(potential, builder, picked, *, forces=True):
     geometry = builder.build(np.asarray(picked))
-    everyone = torch.arange(len(picked)).expand(potential.n_models, -1)
-    return potential.predict(make_batch(geometry, everyone, with_pairs=forces, whole=True), forces=forces)
+    return potential.predict(whole_batch(geometry, potential.n_models, with_pairs=forces), forces=forces)
 
 
 def one(potential, model):
@@ -68,7 +67,7 @@ def test_loss_gradient_equals_autograd(mixed_data, force_weight, settings):
     """Two models with different structures of different sizes: closed form against double-backward autograd."""
     potential = make_potential(mixed_data, settings, models=2)
     geometry = make_builder(mixed_data).build(np.arange(len(mixed_data)))
-    picked = torch.tensor([[0, 5, 3], [1, 4, 4]])
+    picked = np.array([[0, 5, 3], [1, 4, 4]])
     batch = make_batch(geometry, picked, with_pairs=True)
     energies = torch.from_numpy(mixed_data.energies)[picked]
     targets = torch.from_numpy(mixed_data.forces)
@@ -99,7 +98,7 @@ def test_normalisation_follows_the_invariants_of_a_batch(mixed_data):
     """Rate 1 takes the batch's own mean and variance, per model; a smaller rate moves towards them."""
     potential = make_potential(mixed_data, NORMALISED, models=2)
     geometry = make_builder(mixed_data).build(np.arange(len(mixed_data)))
-    picked = torch.tensor([[0, 5, 3], [1, 4, 4]])
+    picked = np.array([[0, 5, 3], [1, 4, 4]])
     potential.observe(make_batch(geometry, picked, with_pairs=False), 1.0)
     for model in range(2):
         values = potential.member(model).network_inputs(geometry.select(picked[model], with_pairs=False))
@@ -108,7 +107,7 @@ def test_normalisation_follows_the_invariants_of_a_batch(mixed_data):
         )
         assert float((values**2).mean()) == pytest.approx(0.16, rel=1e-12)
     before = {name: potential.parameters[name].clone() for name in NORMALISATION}
-    other = make_batch(geometry, torch.tensor([[1, 2], [0, 3]]), with_pairs=False)
+    other = make_batch(geometry, np.array([[1, 2], [0, 3]]), with_pairs=False)
     potential.observe(other, 0.25)
     moved = {name: potential.parameters[name].clone() for name in NORMALISATION}
     potential.observe(other, 1.0)
@@ -169,10 +168,7 @@ def test_batch_independence(mixed_data):
     backwards, _ = predict(potential, builder, range(n - 1, -1, -1))
     torch.testing.assert_close(together, backwards.flip(1), rtol=1e-12, atol=1e-12)
     for rows, geometry in builder.chunks(np.arange(n), atoms_per_chunk=7):
-        everyone = torch.arange(len(geometry))[None]
-        alone, alone_forces = potential.predict(
-            make_batch(geometry, everyone, with_pairs=True, whole=True), forces=True
-        )
+        alone, alone_forces = potential.predict(whole_batch(geometry, 1, with_pairs=True), forces=True)
         torch.testing.assert_close(alone[0], together[0, rows], rtol=1e-12, atol=1e-12)
         atoms = slice(mixed_data.offsets[rows.start], mixed_data.offsets[rows.stop])
         torch.testing.assert_close(alone_forces, forces[atoms], rtol=1e-11, atol=1e-11)
@@ -208,7 +204,7 @@ def test_lockstep_equals_single_models(mixed_data):
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         potential = make_potential(mixed_data, models=3, dtype=dtype)
         geometry = make_builder(mixed_data, dtype=dtype).build(np.arange(len(mixed_data)))
-        picked = torch.tensor([[0, 1, 2], [4, 5, 0], [3, 2, 1]])
+        picked = np.array([[0, 1, 2], [4, 5, 0], [3, 2, 1]])
         energies = torch.from_numpy(mixed_data.energies).to(dtype)
         forces = torch.from_numpy(mixed_data.forces).to(dtype)
         targets = energies[picked], forces[geometry.atom_rows(picked.flatten())]
@@ -231,7 +227,7 @@ def test_compiled_engine_equals_plain_engine(mixed_data, settings):
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         potential = make_potential(mixed_data, settings, models=2, dtype=dtype)
         builder = make_builder(mixed_data, settings, dtype=dtype)
-        picked = torch.tensor([[0, 5, 3], [1, 4, 4]])
+        picked = np.array([[0, 5, 3], [1, 4, 4]])
         results = []
         for engine in (builder, dataclasses.replace(builder, plain=True)):
             geometry = engine.build(np.arange(len(mixed_data)))

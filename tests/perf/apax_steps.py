@@ -1,8 +1,9 @@
-"""Milliseconds of a training step of apax 0.14 with a network of the same sizes, for `tests.perf.training`.
+"""Milliseconds of a training step and of evaluating a structure with apax 0.14 at the same sizes of its network.
 
 Its own command trains in its own environment: Gaussian basis of the same length, 5 radial functions, 8 contractions,
 512-512 network with NTK parametrisation, minibatches of 32. The time of an epoch, as apax measures it, without the
-first ones, which compile, is divided by its steps; the single validation structure is in it.
+first ones, which compile, is divided by its steps; the single validation structure is in it. Energies and forces are
+evaluated in batches by its calculator; compiling is left out by taking the difference of two sizes.
 """
 
 import csv
@@ -19,7 +20,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bench.data.structures import Structures
-from bench.schema import ModelSettings
+from tests.perf.features import Case
 
 STEPS_PER_EPOCH = 10
 EPOCHS = 8
@@ -35,8 +36,25 @@ def atoms_of(data: Structures, index: int) -> Atoms:
     return atoms
 
 
-def apax_milliseconds(python: str, data: Structures, settings: ModelSettings, forces: bool, minibatch: int) -> float:
-    """Train in a folder of its own; the median over epochs."""
+EVALUATE = """
+import sys, time, warnings
+warnings.filterwarnings("ignore")
+import ase.io
+from apax.md import ASECalculator
+frames = ase.io.read("data.extxyz", index=":")
+calculator = ASECalculator(sys.argv[1])
+seconds = []
+for count in (100, 400):
+    started = time.perf_counter()
+    calculator.batch_eval((frames * 4)[:count], batch_size=int(sys.argv[2]), silent=True)
+    seconds.append(time.perf_counter() - started)
+print((seconds[1] - seconds[0]) / 300)
+"""
+
+
+def apax_milliseconds(python: str, data: Structures, case: Case, minibatch: int) -> tuple[float, float]:
+    """Train in a folder of its own, then evaluate: a step (the median over epochs), and a structure."""
+    settings, forces = case.settings, case.forces
     command = Path(python).with_name("apax")
     template = subprocess.run(
         [python, "-c", "import apax.cli, pathlib; print(pathlib.Path(apax.cli.__file__).parent)"],
@@ -70,4 +88,16 @@ def apax_milliseconds(python: str, data: Structures, settings: ModelSettings, fo
             raise RuntimeError(done.stderr[-2000:])
         with next(Path(folder).rglob("log.csv")).open() as file:
             seconds = [float(row["epoch_time"]) for row in csv.DictReader(file)]
-    return 1e3 * statistics.median(seconds[COMPILING:]) / STEPS_PER_EPOCH
+        model = next(Path(folder).rglob("log.csv")).parent
+        evaluated = subprocess.run(
+            [python, "-c", EVALUATE, str(model), str(minibatch)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        if evaluated.returncode:
+            raise RuntimeError(evaluated.stderr[-2000:])
+    evaluation = 1e3 * float(evaluated.stdout.split()[-1])
+    return 1e3 * statistics.median(seconds[COMPILING:]) / STEPS_PER_EPOCH, evaluation

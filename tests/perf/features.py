@@ -1,6 +1,6 @@
 """Seconds and memory of features, energies and forces against the pool's size: python -m tests.perf.features.
 
-Aspirin: the embedded structures, repeated with every copy displaced by 0.01 Å; with --qm9 FILE also QM9. A model with
+Aspirin: the embedded structures, repeated with every copy displaced by 0.01 Å; QM9 where it is prepared. A model with
 fresh weights: the work does not depend on training. Neighbour lists, once per dataset, are timed apart. The floor of a
 row is the time of the network's products alone (plain torch, chunks as large as the engine's), measured in turn with
 the engine on a part of the pool (`share` = seconds/floor there, the median of --repeats); compare it, not the seconds,
@@ -13,6 +13,8 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ import yaml
 
 from bench.data.neighbours import find_neighbours
 from bench.data.structures import Structures
+from bench.errors import UserError
 from bench.evaluate import structure_errors
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
@@ -36,33 +39,38 @@ PROJECTIONS = 512
 PART = 1000
 
 
-def embedded() -> Structures:
-    """Read the embedded aspirin structures."""
-    config = yaml.safe_load((PROJECT / "conf/dataset/rmd17_aspirin.yaml").read_text())
-    return plugin(config, "dataset").load()
+@dataclass(frozen=True)
+class Case:
+    """A dataset as the paper trains on it."""
+
+    name: str
+    data: Structures
+    settings: ModelSettings
+    forces: bool
 
 
-def archive(path: Path) -> Structures:
-    """Read a ragged .npz: n_atoms, Z, R and, where there are any, cell and F_eV_A; energies do not matter here."""
-    with np.load(path) as file:
-        arrays = {key: file[key] for key in ("n_atoms", "Z", "R", "cell", "F_eV_A") if key in file.files}
-    n = len(arrays["n_atoms"])
-    return Structures(
-        name=path.stem,
-        atomic_numbers=arrays["Z"].astype(np.int64),
-        positions=arrays["R"].astype(np.float64),
-        offsets=np.concatenate([[0], np.cumsum(arrays["n_atoms"])]).astype(np.int64),
-        cells=arrays.get("cell", np.zeros((n, 3, 3))).astype(np.float64),
-        periodic=np.full((n, 3), "cell" in arrays),
-        energies=np.zeros(n),
-        forces=arrays["F_eV_A"].astype(np.float64) if "F_eV_A" in arrays else None,
-        reference_energies=dict.fromkeys(np.unique(arrays["Z"]).tolist(), 0.0),
-    )
+def cases(names: Sequence[str] = ("aspirin", "TiO2", "LMNTO", "QM9")) -> list[Case]:
+    """Aspirin is part of the project; the others are measured where `python -m bench.data prepare` has put them."""
+    known = {
+        "aspirin": ("rmd17_aspirin", ModelSettings(r_max=4.0), True),
+        "TiO2": ("tio2", ModelSettings(r_max=6.5), True),
+        "LMNTO": ("lmnto", ModelSettings(r_max=6.5), True),
+        "QM9": ("qm9", ModelSettings(r_max=3.0, normalise_invariants=True), False),
+    }
+    found = []
+    for name in names:
+        dataset, settings, forces = known[name]
+        config = yaml.safe_load((PROJECT / f"conf/dataset/{dataset}.yaml").read_text())
+        try:
+            found.append(Case(name, plugin(config, "dataset").load(), settings, forces))
+        except UserError as error:
+            print(f"{name} is left out: {error}")
+    return found
 
 
 def aspirin(n: int) -> Structures:
     """Read n structures: the embedded ones and displaced copies of them."""
-    data = embedded()
+    data = cases(["aspirin"])[0].data
     chosen = np.arange(n) % len(data)
     positions = data.positions.reshape(len(data), -1, 3)[chosen]
     positions[len(data) :] += np.random.default_rng(0).normal(scale=0.01, size=positions[len(data) :].shape)
@@ -103,9 +111,9 @@ def products_seconds(what: str, n_atoms: int) -> float:
 
 def work(what: str, inputs: KernelInputs, picked: np.ndarray) -> float:
     """Time features or predictions of some structures."""
-    if what == "forces":
+    if what in ("forces", "energies"):
         started = time.perf_counter()
-        structure_errors(inputs.potential, inputs.builder, picked, forces=True)
+        structure_errors(inputs.potential, inputs.builder, picked, forces=what == "forces")
         return time.perf_counter() - started
     kernel = LastLayer(what, posterior=False) if what == "LL" else RandomProjection(what, posterior=False)
     prepared = kernel.prepare(inputs)
@@ -145,7 +153,6 @@ def main() -> None:
     parser.add_argument("--what", nargs="*", default=["LL", "RP", "forces"])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--qm9", type=Path, help="the QM9 archive: 100 000 structures are added")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -153,10 +160,9 @@ def main() -> None:
     rows = []
     for n in sorted(arguments.pools):
         rows += measure("aspirin", aspirin(n), ModelSettings(r_max=4.0), arguments.what, arguments.repeats)
-    if arguments.qm9:
-        settings = ModelSettings(r_max=3.0, normalise_invariants=True)
-        data = first(archive(arguments.qm9), 100_000)
-        rows += measure("QM9", data, settings, [w for w in arguments.what if w != "forces"], arguments.repeats)
+    for case in cases(["QM9"]):
+        data = first(case.data, 100_000)
+        rows += measure("QM9", data, case.settings, [w for w in arguments.what if w != "forces"], arguments.repeats)
     columns = ["data", "what", "pool", "seconds", "floor_seconds", "share", "neighbour_seconds", "peak_before_mb"]
     table = pd.DataFrame(rows, columns=[*columns, "peak_mb", "load"])
     table.to_csv(arguments.out / "features.csv", index=False)
@@ -164,7 +170,8 @@ def main() -> None:
 
 
 def first(data: Structures, n: int) -> Structures:
-    """The first n structures."""
+    """The first n structures, or all there are."""
+    n = min(n, len(data))
     atoms = data.offsets[n]
     return dataclasses.replace(
         data,

@@ -1,13 +1,15 @@
 """Milliseconds of a training step beside the network's own products: python -m tests.perf.training.
 
-Aspirin with forces from the embedded data; with --tio2 FILE and --qm9 FILE also TiO2 with forces and QM9 with energies
-alone. Minibatches of 32 new structures a step, Adam included. The floor is the products of the network in plain torch
-at the batch's number of atoms: forward, gradient, and backward through both (without forces: forward and backward).
-Engine and floor run in turn; medians, and the median of their ratio. With --apax PYTHON (an interpreter with apax 0.14)
-single models run in turn with its training, --rounds times; `of_apax` is the ratio of the medians.
+Aspirin from the embedded data, and TiO2, LMNTO and QM9 (energies alone) where they are prepared. Minibatches of new
+structures a step, Adam included; `models` is how many are trained in lockstep. The floor is the products of the network
+in plain torch at the batch's number of atoms: forward, gradient, and backward through both (without forces: forward and
+backward). Engine and floor run in turn; medians, and the median of their ratio. `validation_ms` is one structure's
+share of a validation check. With --apax PYTHON (an interpreter with apax 0.14) single models run in turn with its
+training and its evaluation, --rounds times; `of_apax` is the ratio of the medians.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -19,104 +21,141 @@ import pandas as pd
 import torch
 
 from bench.data.neighbours import find_neighbours
-from bench.data.structures import Structures
+from bench.kernels.base import KernelInputs
 from bench.model.geometry import GeometryBuilder
 from bench.provenance import provenance
-from bench.schema import LearningRates, ModelSettings, TrainingSettings
-from bench.training.fit import _initialise, _Minibatches, _Optimizer
+from bench.schema import LearningRates, TrainingSettings
+from bench.training.fit import Job, _groups, validation_error
 from bench.training.scaling import EnergyScaling
 from tests.perf.apax_steps import apax_milliseconds
-from tests.perf.features import archive, embedded, first
+from tests.perf.features import Case, cases, first, fresh_potential, work
 
 MINIBATCH = 32
-RATES = LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001)
+SETTINGS = TrainingSettings(
+    epochs=1000,
+    minibatch=MINIBATCH,
+    learning_rates=LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001),
+    force_weight=4.0,
+    validation_checks=20,
+)
+N_TRAIN, N_VALID, N_EVALUATED = 100, 100, 500
 
 
 def floor_seconds(n_atoms: int, models: int, forces: bool) -> float:
     """The products of a step: per layer z; with forces dE/dx, the tangent; then dL/dW of one or two streams, dL/dx."""
     products = []
     for inputs, outputs in ((360, 512), (512, 512)):
-        weight = torch.randn(models, inputs, outputs)
-        x, delta = torch.randn(models, n_atoms, inputs), torch.randn(models, n_atoms, outputs)
+        weight = torch.randn(inputs, outputs)
+        x, delta = torch.randn(n_atoms, inputs), torch.randn(n_atoms, outputs)
         streams = 2 if forces else 1
-        products += [(x, weight), (delta, weight.transpose(1, 2))] * streams
-        both = torch.randn(models, streams * n_atoms, inputs), torch.randn(models, streams * n_atoms, outputs)
-        products.append((both[0].transpose(1, 2), both[1]))
+        products += [(x, weight), (delta, weight.T)] * streams
+        both = torch.randn(streams * n_atoms, inputs), torch.randn(streams * n_atoms, outputs)
+        products.append((both[0].T, both[1]))
     started = time.perf_counter()
-    for left, right in products:
-        torch.bmm(left, right)
+    for _ in range(models):
+        for left, right in products:
+            left @ right
     return time.perf_counter() - started
 
 
-def measure(name: str, data: Structures, settings: ModelSettings, forces: bool, steps: int, models: int) -> list:
-    """A row: median step and floor."""
+def measure(case: Case, minibatch: int, models: int, steps: int) -> dict[str, object]:
+    """A row: medians of step, floor and their ratio, and a validation check per structure."""
+    settings, data = case.settings, case.data
     builder = GeometryBuilder(data, find_neighbours(data, settings.r_max), settings.r_min, settings.n_gaussians)
-    training = TrainingSettings(
-        epochs=1000,
-        minibatch=MINIBATCH,
-        learning_rates=RATES,
-        force_weight=4.0 if forces else 0.0,
-        validation_checks=20,
-    )
-    picked = np.random.default_rng(0).permutation(len(data))[:100]
-    scaling = EnergyScaling(1.0, np.zeros(len(data.species)), False)
-    potential = _initialise(builder, settings, scaling, 0, len(picked), models)
-    optimizer, minibatches = _Optimizer(potential, training), _Minibatches(builder, picked, training, 0, models)
-    seconds, floors, atoms, epoch = [], [], [], 0
-    while len(seconds) < steps + 5:
-        epoch += 1
+    training = dataclasses.replace(SETTINGS, minibatch=minibatch, force_weight=4.0 if case.forces else 0.0)
+    order = np.random.default_rng(0).permutation(len(data))
+    n_train = max(N_TRAIN, minibatch)
+    job = Job(order[:n_train], order[n_train : n_train + N_VALID], seed=0, members=models)
+    groups = _groups(builder, settings, training, [job], [EnergyScaling(1.0, np.zeros(len(data.species)), False)])
+    per_epoch = groups[0].minibatches.per_epoch
+    seconds, floors, atoms, pairs = [], [], [], []
+    for index in range(steps + 5):
+        epoch, step = divmod(index, per_epoch)
         started = time.perf_counter()
-        for batch, energies, targets in minibatches.of(epoch):
-            potential.observe(batch, 0.01)
-            _, gradient = potential.loss_gradient(batch, energies, targets, training.force_weight)
-            optimizer.step(gradient, 1e-6)
-            seconds.append(time.perf_counter() - started)
-            atoms.append(batch.slot_count)
-            floors.append(floor_seconds(batch.slot_count, models, forces))
-            started = time.perf_counter()
-    milliseconds, floor = (1e3 * statistics.median(values[5:]) for values in (seconds, floors))
-    ratio = statistics.median(s / f for s, f in zip(seconds[5:], floors[5:], strict=True))
-    row = [name, models, forces, statistics.median(atoms), milliseconds, floor, ratio, os.getloadavg()[0]]
-    print(*row, flush=True)
+        for group in groups:
+            group.step(epoch + 1, step, index, 1e-6)
+        seconds.append(time.perf_counter() - started)
+        batch, _, _ = groups[0].minibatches.at(epoch + 1, step)
+        atoms.append(batch.slot_count)
+        pairs.append(len(batch.geometry.centres) / len(batch.geometry.species))
+        floors.append(floor_seconds(batch.slot_count, models, case.forces))
+    checks = []
+    for _ in range(5):
+        started = time.perf_counter()
+        validation_error(groups[0].potential, groups[0].held_out, training)
+        checks.append(time.perf_counter() - started)
+    row = {
+        "data": case.name,
+        "forces": case.forces,
+        "minibatch": minibatch,
+        "models": models,
+        "threads": torch.get_num_threads(),
+        "atoms": statistics.median(atoms),
+        "pairs_per_atom": statistics.median(pairs),
+        "step_ms": 1e3 * statistics.median(seconds[5:]),
+        "floor_ms": 1e3 * statistics.median(floors[5:]),
+        "ratio": statistics.median(s / f for s, f in zip(seconds[5:], floors[5:], strict=True)),
+        "validation_ms": 1e3 * statistics.median(checks) / N_VALID,
+        "load": os.getloadavg()[0],
+    }
+    print(*(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()))
+    return row
+
+
+def per_structure(case: Case) -> dict[str, object]:
+    """Milliseconds for a structure's energy and forces, and for its features, with the network's products beside."""
+    data = first(case.data, N_EVALUATED)
+    builder = GeometryBuilder(
+        data, find_neighbours(data, case.settings.r_max), case.settings.r_min, case.settings.n_gaussians
+    )
+    inputs = KernelInputs(fresh_potential(case.settings, data), builder, np.arange(10), 0)
+    row: dict[str, object] = {"data": case.name, "threads": torch.get_num_threads()}
+    for what in ("forces", "LL", "RP") if case.forces else ("energies", "LL", "RP"):
+        seconds = [work(what, inputs, np.arange(len(data))) for _ in range(4)]
+        row[f"{what}_ms"] = 1e3 * statistics.median(seconds[1:]) / len(data)
+    print(*(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()))
     return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/perf"))
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--data", nargs="*", default=["aspirin", "TiO2", "LMNTO", "QM9"])
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--models", type=int, nargs="*", default=[1, 3])
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--minibatches", type=int, nargs="*", default=[10, MINIBATCH])
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, len(os.sched_getaffinity(0))])
     parser.add_argument("--apax", help="an interpreter with apax 0.14")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--tio2", type=Path)
-    parser.add_argument("--qm9", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(provenance("cpu")))
-    cases = [("aspirin", first(embedded(), 1000), ModelSettings(r_max=4.0), True)]
-    if arguments.tio2:
-        cases.append(("TiO2", first(archive(arguments.tio2), 1000), ModelSettings(r_max=6.5), True))
-    if arguments.qm9:
-        settings = ModelSettings(r_max=3.0, normalise_invariants=True)
-        cases.append(("QM9", first(archive(arguments.qm9), 1000), settings, False))
-    columns = ["data", "models", "forces", "atoms", "step_ms", "floor_ms", "ratio", "load"]
-    rows, apax = [], []
+    here = provenance("cpu")
+    print(json.dumps(here))
+    steps, structures, apax = [], [], []
     for _ in range(arguments.rounds):
-        for case in cases:
-            rows += [measure(*case, arguments.steps, models) for models in arguments.models]
+        for case in cases(arguments.data):
+            for threads in sorted(set(arguments.threads)):
+                torch.set_num_threads(threads)
+                for minibatch in arguments.minibatches:
+                    steps += [measure(case, minibatch, models, arguments.steps) for models in arguments.models]
+                structures.append(per_structure(case))
             if arguments.apax:
-                apax.append((case[0], 1, apax_milliseconds(arguments.apax, *case[1:], MINIBATCH)))
-                print(*apax[-1], flush=True)
-    keys = ["data", "models"]
-    table = pd.DataFrame(rows, columns=columns).groupby(keys, sort=False).median().reset_index()
+                step, evaluation = apax_milliseconds(arguments.apax, first(case.data, 1000), case, MINIBATCH)
+                key = {"data": case.name, "minibatch": MINIBATCH, "models": 1, "threads": max(arguments.threads)}
+                apax.append(key | {"apax_step_ms": step, "apax_evaluation_ms": evaluation})
+                print(apax[-1], flush=True)
+    keys = ["data", "minibatch", "models", "threads"]
+    table = pd.DataFrame(steps).groupby(keys, sort=False).median().reset_index()
+    each = pd.DataFrame(structures).groupby(["data", "threads"], sort=False).median().reset_index()
     if apax:
-        theirs = pd.DataFrame(apax, columns=[*keys, "apax_ms"]).groupby(keys).median().reset_index()
-        table = table.merge(theirs, on=keys, how="left")
-        table["of_apax"] = table["step_ms"] / table["apax_ms"]
-    table.to_csv(arguments.out / "training.csv", index=False)
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+        theirs = pd.DataFrame(apax).groupby(keys, sort=False).median().reset_index()
+        table = table.merge(theirs[[*keys, "apax_step_ms"]], on=keys, how="left")
+        table["of_apax"] = table["step_ms"] / table["apax_step_ms"]
+        each = each.merge(theirs[["data", "threads", "apax_evaluation_ms"]], on=["data", "threads"], how="left")
+    for name, found in (("training", table), ("per_structure", each)):
+        found.to_csv(arguments.out / f"{name}.csv", index=False)
+        print(found.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+    (arguments.out / "machine.json").write_text(json.dumps(here, indent=1))
 
 
 if __name__ == "__main__":

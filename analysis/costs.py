@@ -1,0 +1,138 @@
+"""What runs will cost: from the steps recorded so far, or from the benchmarks of a machine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+
+from analysis.records import algorithm_of
+from bench.errors import UserError
+from bench.schema import RunConfig
+
+BENCHMARKS = {
+    "md17_aspirin": "aspirin",
+    "rmd17_aspirin_4019": "aspirin",
+    "rmd17_aspirin_full": "aspirin",
+    "tio2": "TiO2",
+    "lmnto": "LMNTO",
+    "qm9": "QM9",
+}
+"""The name of each dataset in the tables of the benchmarks."""
+
+
+@runtime_checkable
+class Costs(Protocol):
+    """Predicts seconds."""
+
+    def to_come(self, run: RunConfig, steps_done: int) -> float:
+        """Seconds that the rest of a run will take, NaN where nothing like it has been measured."""
+
+
+@dataclass(frozen=True)
+class RecordedCosts:
+    """Median seconds of a step, by scenario and training set size: training of one model, and all else by algorithm."""
+
+    training: dict[str, pd.Series]
+    other: dict[tuple[str, str], float]
+
+    def to_come(self, run: RunConfig, steps_done: int) -> float:
+        """Seconds that the rest of a run will take: interpolated in N_train, in proportion to it beyond the largest."""
+        identity = run.identity("")
+        scenario = _scenario_key(identity, run.deviations)
+        if scenario not in self.training:
+            return float("nan")
+        known = self.training[scenario]
+        sizes = np.array(run.training_set_sizes()[steps_done:], dtype=float)
+        training = np.interp(sizes, known.index, known) * np.maximum(sizes / known.index.max(), 1)
+        of_scenario = [value for (name, _), value in self.other.items() if name == scenario]
+        other = self.other.get((scenario, algorithm_of(identity)), float(np.median(of_scenario)))
+        members = identity["kernel"].get("members", 1)
+        return float(members * training.sum() + other * len(sizes))
+
+
+def recorded(records: Sequence[Mapping[str, Any]]) -> RecordedCosts:
+    """Costs of the steps recorded; altered runs count for themselves only."""
+    rows = []
+    for record in records:
+        scenario = _scenario_key(record["identity"], record["deviations"])
+        algorithm = algorithm_of(record["identity"])
+        for step in record["steps"]:
+            training = step["seconds_training"]
+            other = step_seconds(step) - training
+            rows.append((scenario, algorithm, step["n_train"], training / len(step["best_epochs"]), other))
+    table = pd.DataFrame(rows, columns=["scenario", "algorithm", "n_train", "training", "other"])
+    return RecordedCosts(
+        training={str(s): part.groupby("n_train")["training"].median() for s, part in table.groupby("scenario")},
+        other={
+            (str(scenario), str(algorithm)): float(part["other"].median())
+            for (scenario, algorithm), part in table.groupby(["scenario", "algorithm"])
+        },
+    )
+
+
+@dataclass(frozen=True)
+class BenchmarkedCosts:
+    """Milliseconds on one thread: of a training step by minibatch, and of a structure by what is asked of it."""
+
+    steps: Mapping[str, pd.Series]
+    structures: Mapping[str, Mapping[str, float]]
+
+    def to_come(self, run: RunConfig, steps_done: int) -> float:
+        """See `Costs`: trainings, validation, evaluation of the test set, features of the pool; no selections."""
+        name = BENCHMARKS.get(run.dataset["name"], "")
+        if name not in self.steps or name not in self.structures:
+            return float("nan")
+        known, each, settings = self.steps[name], self.structures[name], run.training
+        members, kernel = int(run.kernel.get("members", 1)), str(run.kernel["name"])
+        n_test = run.scenario.test or 0
+        total = 0.0
+        for n_train in run.training_set_sizes()[steps_done:]:
+            minibatch = min(n_train, settings.minibatch)
+            step = float(np.interp(minibatch, known.index, known))
+            trained = settings.epochs * (n_train // minibatch) * step
+            trained += settings.validation_checks * run.scenario.validation * each["validation_ms"]
+            total += members * (trained + n_test * each["evaluation_ms"])
+            if "(RP)" in kernel or "(LL)" in kernel:
+                total += run.scenario.pool * each["RP_ms" if "(RP)" in kernel else "LL_ms"]
+            elif kernel != "RND":
+                total += members * run.scenario.pool * each["evaluation_ms"]
+        return total / 1000
+
+
+def benchmarked(folder: Path) -> BenchmarkedCosts:
+    """Read what `make perf` wrote into a folder. Raises UserError."""
+    try:
+        steps, structures = pd.read_csv(folder / "training.csv"), pd.read_csv(folder / "per_structure.csv")
+        steps = steps[(steps["models"] == 1) & (steps["threads"] == 1)]
+        structures = structures[structures["threads"] == 1].set_index("data")
+        evaluation = structures["forces_ms"].fillna(structures["energies_ms"])
+        by_data = {str(name): part.sort_values("minibatch") for name, part in steps.groupby("data")}
+        return BenchmarkedCosts(
+            steps={name: part.set_index("minibatch")["step_ms"] for name, part in by_data.items()},
+            structures={
+                name: {
+                    "validation_ms": float(part["validation_ms"].median()),
+                    "evaluation_ms": float(evaluation[name]),
+                    "LL_ms": float(structures.loc[name, "LL_ms"]),
+                    "RP_ms": float(structures.loc[name, "RP_ms"]),
+                }
+                for name, part in by_data.items()
+                if name in structures.index
+            },
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"no benchmarks of one thread in {folder} ({error}): run make perf on that machine") from None
+
+
+def step_seconds(step: Mapping[str, Any]) -> float:
+    """All seconds of a step; those of validation are part of training."""
+    return sum(
+        value for key, value in step.items() if key.startswith("seconds_") and key != "seconds_validation" and value
+    )
+
+
+def _scenario_key(identity: Mapping[str, Any], deviations: Mapping[str, Any]) -> str:
+    return f"{identity['scenario']['name']} {sorted(deviations.items())}"
