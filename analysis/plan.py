@@ -103,8 +103,8 @@ def describe(table: pd.DataFrame, workers: int | None = None) -> str:
             + f" {part['seconds_spent'].sum() / 3600:11.1f} {hours}"
         )
     left = table.loc[table["state"] != "done", "seconds_to_come"]
-    if workers and left.notna().all():
-        lines.append(f"{workers} workers: {max(left.sum() / workers, left.max(initial=0)) / 3600:.1f} hours to come")
+    if workers and len(left) and left.notna().all():
+        lines.append(f"{workers} workers: {max(left.sum() / workers, left.max()) / 3600:.1f} hours to come")
     failed = table[table["state"] == "failed"]
     for row in failed.head(FAILURES_SHOWN).to_dict("records"):
         lines.append(f"failed: {row['run_id']} ({row['words']}): {row['failure']}")

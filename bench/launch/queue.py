@@ -44,7 +44,7 @@ class Entry:
         state, failure = _state(self)
         if state == "damaged":
             return f"{self.folder / RECORD} is damaged: move that folder away and launch again"
-        return f"{failure['error']}: {failure.get('message', '')}".splitlines()[0]
+        return f"{failure.get('error', '')}: {failure.get('message', '')}".splitlines()[0]
 
     def state(self, *, mine: bool = False) -> str:
         """done, running, interrupted, failed, missing or damaged; `mine` if it is the caller who holds its lock."""
@@ -59,7 +59,7 @@ class Entry:
         state, failure = _state(self, mine)
         if state != "failed":
             return state in ("interrupted", "missing")
-        return failure["attempt"] - self.failures_before < (attempts if failure["error"] == DIED else 1)
+        return failure.get("attempt", 1) - self.failures_before < (attempts if failure.get("error") == DIED else 1)
 
     def waits_for_another(self) -> bool:
         """Whether another process trains the initial model just now."""
@@ -74,7 +74,7 @@ def _state(entry: Entry, mine: bool = False) -> tuple[str, dict[str, Any]]:
         record = read_record(entry.folder / RECORD) | {"in_progress": in_progress}
     except UserError:
         return "damaged", {}
-    return state_of(record), {"error": "", "attempt": 1} | record.get("failure", {})
+    return state_of(record), record.get("failure", {})
 
 
 @dataclass(frozen=True)
