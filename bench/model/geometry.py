@@ -17,6 +17,8 @@ from bench.model.radial import radial_basis
 
 ATOMS_PER_CHUNK = 2048
 """Bounds the working memory of a pass over many structures, whose arrays stay in the cache; models do not matter."""
+GPU_ATOMS_PER_CHUNK = 32768
+"""The same where a device has to be kept busy: 4 GB at 100 pairs an atom."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,11 @@ class GeometryBuilder:
         picked: Int[np.ndarray, " picked"],
         *,
         with_pairs: bool = True,
-        atoms_per_chunk: int = ATOMS_PER_CHUNK,
+        atoms_per_chunk: int | None = None,
     ) -> "Chunks":
         """Go through structures in order, in chunks of at most `atoms_per_chunk` atoms (or one structure)."""
-        return Chunks(self, picked, with_pairs, atoms_per_chunk)
+        usual = ATOMS_PER_CHUNK if self.device.type == "cpu" else GPU_ATOMS_PER_CHUNK
+        return Chunks(self, picked, with_pairs, atoms_per_chunk or usual)
 
 
 @dataclass(frozen=True)
