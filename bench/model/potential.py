@@ -5,6 +5,7 @@ the same number each. A single model is the case of one.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -35,7 +36,7 @@ class Batch:
     slots: Int[Tensor, " atoms"] | None
     slot_count: int
 
-    @property
+    @cached_property
     def model(self) -> Int[Tensor, " atoms"]:
         """The model of each atom."""
         return torch.div(self.structure * self.n_models, len(self.geometry), rounding_mode="floor")

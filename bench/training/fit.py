@@ -372,14 +372,18 @@ class _Optimizer:
 
     def __init__(self, potential: Potential, settings: TrainingSettings) -> None:
         self.parameters = {k: v for k, v in potential.parameters.items() if k not in NORMALISATION}
-        self.rates = {name: settings.learning_rates.of(name) for name in self.parameters}
-        groups = [{"params": [values], "lr": self.rates[name]} for name, values in self.parameters.items()]
+        by_rate: dict[float, list[Tensor]] = {}
+        for name, values in self.parameters.items():
+            by_rate.setdefault(settings.learning_rates.of(name), []).append(values)
+        self.rates = list(by_rate)
+        groups = [{"params": values, "lr": rate} for rate, values in by_rate.items()]
         self.adam = torch.optim.Adam(groups, betas=settings.adam_betas, eps=settings.adam_epsilon, fused=True)
 
     def step(self, gradient: Parameters, decay: float) -> None:
-        for group, (name, values) in zip(self.adam.param_groups, self.parameters.items(), strict=True):
+        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
+            group["lr"] = rate * decay
+        for name, values in self.parameters.items():
             values.grad = gradient[name].reshape(values.shape)
-            group["lr"] = self.rates[name] * decay
         self.adam.step()
 
 

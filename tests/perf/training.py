@@ -1,7 +1,8 @@
 """Milliseconds of a training step beside the network's own products: python -m tests.perf.training.
 
-Aspirin from the embedded data, and TiO2, LMNTO and QM9 (energies alone) where they are prepared. Minibatches of new
-structures a step, Adam included; `models` is how many are trained in lockstep. The floor is the products of the network
+Aspirin from the embedded data, and TiO2, LMNTO and QM9 (energies alone) where they are prepared. Minibatches of 32 are
+drawn from 100 structures, smaller ones are the whole training set; Adam is included; `models` is how many are trained
+in lockstep. The floor is the products of the network
 in plain torch at the batch's number of atoms: forward, gradient, and backward through both (without forces: forward and
 backward). Engine and floor run in turn; medians, and the median of their ratio. `validation_ms` is one structure's
 share of a validation check. With --apax PYTHON (an interpreter with apax 0.14) single models run in turn with its
@@ -64,7 +65,7 @@ def measure(case: Case, minibatch: int, models: int, steps: int) -> dict[str, ob
     builder = GeometryBuilder(data, find_neighbours(data, settings.r_max), settings.r_min, settings.n_gaussians)
     training = dataclasses.replace(SETTINGS, minibatch=minibatch, force_weight=4.0 if case.forces else 0.0)
     order = np.random.default_rng(0).permutation(len(data))
-    n_train = max(N_TRAIN, minibatch)
+    n_train = minibatch if minibatch < MINIBATCH else max(N_TRAIN, minibatch)
     job = Job(order[:n_train], order[n_train : n_train + N_VALID], seed=0, members=models)
     groups = _groups(builder, settings, training, [job], [EnergyScaling(1.0, np.zeros(len(data.species)), False)])
     per_epoch = groups[0].minibatches.per_epoch
