@@ -8,7 +8,8 @@ needs an interval.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from scipy import stats as scipy_stats
 
 from analysis import style
 from analysis.compare import differences
-from analysis.paper import REFERENCE
+from analysis.paper import REFERENCE, is_reduced
 from analysis.stats import BASELINE, LEVEL, NUMBER, detectable_factor, t_interval
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not yet tested"
@@ -34,16 +35,17 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Measured:
-    """What claims are tested on, of full scenarios only: values per run, slopes, labels needed."""
+    """What claims are tested on: values per run, slopes, labels needed; of full scenarios, or of one reduction."""
 
     values: pd.DataFrame
     slopes: pd.DataFrame
     efficiency: pd.DataFrame
+    deviations: str = ""
 
     @functools.cached_property
     def _groups(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        full = self.values[self.values["deviations"] == ""]
-        return dict(list(full.groupby(["scenario", *NUMBER])))
+        ours = self.values[self.values["deviations"] == self.deviations]
+        return dict(list(ours.groupby(["scenario", *NUMBER])))
 
     def of(self, claim: pd.Series, measure: str) -> pd.DataFrame:
         """The values that a claim speaks of."""
@@ -52,22 +54,27 @@ class Measured:
 
 
 def verdicts(measured: Measured) -> pd.DataFrame:
-    """A row for every claim: verdict, evidence, runs."""
+    """A row for every claim: verdict, evidence, runs; and more where a reduced pool gives evidence, named so."""
     claims = pd.read_csv(REFERENCE / "claims.csv", dtype={"place": str})
     claims[["quantity", "other"]] = claims[["quantity", "other"]].fillna("")
-    rows = []
-    for _, claim in claims.iterrows():
-        parts = evidence(claim, measured)
-        known = [part.holds for part in parts]
-        verdict = NOT_SUPPORTED if False in known else NOT_TESTED if None in known else SUPPORTED
-        # what speaks against the claim comes first
-        told = [part.text for part in sorted(parts, key=lambda part: part.holds is True) if part.holds is not None]
-        if missing := len(parts) - len(told):
-            told.append(f"{missing} of {len(parts)} parts not recorded, or with too few seeds")
-        text = "; ".join(told)
-        row = claim[["claim", "place", "scenario", "batch_size"]].to_dict()
-        rows.append(row | {"verdict": verdict, "evidence": text, "runs": sum(part.runs for part in parts)})
+    rows = [_verdict(claim, measured) for _, claim in claims.iterrows()]
+    for deviations in filter(is_reduced, sorted(measured.values["deviations"].unique())):
+        reduced = replace(measured, deviations=deviations)
+        found = [_verdict(claim, reduced) for _, claim in claims.iterrows()]
+        rows += [row | {"scenario": f"{row['scenario']}, {deviations}"} for row in found if row["runs"]]
     return pd.DataFrame(rows)
+
+
+def _verdict(claim: pd.Series, measured: Measured) -> dict[str, Any]:
+    parts = evidence(claim, measured)
+    known = [part.holds for part in parts]
+    verdict = NOT_SUPPORTED if False in known else NOT_TESTED if None in known else SUPPORTED
+    # what speaks against the claim comes first
+    told = [part.text for part in sorted(parts, key=lambda part: part.holds is True) if part.holds is not None]
+    if missing := len(parts) - len(told):
+        told.append(f"{missing} of {len(parts)} parts not recorded, or with too few seeds")
+    row: dict[str, Any] = claim[["claim", "place", "scenario", "batch_size"]].to_dict()
+    return row | {"verdict": verdict, "evidence": "; ".join(told), "runs": sum(part.runs for part in parts)}
 
 
 def evidence(claim: pd.Series, measured: Measured) -> list[Evidence]:
@@ -85,12 +92,12 @@ def evidence(claim: pd.Series, measured: Measured) -> list[Evidence]:
             if a != others[0]
         ]
     if relation in ("grows", "flat"):
-        return [_slope(claim, measured.slopes, a, m) for m in measures for a in algorithms]
+        return [_slope(claim, measured, a, m) for m in measures for a in algorithms]
     if relation == "lowest":
         return [_lowest(claim, measured.of(claim, m), algorithms[0], m) for m in measures]
     if relation == "ratio":
         return [_ratio(claim, measured.of(claim, m), algorithms[0], other, m) for m in measures for other in others]
-    return [_saving(claim, measured.efficiency, algorithms[0], others[:1], m) for m in measures]
+    return [_saving(claim, measured, algorithms[0], others[:1], m) for m in measures]
 
 
 def _names(claim: pd.Series, cell: str) -> list[str]:
@@ -124,8 +131,14 @@ def _paired(claim: pd.Series, values: pd.DataFrame, algorithm: str, other: str, 
     return Evidence(bool(holds), text, 2 * len(pairs))
 
 
-def _slope(claim: pd.Series, slopes: pd.DataFrame, algorithm: str, measure: str) -> Evidence:
-    keys = {"scenario": claim["scenario"], "deviations": "", "algorithm": algorithm, "statistic": claim["statistic"]}
+def _slope(claim: pd.Series, measured: Measured, algorithm: str, measure: str) -> Evidence:
+    slopes = measured.slopes
+    keys = {
+        "scenario": claim["scenario"],
+        "deviations": measured.deviations,
+        "algorithm": algorithm,
+        "statistic": claim["statistic"],
+    }
     keys |= {"quantity": claim["quantity"], "measure": measure}
     found = slopes[(slopes[list(keys)] == pd.Series(keys)).all(axis=1)]
     if found.empty or found["low"].isna().all():
@@ -155,8 +168,9 @@ def _ratio(claim: pd.Series, values: pd.DataFrame, algorithm: str, other: str, m
     return Evidence(_within(ratio, claim), f"{algorithm} / {other}, {measure}: {ratio:.3g}", 2 * len(pairs))
 
 
-def _saving(claim: pd.Series, efficiency: pd.DataFrame, algorithm: str, other: list[str], measure: str) -> Evidence:
-    table = efficiency[(efficiency["scenario"] == claim["scenario"]) & (efficiency["deviations"] == "")]
+def _saving(claim: pd.Series, measured: Measured, algorithm: str, other: list[str], measure: str) -> Evidence:
+    table = measured.efficiency
+    table = table[(table["scenario"] == claim["scenario"]) & (table["deviations"] == measured.deviations)]
     chosen = (table["quantity"] == claim["quantity"]) & (table["measure"] == measure)
     table = table[chosen & (table["batch_size"] == claim["batch_size"])].set_index("algorithm")
     compared = [algorithm, *(name for name in other if name != BASELINE)]

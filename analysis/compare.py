@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.collect import EXPERIMENT
+from analysis.paper import split_deviations
 from analysis.stats import BASELINE, NUMBER, detectable_factor, t_interval
 
 STUDY = ["study", "scenario", "deviations", "batch_size"]
@@ -34,6 +35,35 @@ def paired(per_run: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     families = table.groupby(["study", "statistic"])["p"]
     table["p_adjusted"] = families.transform(adjusted) if len(table) else table["p"]
     return table
+
+
+def variants(per_run: pd.DataFrame) -> pd.DataFrame:
+    """What one changed setting does: differences to the runs without it at equal algorithm, batch size and seed.
+
+    `base` and `changed` together are the deviations of the varied runs; columns as in `paired`.
+    """
+    keys = ["scenario", "batch_size", "algorithm", "seed", *NUMBER]
+    known = set(per_run["deviations"])
+    parts = []
+    for deviations in sorted(known):
+        each = split_deviations(deviations)
+        for one in each:
+            base = ", ".join(other for other in each if other != one)
+            if base in known:
+                varied = per_run[per_run["deviations"] == deviations]
+                without = per_run[per_run["deviations"] == base][[*keys, "value"]]
+                pairs = varied.merge(without, on=keys, suffixes=("", "_base"))
+                parts.append(pairs.assign(base=base, changed=one, difference=pairs["value"] - pairs["value_base"]))
+    columns = ["scenario", "base", "changed", "batch_size", "algorithm", *NUMBER]
+    if not parts:
+        return pd.DataFrame(columns=[*columns, "difference", "sem", "pairs"])
+    grouped = pd.concat(parts, ignore_index=True).groupby(columns, sort=True)
+    table = grouped["difference"].agg(difference="mean", sem="sem", pairs="count")
+    table["mean"], table["mean_base"] = grouped["value"].mean(), grouped["value_base"].mean()
+    table["runs"] = grouped["run_id"].agg(" ".join)
+    table["relative"] = table["difference"] / table["mean_base"]
+    table["low"], table["high"], table["p"] = t_interval(table["difference"], table["sem"], table["pairs"])
+    return table.reset_index()
 
 
 def adjusted(p: pd.Series) -> pd.Series:

@@ -1,11 +1,14 @@
 """The paper's numbers beside ours: difference and distance in standard errors."""
 
+import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from analysis.stats import column, summarise
+from analysis.stats import BASELINE, column, summarise
 
 REFERENCE = Path(__file__).with_name("reference")
 CASE = ["scenario", "batch_size", "quantity", "algorithm", "statistic", "n_train", "measure"]
@@ -23,31 +26,57 @@ def overlay(numbers: pd.DataFrame, scenario: str, batch_size: int, quantity: str
     return numbers[curve & (numbers["batch_size"] == batch_size) & (numbers["quantity"] == quantity)]
 
 
+SIZES = {"scenario.pool", "scenario.validation", "scenario.test"}
+FEWEST_SEEDS = 3
+
+
+def split_deviations(text: str) -> list[str]:
+    """The single `key=value` of `analysis.records.deviations_text`."""
+    return re.split(r", (?=[\w.]+=)", text) if text else []
+
+
+def is_reduced(deviations: str) -> bool:
+    """Whether runs depart from their scenario in the sizes of pool, validation and test set, and in nothing else."""
+    return bool(deviations) and {one.split("=")[0] for one in split_deviations(deviations)} <= SIZES
+
+
 def against_paper(steps: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     """A row for every number of the paper (two for curve averages: with and without the first step).
 
-    `z` is (ours − paper) / our standard error over seeds; the paper quotes no errors of its own means. Times were taken
-    on other machines: their ratio says more than their difference. Only runs of the full scenario count.
+    `z` is the difference in its standard errors, the paper's taken to be ours: (ours − paper)/(√2 SEM over seeds); `p`
+    is that of Student's t with seeds − 1 degrees of freedom; both from three seeds on. Times were taken on other
+    machines: their ratio says more than their difference. Runs of the full scenario count; of a scenario on a reduced
+    pool random selection alone, in rows of its own that name the `deviations`.
     """
     ours = [_curve_points(steps), summarise(values, [*RUN_CASE, "deviations"]).assign(n_train=np.nan)]
     found = pd.concat([part for part in ours if len(part)], ignore_index=True)
-    found = found[found["deviations"] == ""].drop(columns="deviations")
     wanted = paper_numbers().rename(columns={"value": "paper"}).reset_index(names="row")
     wanted["quantity"] = wanted["quantity"].fillna("")
     grown = wanted[wanted["statistic"] == "curve"].assign(statistic="curve_grown")
-    at = wanted["statistic"] == "at"
-    curve = wanted[at].merge(found.dropna(subset="n_train"), on=CASE, how="left")
-    of_runs = found[found["n_train"].isna()].drop(columns="n_train")
-    others = pd.concat([wanted[~at], grown]).merge(of_runs, on=RUN_CASE, how="left")
-    table = pd.concat([others, curve], ignore_index=True).sort_values(["row", "statistic"], ignore_index=True)
-    table = table.drop(columns="row")
+    wanted = pd.concat([wanted, grown], ignore_index=True)
+    tables = [_beside(wanted, found[found["deviations"] == ""], "left")]
+    random = found[(found["algorithm"] == BASELINE) & (found["statistic"] != "seconds")]
+    for _, part in random[random["deviations"].map(is_reduced)].groupby("deviations"):
+        tables.append(_beside(wanted, part, "inner"))
+    table = pd.concat(tables, ignore_index=True).drop(columns="row")
+    table["deviations"] = table["deviations"].fillna("")
     table["difference"] = table["mean"] - table["paper"]
     table["ratio"] = table["mean"] / table["paper"]
-    z = table["difference"] / table["sem"].where(table["sem"] > 0)
-    table["z"] = z.where(table["statistic"] != "seconds")
     table["seeds"] = table["seeds"].fillna(0).astype(int)
+    usable = (table["sem"] > 0) & (table["seeds"] >= FEWEST_SEEDS) & (table["statistic"] != "seconds")
+    table["z"] = table["difference"] / (np.sqrt(2) * table["sem"].where(usable))
+    table["p"] = 2 * stats.t.sf(table["z"].abs().to_numpy(dtype=float), (table["seeds"] - 1).clip(lower=1))
     table["runs"] = table["runs"].fillna("")
     return table
+
+
+def _beside(wanted: pd.DataFrame, found: pd.DataFrame, how: Literal["left", "inner"]) -> pd.DataFrame:
+    """The paper's numbers with ours in the same rows."""
+    at = wanted["statistic"] == "at"
+    curve = wanted[at].merge(found.dropna(subset="n_train"), on=CASE, how=how)
+    of_runs = found[found["n_train"].isna()].drop(columns="n_train")
+    others = wanted[~at].merge(of_runs, on=RUN_CASE, how=how)
+    return pd.concat([others, curve], ignore_index=True).sort_values(["row", "statistic"], ignore_index=True)
 
 
 def _curve_points(steps: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis import style, tables
 from analysis.claims import Measured, verdicts
 from analysis.collect import EXPERIMENT, Tables
-from analysis.compare import batch_slopes, paired, ranks
+from analysis.compare import batch_slopes, paired, ranks, variants
 from analysis.efficiency import LABEL_SECONDS, efficiency
 from analysis.paper import against_paper
 from analysis.stats import STATISTICS, last_correlations, run_values, summarise
@@ -28,6 +28,7 @@ class Statistics:
     ranks: pd.DataFrame
     paper: pd.DataFrame
     claims: pd.DataFrame
+    variants: pd.DataFrame
 
     @classmethod
     def of(cls, collected: Tables, label_seconds: float = LABEL_SECONDS) -> "Statistics":
@@ -46,6 +47,7 @@ class Statistics:
             ranks(means),
             against_paper(collected.steps, values),
             verdicts(Measured(values, slopes, costs)),
+            variants(values[values["statistic"] == "final"]),
         )
 
 
@@ -53,7 +55,12 @@ def sheets(found: Statistics, collected: Tables) -> list[Sheet]:
     """Every table that has rows."""
     errors = [tables.errors(found.values, statistic) for statistic in STATISTICS]
     made = [_claims(found.claims), _paper(found.paper), *errors, tables.comparisons(found.paired), _ranks(found.ranks)]
-    made += [_efficiency(found.efficiency), tables.slopes(found.slopes), tables.correlations(found.correlations)]
+    made += [
+        _variants(tables.with_interval(found.variants)),
+        _efficiency(found.efficiency),
+        tables.slopes(found.slopes),
+        tables.correlations(found.correlations),
+    ]
     made += [tables.seconds(found.values), _completeness(collected.plan), _runs(collected.runs)]
     return [sheet for sheet in made if len(sheet.data)]
 
@@ -66,14 +73,29 @@ def _claims(table: pd.DataFrame) -> Sheet:
 
 
 def _paper(table: pd.DataFrame) -> Sheet:
-    data = table.assign(statistic=table["statistic"].replace(STATISTICS))
+    named = table["scenario"] + table["deviations"].where(table["deviations"] == "", ", " + table["deviations"])
+    data = table.assign(statistic=table["statistic"].replace(STATISTICS), scenario=named)
     columns = [Column("Scenario", "scenario"), Column("N_batch", "batch_size"), Column("Algorithm", "algorithm")]
     columns += [Column("Statistic", "statistic"), Column("N_train", "n_train", digits=".0f"), Column("Of", "quantity")]
     columns += [Column("Measure", "measure"), Column("Paper", "paper"), Column("Ours", "mean", "sem")]
     columns += [Column("Difference", "difference", digits="+.3g"), Column("Ratio", "ratio", digits=".3f")]
-    columns += [Column("z", "z", digits="+.1f"), Column("Seeds", "seeds"), Column("In the paper", "place")]
-    note = "z: difference in standard errors of our mean; the paper gives no errors of its own. Errors in kcal/mol(/Å)."
+    columns += [Column("z", "z", digits="+.1f"), Column("p", "p", digits=".2g"), Column("Seeds", "seeds")]
+    columns += [Column("In the paper", "place")]
+    note = (
+        "z: difference in standard errors, the paper's taken to be ours; p: Student's t; from three seeds on. Errors in"
+    )
+    note += " kcal/mol(/Å). On a reduced pool random selection alone is compared."
     return Sheet("paper", "The paper's numbers beside ours", note, data, columns)
+
+
+def _variants(table: pd.DataFrame) -> Sheet:
+    columns = [Column("Scenario", "scenario"), Column("Runs with", "base"), Column("Changed", "changed")]
+    columns += [Column("Algorithm", "algorithm"), Column("Of", "quantity"), Column("Measure", "measure")]
+    columns += [Column("Without", "mean_base"), Column("With", "mean"), Column("Difference", "difference", "sem")]
+    columns += [Column("Relative", "relative", digits="+.1%"), Column("95 % interval", "interval")]
+    columns += [Column("p", "p", digits=".2g"), Column("Pairs", "pairs")]
+    note = "Last step; differences at equal seed, mean ± standard error; p of a paired t-test, not adjusted."
+    return Sheet("variants", "What one changed setting does", note, table, columns)
 
 
 def _ranks(table: pd.DataFrame) -> Sheet:

@@ -182,6 +182,11 @@ def slopes(table: pd.DataFrame) -> Sheet:
     return Sheet("batch_slopes", "Dependence on the batch size", note, data, columns)
 
 
+def with_interval(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its 95 % intervals as text."""
+    return table.assign(interval=_interval(table)) if len(table) else table
+
+
 def _interval(table: pd.DataFrame) -> list[str]:
     pairs = zip(table["low"], table["high"], strict=True)
     return ["" if math.isnan(low) else f"[{low:.3g}, {high:.3g}]" for low, high in pairs]

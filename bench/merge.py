@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.errors import BusyError, UserError, WriteError
 from bench.locks import locked
-from bench.record import LOCK, RECORD, make_folder, read_record
+from bench.record import LOCK, RECORD, make_folder, numbers_of, read_record
 
 
 def main() -> None:
@@ -61,7 +61,9 @@ def _merge_run(source: Path, target: Path) -> str:
         return "new"
     ours = read_record(target / RECORD)
     common = min(len(ours["steps"]), len(theirs["steps"]))
-    same = [_numbers(step) for step in ours["steps"][:common]] == [_numbers(step) for step in theirs["steps"][:common]]
+    same = [numbers_of(step) for step in ours["steps"][:common]] == [
+        numbers_of(step) for step in theirs["steps"][:common]
+    ]
     if ours["identity"] != theirs["identity"] or not same:
         print(f"conflict: {source} and {target} have other numbers: look at both and move one away", file=sys.stderr)
         return "conflicts"
@@ -87,11 +89,6 @@ def _copy(source: Path, target: Path) -> None:
     finally:
         for leftover in (draft, old):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _numbers(step: Mapping[str, Any]) -> dict[str, Any]:
-    """A step without what two machines may differ in: seconds, memory, the session."""
-    return {k: v for k, v in step.items() if not k.startswith(("seconds_", "peak_")) and k != "session"}
 
 
 def _progress(record: Mapping[str, Any]) -> tuple[bool, int]:

@@ -108,6 +108,15 @@ def state_of(record: Mapping[str, Any]) -> str:
     return "failed" if record["status"] == "failed" else "interrupted"
 
 
+def numbers_of(step: Mapping[str, Any]) -> dict[str, Any]:
+    """A step without what two machines may differ in: seconds, memory, the session, what was trained beside it."""
+    return {
+        key: value
+        for key, value in step.items()
+        if not key.startswith(("seconds_", "peak_")) and key not in ("session", "models_in_lockstep")
+    }
+
+
 def now() -> str:
     """The time, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

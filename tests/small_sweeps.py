@@ -16,7 +16,7 @@ from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.kernels.random import Random
 from bench.locks import is_locked
-from bench.record import read_record
+from bench.record import numbers_of, read_record
 
 SIZES = [
     *("scenario.initial=2", "scenario.pool=12", "scenario.validation=4", "scenario.test=6", "batch_size=2"),
@@ -84,10 +84,7 @@ def launch(results, *more, **settings):
 def numbers(folder):
     """Everything a run recorded but where, when, how fast, and beside which others."""
     record = read_record(folder / "record.json")
-    steps = [
-        {k: v for k, v in step.items() if not k.startswith(("seconds_", "peak_", "models_in")) and k != "session"}
-        for step in record["steps"]
-    ]
+    steps = [numbers_of(step) for step in record["steps"]]
     arrays = {
         name: {key: values.tobytes() for key, values in np.load(folder / name).items()}
         for name in ("split.npz", "last_step.npz")

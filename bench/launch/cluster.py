@@ -72,7 +72,7 @@ def places(cluster: Local, most: int) -> list[Place]:
     cores = sorted(os.sched_getaffinity(0))
     gpus = visible_gpus() if cluster.gpus_per_worker else []
     limit = len(gpus) if cluster.gpus_per_worker else len(cores)
-    workers = cluster.workers or (limit if cluster.gpus_per_worker else max(1, limit // 2))
+    workers = cluster.workers or limit
     if workers > limit or limit == 0:
         what = "GPUs" if cluster.gpus_per_worker else "cores"
         raise UserError(f"cluster.workers = {workers}: there are {limit} {what} here; every worker needs its own")

@@ -9,9 +9,9 @@ from scipy import stats
 
 from analysis import style
 from analysis.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, Measured, evidence, verdicts
-from analysis.compare import batch_slopes
+from analysis.compare import batch_slopes, variants
 from analysis.efficiency import efficiency
-from analysis.paper import REFERENCE, against_paper, overlay, paper_numbers
+from analysis.paper import REFERENCE, against_paper, is_reduced, overlay, paper_numbers, split_deviations
 from analysis.stats import run_values
 from tests.analysis import records
 from tests.analysis.records import tables_of
@@ -155,7 +155,8 @@ def test_ours_beside_the_papers():
     random = ours("MaxDiag + RND", "final", "force", "rmse").iloc[0]
     values = [2 * final for final in finals]
     assert random["paper"] == 24.68 and random["mean"] == pytest.approx(50.0)
-    assert random["z"] == pytest.approx((50.0 - 24.68) / stats.sem(values)) and random["seeds"] == 3
+    assert random["z"] == pytest.approx((50.0 - 24.68) / (2**0.5 * stats.sem(values))) and random["seeds"] == 3
+    assert random["p"] == pytest.approx(2 * stats.t.sf(abs(random["z"]), 2))
     at = ours("MaxDiag + GP(LL)", "at", "force", "rmse").sort_values("n_train")
     assert at["n_train"].tolist() == [40, 60] and at["mean"].tolist() == pytest.approx([22.0, 16.0])
     assert ours("MaxDet + GP(LL)", "pcc", "force", "pearson")["mean"].item() == pytest.approx(0.6)
@@ -164,6 +165,61 @@ def test_ours_beside_the_papers():
     assert len(table) == 57 + 8
     # both readings of a curve average stand beside each of the paper's eight
     assert (table["statistic"] == "curve").sum() == (table["statistic"] == "curve_grown").sum() == 8
+
+
+REDUCED = {"scenario.pool": 1200, "scenario.test": None}
+
+
+def test_on_a_reduced_pool_random_selection_alone_is_compared():
+    """Rows of their own; none for other changes, and no z with two seeds."""
+    settings = {"scenario": "tio2_10_250", "deviations": REDUCED}
+    contents = [
+        *curves("MaxDiag + RND", [25.0, 23.0, 27.0], **settings),
+        *curves("MaxDiag + GP(LL)", [8.0, 9.0, 7.0], **settings),
+        *curves("MaxDiag + RND", [5.0, 6.0, 7.0], scenario="tio2_10_250", deviations={"training.epochs": 3}),
+        *curves("MaxDiag + RND", [5.0, 6.0], scenario="tio2_10_250", deviations={"scenario.pool": 7}),
+    ]
+    steps = tables_of(contents).steps
+    table = against_paper(steps, run_values(steps))
+    assert not table.loc[table["deviations"] == "", "seeds"].any()
+    found = table[table["deviations"] != ""].set_index("deviations")
+    assert set(found["algorithm"]) == {"MaxDiag + RND"} and len(found) == 2
+    reduced = found.loc["scenario.pool=1200, scenario.test=None"]
+    assert reduced["mean"] == pytest.approx(50.0) and reduced["z"] > 0
+    assert math.isnan(found.loc["scenario.pool=7", "z"]) and math.isnan(found.loc["scenario.pool=7", "p"])
+    assert split_deviations("model.hidden=[8, 8], scenario.pool=7") == ["model.hidden=[8, 8]", "scenario.pool=7"]
+    assert is_reduced("scenario.pool=7") and not is_reduced("") and not is_reduced("scenario.final=7, scenario.pool=7")
+
+
+def test_claims_on_a_reduced_pool():
+    """Told beside the claim itself, which stays untested."""
+    settings = {"scenario": "md17_10_100", "deviations": REDUCED}
+    contents = [
+        *curves("MaxDiag + RND", [2.0, 2.2, 2.1], **settings),
+        *curves("MaxDiag + GP(LL)", [1.0, 1.25, 1.1], **settings),
+    ]
+    table = verdicts(measured_of(contents))
+    full, reduced = (table[table["scenario"].str.contains("pool=1200") == other] for other in (False, True))
+    assert set(full["verdict"]) == {NOT_TESTED} and len(full) == len(pd.read_csv(REFERENCE / "claims.csv"))
+    worse = reduced[reduced["claim"].str.startswith("MaxDiag with GP(LL), QBC(F) or AE(F) is worse")].iloc[0]
+    assert worse["verdict"] == NOT_SUPPORTED and worse["runs"] > 0
+
+
+def test_variants_at_equal_seed():
+    """One setting changed, with and without another one that both have."""
+    other = {"dataset.name": "x"}
+    contents = [
+        *curves("MaxDiag + RND", [2.0, 2.2, 2.1], deviations=other),
+        *curves("MaxDiag + RND", [1.0, 1.25], deviations=other | {"training.minibatch": 10}),
+        *curves("MaxDiag + RND", [9.0], deviations={"a.b": 1, "c.d": 2}),
+    ]
+    table = variants(run_values(tables_of(contents).steps).query("statistic == 'final'"))
+    row = table[(table["quantity"] == "force") & (table["measure"] == "mae")]
+    assert len(row) == 1 and set(table["changed"]) == {"training.minibatch=10"}
+    row = row.iloc[0]
+    assert row["base"] == "dataset.name=x" and row["pairs"] == 2
+    assert row["difference"] == pytest.approx((-1.0 - 0.95) / 2) and row["mean_base"] == pytest.approx(2.1)
+    assert variants(run_values(tables_of(contents[:3]).steps)).empty
 
 
 def test_overlay_is_of_one_scenario():

@@ -248,10 +248,11 @@ def test_cores_and_gpus_are_divided(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4, 12)))
     local = Local(workers=3, gpus_per_worker=0, attempts=1, pack=1)
     assert places(local, most=99) == [Place([4, 5], None), Place([6, 7], None), Place([8, 9], None)]
-    assert places(Local(None, 0, 1), most=2) == [Place([4, 5, 6, 7], None), Place([8, 9, 10, 11], None)]
+    assert places(Local(None, 0, 1, 1), most=2) == [Place([4, 5, 6, 7], None), Place([8, 9, 10, 11], None)]
+    assert places(Local(None, 0, 1, 1), most=99) == [Place([core], None) for core in range(4, 12)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
     assert visible_gpus() == ["3", "GPU-5"]
-    assert places(Local(None, 1, 1), most=9) == [Place([4, 5, 6, 7], "3"), Place([8, 9, 10, 11], "GPU-5")]
+    assert places(Local(None, 1, 1, 1), most=9) == [Place([4, 5, 6, 7], "3"), Place([8, 9, 10, 11], "GPU-5")]
     slurm = cluster_of(["cluster=slurm", "cluster.partition=gpu", "cluster.setup=[module load cuda]"])
     assert (slurm.partition, slurm.setup, slurm.qos) == ("gpu", ["module load cuda"], None)
 
