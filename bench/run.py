@@ -57,6 +57,7 @@ def prepare_device(run: RunConfig) -> None:
             raise UserError(f"device = {run.device!r} but torch sees no GPU here: set device=cpu")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(run.threads or len(os.sched_getaffinity(0)))
 
 

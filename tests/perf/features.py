@@ -86,11 +86,11 @@ def aspirin(n: int) -> Structures:
     )
 
 
-def fresh_potential(settings: ModelSettings, data: Structures) -> Potential:
+def fresh_potential(settings: ModelSettings, data: Structures, device: str = "cpu") -> Potential:
     """A model as training starts it."""
     drawn = initial_parameters(settings, len(data.species), np.zeros(len(data.species)), np.random.default_rng(0))
-    parameters = {name: torch.from_numpy(values)[None].float() for name, values in drawn.items()}
-    return Potential(settings, data.species, parameters, torch.ones(1))
+    parameters = {name: torch.from_numpy(values)[None].float().to(device) for name, values in drawn.items()}
+    return Potential(settings, data.species, parameters, torch.ones(1, device=device))
 
 
 def products_seconds(what: str, n_atoms: int) -> float:

@@ -42,27 +42,48 @@ SETTINGS = TrainingSettings(
 N_TRAIN, N_VALID, N_EVALUATED = 100, 100, 500
 
 
-def floor_seconds(n_atoms: int, models: int, forces: bool) -> float:
-    """The products of a step: per layer z; with forces dE/dx, the tangent; then dL/dW of one or two streams, dL/dx."""
+def seconds_now(device: str) -> float:
+    """The time, when the device has done all that was asked of it."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def floor_seconds(n_atoms: int, models: int, forces: bool, device: str = "cpu") -> float:
+    """The products of a step: per layer z; with forces dE/dx, the tangent; then dL/dW of one or two streams, dL/dx.
+
+    One model after another on a CPU, all in one product on a GPU.
+    """
+    together, times = (models, 1) if device.startswith("cuda") else (1, models)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(together, *shape, device=device)
+
     products = []
     for inputs, outputs in ((360, 512), (512, 512)):
-        weight = torch.randn(inputs, outputs)
-        x, delta = torch.randn(n_atoms, inputs), torch.randn(n_atoms, outputs)
+        weight = random(inputs, outputs)
+        x, delta = random(n_atoms, inputs), random(n_atoms, outputs)
         streams = 2 if forces else 1
-        products += [(x, weight), (delta, weight.T)] * streams
-        both = torch.randn(streams * n_atoms, inputs), torch.randn(streams * n_atoms, outputs)
-        products.append((both[0].T, both[1]))
-    started = time.perf_counter()
-    for _ in range(models):
+        products += [(x, weight), (delta, weight.transpose(1, 2))] * streams
+        both = random(streams * n_atoms, inputs), random(streams * n_atoms, outputs)
+        products.append((both[0].transpose(1, 2), both[1]))
+    started = seconds_now(device)
+    for _ in range(times):
         for left, right in products:
-            left @ right
-    return time.perf_counter() - started
+            torch.bmm(left, right)
+    return seconds_now(device) - started
 
 
-def measure(case: Case, minibatch: int, models: int, steps: int) -> dict[str, object]:
+def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "cpu") -> dict[str, object]:
     """A row: medians of step, floor and their ratio, and a validation check per structure."""
     settings, data = case.settings, case.data
-    builder = GeometryBuilder(data, find_neighbours(data, settings.r_max), settings.r_min, settings.n_gaussians)
+    builder = GeometryBuilder(
+        data,
+        find_neighbours(data, settings.r_max),
+        settings.r_min,
+        settings.n_gaussians,
+        device=torch.device(device),
+    )
     training = dataclasses.replace(SETTINGS, minibatch=minibatch, force_weight=4.0 if case.forces else 0.0)
     order = np.random.default_rng(0).permutation(len(data))
     n_train = minibatch if minibatch < MINIBATCH else max(N_TRAIN, minibatch)
@@ -72,19 +93,19 @@ def measure(case: Case, minibatch: int, models: int, steps: int) -> dict[str, ob
     seconds, floors, atoms, pairs = [], [], [], []
     for index in range(steps + 5):
         epoch, step = divmod(index, per_epoch)
-        started = time.perf_counter()
+        started = seconds_now(device)
         for group in groups:
             group.step(epoch + 1, step, index, 1e-6)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(seconds_now(device) - started)
         batch, _, _ = groups[0].minibatches.at(epoch + 1, step)
         atoms.append(batch.slot_count)
         pairs.append(len(batch.geometry.centres) / len(batch.geometry.species))
-        floors.append(floor_seconds(batch.slot_count, models, case.forces))
+        floors.append(floor_seconds(batch.slot_count, models, case.forces, device))
     checks = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = seconds_now(device)
         validation_error(groups[0].potential, groups[0].held_out, training)
-        checks.append(time.perf_counter() - started)
+        checks.append(seconds_now(device) - started)
     row = {
         "data": case.name,
         "forces": case.forces,
@@ -96,20 +117,24 @@ def measure(case: Case, minibatch: int, models: int, steps: int) -> dict[str, ob
         "step_ms": 1e3 * statistics.median(seconds[5:]),
         "floor_ms": 1e3 * statistics.median(floors[5:]),
         "ratio": statistics.median(s / f for s, f in zip(seconds[5:], floors[5:], strict=True)),
-        "validation_ms": 1e3 * statistics.median(checks) / N_VALID,
+        "validation_ms": 1e3 * statistics.median(checks) / (N_VALID * groups[0].potential.n_models),
         "load": os.getloadavg()[0],
     }
     print(*(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()))
     return row
 
 
-def per_structure(case: Case) -> dict[str, object]:
+def per_structure(case: Case, device: str = "cpu") -> dict[str, object]:
     """Milliseconds for a structure's energy and forces, and for its features, with the network's products beside."""
     data = first(case.data, N_EVALUATED)
     builder = GeometryBuilder(
-        data, find_neighbours(data, case.settings.r_max), case.settings.r_min, case.settings.n_gaussians
+        data,
+        find_neighbours(data, case.settings.r_max),
+        case.settings.r_min,
+        case.settings.n_gaussians,
+        device=torch.device(device),
     )
-    inputs = KernelInputs(fresh_potential(case.settings, data), builder, np.arange(10), 0)
+    inputs = KernelInputs(fresh_potential(case.settings, data, device), builder, np.arange(10), 0)
     row: dict[str, object] = {"data": case.name, "threads": torch.get_num_threads()}
     for what in ("forces", "LL", "RP") if case.forces else ("energies", "LL", "RP"):
         seconds = [work(what, inputs, np.arange(len(data))) for _ in range(4)]
@@ -126,11 +151,13 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="*", default=[1, 3])
     parser.add_argument("--minibatches", type=int, nargs="*", default=[10, MINIBATCH])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, len(os.sched_getaffinity(0))])
+    parser.add_argument("--device", default="cpu", help="cuda: with models in lockstep, e.g. --models 1 4 16 64")
     parser.add_argument("--apax", help="an interpreter with apax 0.14")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    here = provenance("cpu")
+    device = arguments.device
+    here = provenance(device)
     print(json.dumps(here))
     steps, structures, apax = [], [], []
     for _ in range(arguments.rounds):
@@ -138,8 +165,8 @@ def main() -> None:
             for threads in sorted(set(arguments.threads)):
                 torch.set_num_threads(threads)
                 for minibatch in arguments.minibatches:
-                    steps += [measure(case, minibatch, models, arguments.steps) for models in arguments.models]
-                structures.append(per_structure(case))
+                    steps += [measure(case, minibatch, models, arguments.steps, device) for models in arguments.models]
+                structures.append(per_structure(case, device))
             if arguments.apax:
                 step, evaluation = apax_milliseconds(arguments.apax, first(case.data, 1000), case, MINIBATCH)
                 key = {"data": case.name, "minibatch": MINIBATCH, "models": 1, "threads": max(arguments.threads)}

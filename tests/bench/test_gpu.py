@@ -1,0 +1,100 @@
+"""The same numbers on a GPU; these tests need one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from bench_commands import command, records
+from conftest import SMALL, make_builder, make_potential
+
+from bench.kernels.base import KernelInputs
+from bench.kernels.last_layer import LastLayer
+from bench.kernels.random_projection import RandomProjection
+from bench.model.potential import Potential, make_batch, whole_batch
+from bench.schema import LearningRates, TrainingSettings, plugin
+from bench.training import fit as module
+from bench.training.fit import Job, fit, fit_many
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+
+RATES = LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001)
+QUICK = TrainingSettings(epochs=6, minibatch=3, learning_rates=RATES, force_weight=4.0, validation_checks=3)
+
+
+@pytest.fixture(autouse=True)
+def deterministic():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def on_gpu(potential):
+    moved = {name: values.cuda() for name, values in potential.parameters.items()}
+    return Potential(potential.settings, potential.species, moved, potential.energy_scale.cuda())
+
+
+def gpu_builder(data, dtype=torch.float64):
+    return dataclasses.replace(make_builder(data, dtype=dtype), device=torch.device("cuda"))
+
+
+def test_energies_forces_and_gradients(mixed_data):
+    potential = make_potential(mixed_data, models=3)
+    picked = np.array([[0, 1, 2], [4, 5, 0], [3, 2, 1]])
+    found = []
+    for model, builder in ((potential, make_builder(mixed_data)), (on_gpu(potential), gpu_builder(mixed_data))):
+        geometry = builder.build(np.arange(len(mixed_data)))
+        energies, forces = model.predict(whole_batch(geometry, 3, with_pairs=True), forces=True)
+        targets = torch.from_numpy(mixed_data.energies)[picked].to(builder.device)
+        labels = torch.from_numpy(mixed_data.forces).to(builder.device)[geometry.atom_rows(picked.flatten())]
+        _, gradient = model.loss_gradient(make_batch(geometry, picked, with_pairs=True), targets, labels, 4.0)
+        found.append({"energies": energies.cpu(), "forces": forces.cpu()} | {k: v.cpu() for k, v in gradient.items()})
+    for name, values in found[0].items():
+        scale = float(values.abs().max())
+        torch.testing.assert_close(found[1][name], values, rtol=0, atol=1e-10 * scale, msg=name)
+
+
+def test_a_pack_equals_single_trainings_and_repeats(mixed_data, monkeypatch):
+    """In float64 as on the CPU; the same bits again; no minibatch waits for the device."""
+    jobs = [Job(np.array(rows), np.array([5]), seed) for seed, rows in enumerate(([0, 1, 2, 4], [4, 3, 2, 1]))]
+    jobs.append(Job(np.array([1, 2, 3, 0]), np.array([4]), 7, members=2))
+    original = module._Group.step
+
+    def step(self, *arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            original(self, *arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(module._Group, "step", step)
+    first, again = (fit_many(gpu_builder(mixed_data), SMALL, QUICK, jobs) for _ in range(2))
+    monkeypatch.setattr(module._Group, "step", original)
+    for one, same, job in zip(first, again, jobs, strict=True):
+        assert np.array_equal(one.validation, same.validation)
+        alone = fit(make_builder(mixed_data), SMALL, QUICK, job)
+        np.testing.assert_allclose(one.validation, alone.validation, rtol=1e-7)
+
+
+@pytest.mark.parametrize("kernel", [LastLayer("GP(LL)", posterior=True), RandomProjection("GP(RP)", posterior=True)])
+def test_features_and_selections(mixed_data, kernel):
+    potential, everything = make_potential(mixed_data), np.arange(len(mixed_data))
+    embeddings = [
+        kernel.prepare(KernelInputs(model, builder, everything[:2], 0)).embed(everything)
+        for model, builder in ((potential, make_builder(mixed_data)), (on_gpu(potential), gpu_builder(mixed_data)))
+    ]
+    torch.testing.assert_close(embeddings[1].pool.cpu(), embeddings[0].pool, rtol=1e-9, atol=1e-9)
+    for target in ("max_diag.MaxDiag", "max_det.MaxDet", "max_dist.MaxDist", "lcmd.LargestClusterMaximumDistance"):
+        method = plugin({"_target_": f"bench.selection.{target}", "name": "x"}, "selection")
+        rows = [list(method.select(one, 2, np.random.default_rng(0)).rows) for one in embeddings]
+        assert rows[0] == rows[1]
+
+
+def test_runs_of_all_algorithms(tmp_path):
+    sizes = ["scenario.final=14", "scenario.pool=40", "scenario.validation=5", "scenario.test=10", "batch_size=4"]
+    algorithms = "maxdiag_rnd,maxdiag_ae_f,maxdiag_qbc_f,maxdiag_gp_ll,maxdet_gp_rp,maxdist_feat_ll,lcmd_feat_rp"
+    done = command("-m", *sizes, f"algorithm={algorithms}", "training.epochs=5", "device=cuda", f"results={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    found = records(tmp_path)
+    assert len(found) == 7 and all(record["status"] == "done" for record in found)
+    assert all("peak_gpu_memory_mb" in record["steps"][0] for record in found)
