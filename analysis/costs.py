@@ -81,24 +81,30 @@ class BenchmarkedCosts:
     structures: Mapping[str, Mapping[str, float]]
 
     def to_come(self, run: RunConfig, steps_done: int) -> float:
-        """See `Costs`: trainings, validation, evaluation of the test set, features of the pool; no selections."""
+        """See `Costs`: trainings, validation, evaluation of the test set, features of pool and test set; no selections.
+
+        NaN too where the size of the test set is not said.
+        """
         name = BENCHMARKS.get(run.dataset["name"], "")
-        if name not in self.steps or name not in self.structures:
+        sizes, settings, n_test = run.training_set_sizes(), run.training, run.scenario.test
+        if name not in self.steps or name not in self.structures or n_test is None:
             return float("nan")
-        known, each, settings = self.steps[name], self.structures[name], run.training
+        known, each = self.steps[name], self.structures[name]
         members, kernel = int(run.kernel.get("members", 1)), str(run.kernel["name"])
-        n_test = run.scenario.test or 0
+        of_kernel = next((each[f"{key}_ms"] for key in ("LL", "RP") if f"({key})" in kernel), 0.0)
+        if kernel.startswith(("AE", "QBC")):
+            of_kernel = members * each["evaluation_ms"]
         total = 0.0
-        for n_train in run.training_set_sizes()[steps_done:]:
+        for n_train in sizes[steps_done:]:
             minibatch = min(n_train, settings.minibatch)
-            step = float(np.interp(minibatch, known.index, known))
-            trained = settings.epochs * (n_train // minibatch) * step
+            rest = n_train % minibatch > 0 and settings.last_minibatch == "keep"
+            largest = float(known.index.max())
+            step = float(np.interp(minibatch, known.index, known)) * max(minibatch / largest, 1.0)
+            trained = settings.epochs * (n_train // minibatch + rest) * step
             trained += settings.validation_checks * run.scenario.validation * each["validation_ms"]
             total += members * (trained + n_test * each["evaluation_ms"])
-            if "(RP)" in kernel or "(LL)" in kernel:
-                total += run.scenario.pool * each["RP_ms" if "(RP)" in kernel else "LL_ms"]
-            elif kernel != "RND":
-                total += members * run.scenario.pool * each["evaluation_ms"]
+            total += of_kernel * run.scenario.pool if n_train < sizes[-1] else n_test * (each["LL_ms"] + each["RP_ms"])
+            total += of_kernel * n_test if kernel.startswith("GP") and n_train < sizes[-1] else 0.0
         return total / 1000
 
 
@@ -108,6 +114,7 @@ def benchmarked(folder: Path) -> BenchmarkedCosts:
         steps, structures = pd.read_csv(folder / "training.csv"), pd.read_csv(folder / "per_structure.csv")
         steps = steps[(steps["models"] == 1) & (steps["threads"] == 1)]
         structures = structures[structures["threads"] == 1].set_index("data")
+        structures = structures.reindex(columns=structures.columns.union(["forces_ms", "energies_ms"]))
         evaluation = structures["forces_ms"].fillna(structures["energies_ms"])
         by_data = {str(name): part.sort_values("minibatch") for name, part in steps.groupby("data")}
         return BenchmarkedCosts(

@@ -34,6 +34,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="write a row for every run to this file")
     arguments = parser.parse_args()
     try:
+        if arguments.workers is not None and arguments.workers < 1:
+            raise UserError(f"--workers {arguments.workers}: must be at least 1")
         words = arguments.words
         if not any(word.startswith("sweep=") for word in words):
             words = ["sweep=paper", *words]

@@ -1,13 +1,14 @@
 """What a record says of its run, in the words of tables and reports."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.locks import is_locked
 from bench.record import LOCK, RECORD, read_record
-from bench.schema import NUMERICS_VERSION
+from bench.schema import NUMERICS_VERSION, TrainingSettings
 
 
 def record_paths(results: Path) -> list[Path]:
@@ -31,8 +32,11 @@ def read_records(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def is_current(record: Mapping[str, Any], checksum: str | None) -> bool:
-    """Whether a record's numbers are those of this code and of the data at hand."""
+    """Whether a record's numbers are those of this code and of the data at hand, with all of today's settings named."""
     identity = record["identity"]
+    asked = identity.get("training")
+    if asked is not None and set(asked) != {field.name for field in fields(TrainingSettings)}:
+        return False
     same_data = checksum is None or identity["dataset"]["checksum"] == checksum
     return identity["numerics_version"] == NUMERICS_VERSION and same_data
 

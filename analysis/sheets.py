@@ -90,7 +90,8 @@ def _paper(table: pd.DataFrame) -> Sheet:
 
 def _variants(table: pd.DataFrame) -> Sheet:
     columns = [Column("Scenario", "scenario"), Column("Runs with", "base"), Column("Changed", "changed")]
-    columns += [Column("Algorithm", "algorithm"), Column("Of", "quantity"), Column("Measure", "measure")]
+    columns += [Column("N_batch", "batch_size"), Column("Algorithm", "algorithm")]
+    columns += [Column("Of", "quantity"), Column("Measure", "measure")]
     columns += [Column("Without", "mean_base"), Column("With", "mean"), Column("Difference", "difference", "sem")]
     columns += [Column("Relative", "relative", digits="+.1%"), Column("95 % interval", "interval")]
     columns += [Column("p", "p", digits=".2g"), Column("Pairs", "pairs")]

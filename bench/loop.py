@@ -87,13 +87,22 @@ def run_pack(runs: Sequence[RunConfig], *, lock: bool = True) -> list[RunRecord 
             chosen = {i: c for i, c in cycles.items() if len(c[1].labelled) == fewest}
             leader = next(iter(chosen.values()))[1]
             together = [i for i, (_, request) in chosen.items() if alike(request.run, leader.run)]
-            try:
-                fitted = fit_requests([chosen[index][1] for index in together])
-            except Exception as error:
-                fitted = [error] * len(together)
-            for index, outcome in zip(together, fitted, strict=True):
+            for index, outcome in zip(together, _trained([chosen[i][1] for i in together]), strict=True):
                 advance(index, cycles.pop(index)[0], outcome)
     return [outcomes[index] for index in range(len(runs))]
+
+
+def _trained(requests: Sequence[Request]) -> list[FitResult | Exception]:
+    """The trainings that runs ask for, together; where that fails, each by itself, so that one does not fail others."""
+    try:
+        return fit_requests(requests)
+    except Exception as error:
+        if len(requests) == 1:
+            return [error]
+        log.warning("training %d runs together failed (%s: %s): each alone", len(requests), type(error).__name__, error)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return [outcome for request in requests for outcome in _trained([request])]
 
 
 def alike(one: RunConfig, other: RunConfig) -> bool:

@@ -54,6 +54,8 @@ class Worker:
         self.queue: Queue = read_queue(folder)
         self.linger = linger
         self.stopping = False
+        # a run may die of what was beside it in a pack: it is tried alone as often as is asked
+        self.attempts = self.queue.attempts + (self.queue.pack > 1)
         self._settled: set[Path] = set()
         self._child: multiprocessing.process.BaseProcess | None = None
 
@@ -82,12 +84,13 @@ class Worker:
         others = (entry for entry in self.queue.entries if entry is not first and alike(entry.run, first.run))
         for entry in itertools.chain([first], others):
             alone = entry.failures() > entry.failures_before
-            if entry is not first and (alone or entry.folder in self._settled):
+            others_are_at_it = not entry.is_open(self.attempts) or entry.waits_for_another()
+            if entry is not first and (alone or entry.folder in self._settled or others_are_at_it):
                 continue
             make_folder(entry.folder)
             with contextlib.ExitStack() as own, contextlib.suppress(BusyError):
                 own.enter_context(locked(entry.folder / LOCK, wait=False))
-                if entry.is_open(self.queue.attempts, mine=True):
+                if entry.is_open(self.attempts, mine=True):
                     locks.push(own.pop_all())
                     yield entry
             if entry is first and alone:
@@ -110,7 +113,7 @@ class Worker:
         for entry in self.queue.entries:
             if entry.folder in self._settled:
                 continue
-            if entry.is_open(self.queue.attempts):
+            if entry.is_open(self.attempts):
                 if not entry.waits_for_another():
                     return entry
                 waiting = waiting or entry
@@ -139,7 +142,8 @@ class Worker:
         died = code not in list(Outcome)
         for entry, failures_before in zip(pack, failures, strict=True):
             state = entry.state(mine=True)
-            if died and not self.stopping and state != "done" and entry.failures() == failures_before:
+            silent = state != "done" and entry.failures() == failures_before
+            if silent and not self.stopping and (died or code == Outcome.FAILED):
                 how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
                 record = RunRecord.open(entry.folder, entry.run.identity(entry.data_checksum), entry.run.deviations)
                 record.fail(DIED, f"its process ended by {how} after {len(record.steps)} steps")

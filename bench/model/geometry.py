@@ -71,10 +71,14 @@ class GeometryBuilder:
         *,
         with_pairs: bool = True,
         atoms_per_chunk: int | None = None,
+        share: int = 1,
     ) -> "Chunks":
-        """Go through structures in order, in chunks of at most `atoms_per_chunk` atoms (or one structure)."""
+        """Go through structures in order, in chunks of at most `atoms_per_chunk` atoms (or one structure).
+
+        `share` is how many models' structures a chunk must have room for.
+        """
         usual = ATOMS_PER_CHUNK if self.device.type == "cpu" else GPU_ATOMS_PER_CHUNK
-        return Chunks(self, picked, with_pairs, atoms_per_chunk or usual)
+        return Chunks(self, picked, with_pairs, (atoms_per_chunk or usual) // share)
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,12 @@ class Chunks:
         return len(self._borders()) - 1
 
     def __iter__(self) -> Iterator[tuple[slice, Geometry]]:
-        for start, stop in pairwise(self._borders()):
-            yield slice(start, stop), self.builder.build(self.picked[start:stop], with_pairs=self.with_pairs)
+        for rows in self.rows():
+            yield rows, self.builder.build(self.picked[rows], with_pairs=self.with_pairs)
+
+    def rows(self) -> list[slice]:
+        """The rows of `picked` in each chunk."""
+        return [slice(start, stop) for start, stop in pairwise(self._borders())]
 
     def _borders(self) -> list[int]:
         ends = np.cumsum(self.builder.data.n_atoms[self.picked])

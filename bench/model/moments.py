@@ -128,14 +128,14 @@ class Geometry:
 
     def atom_rows(self, picked: Int[np.ndarray, " picked"]) -> Int[Tensor, " picked_atoms"]:
         """The rows of the atoms of some structures, in their order, repeats allowed."""
-        rows = torch.from_numpy(picked).to(self.n_atoms.device)
+        rows = to_device(picked, self.n_atoms.device)
         return ragged_rows(self.first_atom[rows], self.n_atoms[rows], int(self.atom_counts[picked].sum()))
 
     def select(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool) -> "Geometry":
         """The geometry of some structures, repeats allowed; without pairs the plain engine gives energies only."""
         atom_counts, pair_counts = self.atom_counts[picked], self.pair_counts[picked]
         total_pairs = int(pair_counts.sum())
-        rows = torch.from_numpy(picked).to(self.n_atoms.device)
+        rows = to_device(picked, self.n_atoms.device)
         n_atoms, begin = self.n_atoms[rows], self.first_atom[rows]
         atoms = ragged_rows(begin, n_atoms, int(atom_counts.sum()))
         n_pairs = self.first_pair[begin + n_atoms] - self.first_pair[begin]
@@ -157,6 +157,11 @@ class Geometry:
             vectors=self.vectors.index_select(0, pairs),
             basis=None if self.basis is None else self.basis.select(atoms, pairs[kept], shift[kept]),
         )
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Move an array without waiting for the device: it is staged before the call returns."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def sum_segments(

@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.model import network
 from bench.model.descriptor import describe
 from bench.model.invariants import n_invariants
-from bench.model.moments import Geometry
+from bench.model.moments import Geometry, to_device
 from bench.schema import ModelSettings
 
 Parameters = dict[str, Float[Tensor, "models ..."]]
@@ -69,8 +69,8 @@ def make_batch(geometry: Geometry, picked: Int[np.ndarray, "models structures"],
     slots = None
     if (counts != widest).any():
         device = chosen.species.device
-        shift = torch.from_numpy(np.arange(n_models) * widest - (np.cumsum(counts) - counts)).to(device)
-        of_atoms = torch.from_numpy(counts).to(device)
+        shift = to_device(np.arange(n_models) * widest - (np.cumsum(counts) - counts), device)
+        of_atoms = to_device(counts, device)
         total = len(chosen.species)
         slots = torch.arange(total, device=device) + torch.repeat_interleave(shift, of_atoms, output_size=total)
     return Batch(chosen, n_models, chosen.structure, slots, widest)

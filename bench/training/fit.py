@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.data.structures import Structures
 from bench.model.geometry import GeometryBuilder
+from bench.model.moments import to_device
 from bench.model.potential import (
     NORMALISATION,
     Batch,
@@ -106,7 +107,8 @@ def fit_many(
 ) -> list[FitResult | FloatingPointError]:
     """Train jobs with the same numbers of structures in lockstep; where one diverges, its error is returned.
 
-    Jobs that were stopped at different minibatches go on apart. Raises Stopped after a signal, when all are saved.
+    Jobs that were stopped at different minibatches go on apart, one group after the other. Raises Stopped after a
+    signal, when those in progress are saved.
     """
     by_minibatches: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     for index, job in enumerate(jobs):
@@ -137,6 +139,11 @@ class _Trainings:
         self.scalings = [_scaling(builder.data, job.training, settings) for job in jobs]
         self.n_models = sum(job.members for job in jobs)
         self.groups = _groups(builder, model, settings, jobs, self.scalings)
+        self.members: list[list[tuple[_Group, int]]] = [[] for _ in jobs]
+        """The group of each member of a job, and its position there."""
+        for group in self.groups:
+            for position, (index, _) in enumerate(group.models):
+                self.members[index].append((group, position))
 
     def restore(self, earlier: Sequence[dict[str, Any]], minibatches: int) -> None:
         """Go on from what `save` saved of every job."""
@@ -171,9 +178,11 @@ class _Trainings:
         return [self._outcome(index, checks) for index in range(len(self.jobs))]
 
     def _save_or_stop(self) -> None:
-        for index, job in enumerate(self.jobs):
-            if job.checkpoint and (asked() or job.checkpoint.due()):
-                job.checkpoint.save(_key(job), self._saved(index))
+        # all at the same minibatch, so that they stay in lockstep when they go on
+        if asked() or any(job.checkpoint and job.checkpoint.due() for job in self.jobs):
+            for index, job in enumerate(self.jobs):
+                if job.checkpoint:
+                    job.checkpoint.save(_key(job), self._saved(index))
         raise_if_asked()
 
     def _saved(self, index: int) -> dict[str, Any]:
@@ -181,7 +190,7 @@ class _Trainings:
             "minibatches": self.minibatches,
             "seconds": self._seconds(index),
             "validation_seconds": self._validation_seconds(index),
-            "models": [group.state.saved(position) for group, position in self._members(index)],
+            "models": [group.state.saved(position) for group, position in self.members[index]],
         }
 
     def _members(self, index: int) -> "list[tuple[_Group, int]]":
@@ -200,7 +209,7 @@ class _Trainings:
         return self.validation_before[index] + self._share(index) * self.validation_seconds
 
     def _outcome(self, index: int, checks: list[int]) -> FitResult | FloatingPointError:
-        states = [(group.state, position) for group, position in self._members(index)]
+        states = [(group.state, position) for group, position in self.members[index]]
         best_checks = [int(state.best_check[position]) for state, position in states]
         if min(best_checks) < 0:
             return FloatingPointError(
@@ -211,7 +220,7 @@ class _Trainings:
             name: torch.cat([state.best[name][position : position + 1] for state, position in states])
             for name in states[0][0].best
         }
-        scale = torch.cat([group.potential.energy_scale[position, None] for group, position in self._members(index)])
+        scale = torch.cat([group.potential.energy_scale[position, None] for group, position in self.members[index]])
         history = [torch.stack(state.history)[:, position] for state, position in states]
         return FitResult(
             potential=Potential(self.model, self.builder.data.species, parameters, scale),
@@ -286,7 +295,7 @@ def validation_error(
     With `settings.early_stopping` one of them alone (without forces always MAE(E)), or the mean loss of a structure.
     """
     n_structures = sum(energies.shape[1] for _, energies, _ in held_out)
-    n_components = sum(forces.numel() for _, _, forces in held_out if forces is not None) // potential.n_models
+    n_components = sum(3 * batch.atoms_of_models for batch, _, forces in held_out if forces is not None)
     by = settings.early_stopping
     total = torch.zeros(potential.n_models, dtype=potential.dtype, device=potential.device)
     for batch, energies, forces in held_out:
@@ -319,7 +328,7 @@ class _TrainingData:
     def gather(self, rows: Int[np.ndarray, "models structures"]) -> Minibatch:
         """A batch with its energies and forces."""
         batch = make_batch(self.geometry, rows, with_pairs=self.with_pairs)
-        energies = self.labels.energies[torch.from_numpy(rows).to(self.labels.energies.device)]
+        energies = self.labels.energies[to_device(rows, self.labels.energies.device)]
         forces = self.labels.forces
         return batch, energies, None if forces is None else forces[self.geometry.atom_rows(rows.flatten())]
 
@@ -360,7 +369,7 @@ def _held_out(
 ) -> list[Minibatch]:
     """The validation sets of some models, of one size, in chunks of as many structures each."""
     held = []
-    for rows, _ in builder.chunks(sets[0], with_pairs=False):
+    for rows in builder.chunks(sets[0], share=len(sets)).rows():
         picked = np.concatenate([one[rows] for one in sets])
         everything = _TrainingData(builder, settings, [picked])
         held.append(everything.gather(np.arange(len(picked)).reshape(len(sets), -1)))

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class Request:
     members: int
     checkpoint: Checkpoint
 
-    @property
+    @cached_property
     def initial(self) -> Path | None:
         """Where the model lies if it is the initial one, which other runs start from too."""
         if len(self.labelled) > len(self.split.initial):
@@ -52,11 +53,13 @@ def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:
     others wait for its file. The file holds the seconds that training took, so that a run's cost counts it as if it had
     been trained alone. Raises Stopped.
     """
-    initial: dict[Path, Request] = {}
+    if requests[0].initial is None:
+        return _train(requests)
     found: dict[Path, FitResult | Exception] = {}
+    missing: dict[Path, Request] = {}
     with contextlib.ExitStack() as locks:
         # always in the same order: processes that wait for each other's models would wait for ever
-        for path, request in sorted((r.initial, r) for r in {q.initial: q for q in requests}.values() if r.initial):
+        for path, request in sorted(_by_initial(requests).items()):
             make_folder(path.parent)
             locks.enter_context(locked(path.with_suffix(".lock"), wait=True))
             remove_leftovers(path.parent, f"{path.name}.*")
@@ -65,23 +68,24 @@ def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:
                 found[path] = _load(path, request.run.device)
             else:
                 checkpoint = Checkpoint(path.with_suffix(".training"), request.run.checkpoint_seconds)
-                initial[path] = replace(request, checkpoint=checkpoint)
-        later = [request for request in requests if request.initial is None]
-        to_train = [*initial.values(), *later]
-        trained = iter(_train(to_train))
-        for (path, request), outcome in zip(initial.items(), trained, strict=False):
+                missing[path] = replace(request, checkpoint=checkpoint)
+        trained = _train(list(missing.values())) if missing else []
+        for (path, request), outcome in zip(missing.items(), trained, strict=True):
             found[path] = outcome
             if isinstance(outcome, FitResult):
                 _save(path, outcome, request.builder.data.reference_energies)
                 request.checkpoint.remove()
-    return [found[request.initial] if request.initial else next(trained) for request in requests]
+    return [found[request.initial] for request in requests if request.initial]
 
 
-def _train(requests: Sequence[Request]) -> Sequence[FitResult | Exception]:
-    if not requests:
-        return []
+def _by_initial(requests: Sequence[Request]) -> dict[Path, Request]:
+    """One request for each initial model."""
+    return {request.initial: request for request in requests if request.initial}
+
+
+def _train(requests: Sequence[Request]) -> list[FitResult | Exception]:
     first = requests[0]
-    return fit_many(first.builder, first.run.model, first.run.training, [request.job() for request in requests])
+    return [*fit_many(first.builder, first.run.model, first.run.training, [request.job() for request in requests])]
 
 
 def _save(path: Path, fitted: FitResult, reference_energies: dict[int, float]) -> None:

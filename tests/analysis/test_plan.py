@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from bench_commands import command
@@ -79,7 +80,7 @@ def test_costs_from_the_benchmarks_of_a_machine(tmp_path, cells):
         "aspirin,10,1,1,20,0.5\naspirin,32,1,1,64,0.5\naspirin,10,3,1,999,9\naspirin,10,1,2,999,9\n"
     )
     (tmp_path / "per_structure.csv").write_text(
-        "data,threads,forces_ms,LL_ms,RP_ms,energies_ms\naspirin,1,0.4,0.2,0.7,\naspirin,2,9,9,9,\n"
+        "data,threads,forces_ms,LL_ms,RP_ms\naspirin,1,0.4,0.2,0.7\naspirin,2,9,9,9\n"
     )
     costs = benchmarked(tmp_path)
     table = states(cells, [], costs)
@@ -87,14 +88,22 @@ def test_costs_from_the_benchmarks_of_a_machine(tmp_path, cells):
     epochs, checks, sizes = run.training.epochs, run.training.validation_checks, run.scenario
     minibatches = sum(n // 5 for n in (10, 20, 30, 40))
     each = checks * sizes.validation * 0.5 + sizes.test * 0.4
-    expected = {"MaxDiag + RND": 0.0, "MaxDet + GP(LL)": 0.2 * sizes.pool, "LCMD + FEAT(LL)": 0.2 * sizes.pool}
+    last = sizes.test * (0.2 + 0.7)
+    expected = {
+        "MaxDiag + RND": 0.0,
+        "MaxDet + GP(LL)": 0.2 * (sizes.pool + sizes.test),
+        "LCMD + FEAT(LL)": 0.2 * sizes.pool,
+    }
     for row in table.to_dict("records"):
-        seconds = (epochs * minibatches * 20 + 4 * (each + expected[row["algorithm"]])) / 1000
+        seconds = (epochs * minibatches * 20 + 4 * each + 3 * expected[row["algorithm"]] + last) / 1000
         assert row["seconds_to_come"] == pytest.approx(seconds)
     committee = expand(["sweep=demo", "algorithm=maxdiag_qbc_f", "seed=0", "training.minibatch=21"])[0].run
     steps = sum(epochs * (n // min(n, 21)) * (20 if n == 10 else 40 if n == 20 else 42) for n in (10, 20, 30, 40))
-    each = 3 * (each + 0.4 * sizes.pool)
-    assert costs.to_come(committee, 0) == pytest.approx((3 * steps + 4 * each) / 1000)
+    assert costs.to_come(committee, 0) == pytest.approx((3 * (steps + 4 * each + 3 * 0.4 * sizes.pool) + last) / 1000)
+    large = expand(["sweep=demo", "algorithm=maxdiag_rnd", "seed=0", "training.minibatch=40"])[0].run
+    (kept,) = expand(["sweep=demo", "algorithm=maxdiag_rnd", "seed=0", "training.minibatch=40", "scenario.initial=40"])
+    assert costs.to_come(kept.run, 0) == pytest.approx((epochs * 64 * 40 / 32 + each + last) / 1000)
+    assert math.isnan(costs.to_come(replace(large, scenario=replace(large.scenario, test=None)), 0))
     assert "2 workers: " in describe(table, workers=2).splitlines()[-1]
     with pytest.raises(UserError, match="make perf"):
         benchmarked(tmp_path / "elsewhere")

@@ -13,6 +13,7 @@ from bench import stopping
 from bench.data.neighbours import find_neighbours
 from bench.model.geometry import GeometryBuilder
 from bench.schema import LearningRates, TrainingSettings, plugin
+from bench.training import fit as module
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.fit import Job, _held_out, _Optimizer, _TrainingData, fit, fit_many, validation_error
 from bench.training.scaling import fit_scaling
@@ -154,6 +155,59 @@ def test_batched_training_equals_single_trainings(builder, force_weight, measure
             torch.testing.assert_close(one.potential.parameters[name], values, rtol=0, atol=1e-7 * scale, msg=name)
 
 
+def test_a_pack_of_other_sizes(mixed_data):
+    """Structures of other sizes in every model's sets, in one batched computation: as each model alone."""
+    jobs = [Job(np.array(rows), np.array(held), seed) for seed, (rows, held) in enumerate(UNLIKE)]
+    settings = dataclasses.replace(QUICK, minibatch=2)
+    plain = dataclasses.replace(make_builder(mixed_data), plain=True)
+    for one, job in zip(fit_many(plain, SMALL, settings, jobs), jobs, strict=True):
+        alone = fit(make_builder(mixed_data), SMALL, settings, job)
+        np.testing.assert_allclose(one.validation, alone.validation, rtol=1e-7)
+        assert one.best_epochs == alone.best_epochs
+
+
+UNLIKE = [([0, 1, 2], [3, 5]), ([5, 4, 1], [0, 2]), ([3, 2, 5], [1, 4])]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_pack_stopped_and_taken_up_again(mixed_data, tmp_path, monkeypatch, plain):
+    """Saved together and gone on with: the same bits; also when one had to begin anew and goes on apart."""
+    settings = dataclasses.replace(QUICK, minibatch=2, epochs=8)
+    builder = dataclasses.replace(make_builder(mixed_data), plain=plain)
+    jobs = [Job(np.array(rows), np.array(held), seed, 1 + seed // 2) for seed, (rows, held) in enumerate(UNLIKE)]
+    expected = fit_many(builder, SMALL, settings, jobs)
+    kept = [dataclasses.replace(j, checkpoint=Checkpoint(tmp_path / f"{j.seed}.pt", 1e9)) for j in jobs]
+    original, steps = module._Trainings._save_or_stop, []
+
+    def save_or_stop(self):
+        steps.append(1)
+        if len(steps) in (4, 9):
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self)
+
+    monkeypatch.setattr(module._Trainings, "_save_or_stop", save_or_stop)
+    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    try:
+        for stop in range(2):
+            stopping.listen(own=True)
+            with pytest.raises(stopping.Stopped):
+                fit_many(builder, SMALL, settings, kept)
+            assert len(list(tmp_path.glob("*.pt"))) == 3
+            if stop == 0:
+                kept[1].checkpoint.remove()
+        stopping.listen(own=True)
+        resumed = fit_many(builder, SMALL, settings, kept)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert sorted(one.lockstep for one in resumed) == [1, 3, 3]
+    for one, wanted in zip(resumed, expected, strict=True):
+        if plain:  # batches of another width round otherwise
+            np.testing.assert_allclose(one.validation, wanted.validation, rtol=1e-9)
+        else:
+            assert same_bits(one, wanted)
+
+
 def test_one_diverges_and_the_others_go_on(builder):
     data = dataclasses.replace(builder.data, energies=builder.data.energies.copy())
     jobs = a_pack(2)
@@ -172,8 +226,6 @@ WAITS = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "unique_
 def test_no_minibatch_waits_for_the_device(builder, monkeypatch, force_weight):
     """On a GPU a minibatch must be issued without its results: none of its operations sends anything to the host."""
     from torch.utils._python_dispatch import TorchDispatchMode
-
-    from bench.training import fit as module
 
     seen = set()
 
