@@ -26,9 +26,10 @@ test: $(READY)  ## every test that this machine can run
 test-long: $(READY)  ## the tests that take longer: chaos, 1460 runs, real time limits
 	$(BIN)/python -m pytest -m long
 
-perf: $(READY)  ## benchmarks of features, training steps and selections: tables in results/perf
+perf: $(READY)  ## benchmarks of training, features, selections and scaling: tables in results/perf
 	$(BIN)/python -m tests.perf.features
 	$(BIN)/python -m tests.perf.training
+	$(BIN)/python -m tests.perf.scaling
 	$(BIN)/python -m tests.perf.selections
 
 clean:  ## remove the environment and everything recorded outside results/reference

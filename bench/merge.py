@@ -1,4 +1,4 @@
-"""Results of several machines in one folder: python -m bench.merge FROM [FROM …] INTO
+"""Results of several machines in one folder: python -m bench.merge [--without-models] FROM [FROM …] INTO
 
 A run that is in both is taken where it has come further; where both have the same steps with other numbers, nothing is
 touched, and the conflict is told.
@@ -22,11 +22,13 @@ def main() -> None:
     """Entry point; exits with 1 if there are conflicts or damaged records, with 2 after a mistake in the input."""
     parser = argparse.ArgumentParser(prog="python -m bench.merge", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders given to runs as results=")
-    folders = parser.parse_args().folders
+    parser.add_argument("--without-models", action="store_true", help="leave out the last models: 2 MB a run")
+    arguments = parser.parse_args()
+    folders, models = arguments.folders, not arguments.without_models
     try:
         if len(folders) < 2:
             raise UserError("say from where and into what: python -m bench.merge FROM INTO")
-        outcomes = Counter(outcome for source in folders[:-1] for outcome in merge(source, folders[-1]))
+        outcomes = Counter(outcome for source in folders[:-1] for outcome in merge(source, folders[-1], models=models))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -34,7 +36,7 @@ def main() -> None:
     sys.exit(1 if outcomes["conflicts"] or outcomes["damaged"] else 0)
 
 
-def merge(source: Path, target: Path) -> list[str]:
+def merge(source: Path, target: Path, *, models: bool = True) -> list[str]:
     """Copy the runs of `source` that `target` lacks or has less of; returns what became of each run.
 
     Raises UserError if there are no results in `source` or a run is being computed in `target`.
@@ -45,7 +47,7 @@ def merge(source: Path, target: Path) -> list[str]:
     outcomes = []
     for folder in sorted(path.parent for path in source.glob(f"runs/*/{RECORD}")):
         try:
-            outcomes.append(_merge_run(folder, target / "runs" / folder.name))
+            outcomes.append(_merge_run(folder, target / "runs" / folder.name, models))
         except (WriteError, BusyError):
             raise
         except UserError as error:
@@ -54,10 +56,10 @@ def merge(source: Path, target: Path) -> list[str]:
     return outcomes
 
 
-def _merge_run(source: Path, target: Path) -> str:
+def _merge_run(source: Path, target: Path, models: bool) -> str:
     theirs = read_record(source / RECORD)
     if not (target / RECORD).exists():
-        _copy(source, target)
+        _copy(source, target, models)
         return "new"
     ours = read_record(target / RECORD)
     common = min(len(ours["steps"]), len(theirs["steps"]))
@@ -69,17 +71,18 @@ def _merge_run(source: Path, target: Path) -> str:
         return "conflicts"
     if _progress(theirs) <= _progress(ours):
         return "already there"
-    _copy(source, target)
+    _copy(source, target, models)
     return "further"
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, models: bool) -> None:
     """Replace a run's folder by a copy, as a whole. Raises WriteError."""
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     old = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with locked(source / LOCK, wait=False):
-            shutil.copytree(source, draft, ignore=shutil.ignore_patterns("*.tmp", "*.lock", "*.lease"))
+            left_out = ["*.tmp", "*.lock", "*.lease", *([] if models else ["*.pt"])]
+            shutil.copytree(source, draft, ignore=shutil.ignore_patterns(*left_out))
         if target.exists():
             with locked(target / LOCK, wait=False):
                 target.rename(old)

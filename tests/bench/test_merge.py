@@ -42,6 +42,9 @@ def test_merge(tmp_path):
     assert done.returncode == 0 and done.stdout == "1 already there, 1 further, 1 new\n", done.stdout + done.stderr
     assert all_numbers(here) == complete
     assert merge(there, here).stdout == "3 already there\n"
+    assert merge("--without-models", there, tmp_path / "compact").stdout == "3 new\n"
+    assert len(records(tmp_path / "compact")) == 3 and list(there.rglob("model.pt"))
+    assert not list((tmp_path / "compact").rglob("*.pt")) and len(list(tmp_path.glob("compact/runs/*/*.npz"))) == 6
 
     def other_numbers(record):
         record["steps"][1]["metrics"]["force_mae_kcal_mol_A"] += 1e-3
