@@ -56,7 +56,7 @@ def against_paper(steps: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     wanted = pd.concat([wanted, grown], ignore_index=True)
     tables = [_beside(wanted, found[found["deviations"] == ""], "left")]
     random = found[(found["algorithm"] == BASELINE) & (found["statistic"] != "seconds")]
-    for _, part in random[random["deviations"].map(is_reduced)].groupby("deviations"):
+    for _, part in random[random["deviations"].map(is_reduced).astype(bool)].groupby("deviations"):
         tables.append(_beside(wanted, part, "inner"))
     table = pd.concat(tables, ignore_index=True).drop(columns="row")
     table["deviations"] = table["deviations"].fillna("")

@@ -111,12 +111,20 @@ def errors(values: pd.DataFrame, statistic: str) -> Sheet:
     wide = means.pivot(index=keys, columns="measure", values=["mean", "sem"])
     wide.columns = pd.Index([m if kind == "mean" else f"{m}_sem" for kind, m in wide.columns])
     seeds = means.groupby(keys).agg(seeds=("seeds", "min"), runs=("runs", "first"))
-    data = wide.reindex(columns=[name for m in MEASURES for name in (m, f"{m}_sem")]).join(seeds).reset_index()
+    rmse = chosen[chosen["measure"] == "rmse"].groupby(keys)["value"].agg(rmse_median="median", rmse_trimmed=trimmed)
+    data = wide.reindex(columns=[name for m in MEASURES for name in (m, f"{m}_sem")]).join([rmse, seeds]).reset_index()
     columns = [*EXPERIMENT_COLUMNS, Column("Of", "quantity")]
-    columns += [*(Column(m.upper(), m, f"{m}_sem") for m in MEASURES), RUNS]
+    columns += [*(Column(m.upper(), m, f"{m}_sem") for m in MEASURES)]
+    columns += [Column("RMSE, median", "rmse_median"), Column("RMSE, trimmed", "rmse_trimmed"), RUNS]
     note = "Mean ± standard error over seeds; forces in kcal/mol/Å, energies in kcal/mol. MAXE of forces is the largest"
-    note += " mean absolute component error of a structure; it grows with the test set."
+    note += " mean absolute component error of a structure; it grows with the test set. Trimmed: the mean without the"
+    note += " largest and the smallest of all seeds, from three on."
     return Sheet(f"errors_{statistic}", f"Errors: {STATISTICS[statistic]}", note, data, columns)
+
+
+def trimmed(values: pd.Series) -> float:
+    """The mean without the largest and the smallest value; NaN for fewer than three."""
+    return float(values.sort_values().iloc[1:-1].mean()) if len(values) > 2 else math.nan
 
 
 def correlations(last: pd.DataFrame) -> Sheet:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from bench.compose import CONF, bind_chosen, compose_run, parse, values_of
+from bench.device import prepare_device
 from bench.errors import UserError
 from bench.loop import check, run_active_learning
 from bench.record import make_folder
@@ -48,17 +48,6 @@ def execute(run: RunConfig) -> None:
     """Do one run in this process with its threads."""
     prepare_device(run)
     run_active_learning(run)
-
-
-def prepare_device(run: RunConfig) -> None:
-    """Set threads, and on a GPU deterministic sums. Raises UserError if there is no such device."""
-    if run.device.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise UserError(f"device = {run.device!r} but torch sees no GPU here: set device=cpu")
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.set_num_threads(run.threads or len(os.sched_getaffinity(0)))
 
 
 def check_command_line(arguments: list[str]) -> RunConfig:

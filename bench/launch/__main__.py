@@ -107,7 +107,8 @@ def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool
     threads = min(len(place.cores) for place in ours) if ours else getattr(cluster, "cpus_per_worker", 1)
     todo = [_with_threads(entry, threads) for entry in todo]
     if dry_run:
-        print(f"would start {workers} workers of {threads} threads on:")
+        packs = f", packs of {cluster.pack}" if cluster.pack > 1 else ""
+        print(f"would start {workers} workers of {threads} threads{packs} on:")
         print("\n".join(f"{entry.folder.name} {' '.join(entry.words)}" for entry in todo))
         return
     if isinstance(cluster, Local):

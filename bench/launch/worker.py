@@ -19,12 +19,12 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
+from bench.device import prepare_device
 from bench.errors import BusyError, UserError
 from bench.launch.queue import DIED, Entry, Queue, read_queue
 from bench.locks import locked
 from bench.loop import alike, check, run_pack
 from bench.record import LOCK, RunRecord, make_folder
-from bench.run import prepare_device
 from bench.schema import RunConfig
 from bench.stopping import SIGNALS, Stopped, listen
 

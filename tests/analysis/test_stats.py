@@ -10,6 +10,7 @@ from scipy import integrate, stats
 from analysis.compare import adjusted, batch_slopes, paired, ranks
 from analysis.efficiency import efficiency
 from analysis.stats import detectable_factor, last_correlations, over_seeds, per_run, run_values, summarise
+from analysis.tables import errors
 from tests.analysis import records
 from tests.analysis.records import CURVES, JITTER, SEEDS, tables_of
 
@@ -28,6 +29,18 @@ def test_mean_and_standard_error(collected):
     assert row["mae"] == pytest.approx(LCMD.mean()) and row["rmse"] == pytest.approx(2 * LCMD.mean())
     assert row["mae_sem"] == pytest.approx(stats.sem(LCMD))
     assert row["seeds"] == 4 and not row["fewer"]
+
+
+def test_rmse_of_outlying_seeds():
+    """Median and trimmed mean beside the mean: a seed with a few structures of the tail decides the mean."""
+    contents = [records.record("MaxDiag", "RND", seed, [9.0, v]) for seed, v in enumerate((1.0, 2.0, 1.5, 40.0, 1.2))]
+    sheet = errors(run_values(tables_of(contents).steps), "final")
+    row = sheet.data[sheet.data["quantity"] == "force"].iloc[0]
+    assert (row["rmse"], row["rmse_median"]) == (pytest.approx(2 * 9.14), 3.0)
+    assert row["rmse_trimmed"] == pytest.approx(2 * (2.0 + 1.5 + 1.2) / 3)
+    assert {"RMSE, median", "RMSE, trimmed"} <= {column.heading for column in sheet.columns}
+    few = errors(run_values(tables_of(contents[:2]).steps), "final").data
+    assert few["rmse_trimmed"].isna().all() and few["rmse_median"].tolist() == [3.0, 3.0]
 
 
 def test_one_seed_has_no_standard_error():

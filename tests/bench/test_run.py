@@ -259,8 +259,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes_are_one_line(tmp_path, case):
+def test_mistakes_are_one_line(tmp_path, tmp_path_factory, monkeypatch, case):
     arguments, message = MISTAKES[case]
+    monkeypatch.setenv("BMDAL_BENCH_DATA", str(tmp_path_factory.mktemp("data")))  # nothing is prepared there
     done = command(*TINY, f"results={tmp_path}", *arguments)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2, done.stderr

@@ -369,14 +369,14 @@ def test_rates_decay_linearly_to_zero(builder, monkeypatch):
     original = torch.optim.Adam.step
 
     def spy(self, *arguments, **keywords):
-        rates.append([group["lr"] for group in self.param_groups])
+        rates.append([(group["lr"], len(group["params"])) for group in self.param_groups])
         return original(self, *arguments, **keywords)
 
     monkeypatch.setattr(torch.optim.Adam, "step", spy)
-    result = fit_one(builder, SMALL, QUICK, np.arange(64), np.arange(70, 75), seed=0, members=1)
-    names = list(result.potential.parameters)
-    expected = [{"beta": 0.02, "shift": 0.05, "scale": 0.001}.get(name, 0.03) for name in names]
-    np.testing.assert_allclose(rates, np.outer(1 - np.arange(24) / 24, expected))
+    fit_one(builder, SMALL, QUICK, np.arange(64), np.arange(70, 75), seed=0, members=1)
+    expected = [0.02, 0.05, 0.001, 0.03]  # of β, μ, σ, and all W and b
+    np.testing.assert_allclose([[lr for lr, _ in step] for step in rates], np.outer(1 - np.arange(24) / 24, expected))
+    assert [count for _, count in rates[0]] == [1, 1, 1, 2 * len(SMALL.hidden) + 2]
 
 
 def test_divergence_is_an_error(builder):
