@@ -374,7 +374,7 @@ def test_rates_decay_linearly_to_zero(builder, monkeypatch):
 
     monkeypatch.setattr(torch.optim.Adam, "step", spy)
     fit_one(builder, SMALL, QUICK, np.arange(64), np.arange(70, 75), seed=0, members=1)
-    expected = [0.02, 0.05, 0.001, 0.03]  # of β, μ, σ, and all W and b
+    expected = [0.02, 0.001, 0.05, 0.03]  # of β, σ, μ, and all W and b
     np.testing.assert_allclose([[lr for lr, _ in step] for step in rates], np.outer(1 - np.arange(24) / 24, expected))
     assert [count for _, count in rates[0]] == [1, 1, 1, 2 * len(SMALL.hidden) + 2]
 
