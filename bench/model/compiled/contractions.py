@@ -5,8 +5,8 @@ Every invariant is cubic at most, so all of them are two bilinear maps, one afte
     Q_q = Σ f Ψ_i Ψ_j    the symmetrised matrices Ψ1_s Ψ1_t, Ψ3_s:Ψ3_t, Ψ2_s Ψ2_t and the vectors Ψ3_s:Ψ2_t
     G_g = Σ f Q_q Ψ_j    each matrix with Ψ2_u and its trace (Q_q · 1), each vector with Ψ1_u, and Ψ0 itself
 
-`terms` lists (target, left, right, f) of both; the derivatives are the same lists with the roles exchanged. Each sum is
-taken for LANES atoms at once, in a fixed order.
+`terms` lists (target, left, right, f) of both; the derivatives are the same lists with the roles exchanged, sorted by
+what then is the target. Each sum is taken for LANES atoms at once, in a fixed order.
 """
 
 import itertools
@@ -19,19 +19,27 @@ from jaxtyping import Float, Int
 from numba import prange
 
 from bench.model.compiled.jit import compiled, torch_threads
+from bench.model.compiled.vectors import LANES, add_terms
 from bench.model.invariants import n_invariants
 from bench.model.moments import MONOMIALS, N_MONOMIALS
 
-LANES = 64
+
+class Sums(NamedTuple):
+    """target[at[n]] += Σ_k factor[k] · left[l[k]] · right[r[k]], k from first[n] to first[n + 1]."""
+
+    at: Int[np.ndarray, " targets"]
+    first: Int[np.ndarray, " targets_and_1"]
+    left: Int[np.ndarray, " terms"]
+    right: Int[np.ndarray, " terms"]
+    factor: Float[np.ndarray, " terms"]
 
 
 class Terms(NamedTuple):
-    """target[at] += factor · left[i] · right[j], one row a term."""
+    """One list of terms (at, i, j, f) by what is the target: at = Σ f i j; i = Σ f at j; j = Σ f at i."""
 
-    at: Int[np.ndarray, " terms"]
-    i: Int[np.ndarray, " terms"]
-    j: Int[np.ndarray, " terms"]
-    factor: Float[np.ndarray, " terms"]
+    at: Sums
+    i: Sums
+    j: Sums
 
 
 @cache
@@ -79,15 +87,20 @@ def terms(n_radial: int, single: bool) -> tuple[Terms, Terms]:
 def _listed(sums: list[Counter[tuple[int, int]]], single: bool) -> Terms:
     rows = [(at, i, j, factor) for at, sum_ in enumerate(sums) for (i, j), factor in sum_.items()]
     at, i, j, factor = (np.array(column) for column in zip(*rows, strict=True))
-    return Terms(at, i, j, factor.astype(np.float32 if single else np.float64))
+    factor = factor.astype(np.float32 if single else np.float64)
+
+    def by(target: Int[np.ndarray, " n"], left: Int[np.ndarray, " n"], right: Int[np.ndarray, " n"]) -> Sums:
+        order = np.argsort(target, kind="stable")
+        targets, first = np.unique(target[order], return_index=True)
+        return Sums(targets, np.append(first, len(order)), left[order], right[order], factor[order])
+
+    return Terms(by(at, i, j), by(i, at, j), by(j, at, i))
 
 
 @compiled
-def _add(target, at, left, i, right, j, factor):
-    for term in range(len(at)):
-        a, b, c, f = at[term], i[term], j[term], factor[term]
-        for lane in range(LANES):
-            target[a, lane] += f * left[b, lane] * right[c, lane]
+def _add(target, sums, left, right):
+    for n in range(len(sums.at)):
+        add_terms(target, sums.at[n], sums.factor, left, sums.left, right, sums.right, sums.first[n], sums.first[n + 1])
 
 
 @compiled
@@ -110,41 +123,41 @@ def _store(block, rows, first):
 
 
 @compiled
-def _value_of(first, moments, values, p, g):
-    n_products = p.at[-1] + 1
+def _value_of(first, moments, values, p_at, g_at):
+    n_products = p_at.at[-1] + 1
     psi = np.empty((moments.shape[1] + 1, LANES), moments.dtype)
     products = np.zeros((n_products, LANES), moments.dtype)
     total = np.zeros((values.shape[1], LANES), moments.dtype)
     _load(moments, first, psi, 1)
-    _add(products, p.at, psi, p.i, psi, p.j, p.factor)
-    _add(total, g.at, products, g.i, psi, g.j, g.factor)
+    _add(products, p_at, psi, psi)
+    _add(total, g_at, products, psi)
     _store(total, values, first)
 
 
 @compiled
-def _pull_back_of(first, moments, gradient, moment_gradient, p, g):
+def _pull_back_of(first, moments, gradient, moment_gradient, p_at, p_i, p_j, g_i, g_j):
     psi = np.empty((moments.shape[1] + 1, LANES), moments.dtype)
     psi_bar = np.zeros_like(psi)
     g_bar = np.empty((gradient.shape[1] + 1, LANES), moments.dtype)
-    products = np.zeros((p.at[-1] + 1, LANES), moments.dtype)
+    products = np.zeros((p_at.at[-1] + 1, LANES), moments.dtype)
     products_bar = np.zeros_like(products)
     _load(moments, first, psi, 1)
     _load(gradient, first, g_bar, 0)
-    _add(products, p.at, psi, p.i, psi, p.j, p.factor)
-    _add(products_bar, g.i, g_bar, g.at, psi, g.j, g.factor)
-    _add(psi_bar, g.j, g_bar, g.at, products, g.i, g.factor)
-    _add(psi_bar, p.i, products_bar, p.at, psi, p.j, p.factor)
-    _add(psi_bar, p.j, products_bar, p.at, psi, p.i, p.factor)
+    _add(products, p_at, psi, psi)
+    _add(products_bar, g_i, g_bar, psi)
+    _add(psi_bar, g_j, g_bar, products)
+    _add(psi_bar, p_i, products_bar, psi)
+    _add(psi_bar, p_j, products_bar, psi)
     _store(psi_bar, moment_gradient, first)
 
 
 @compiled
-def _tangent_of(first, moments, moment_tangent, gradient, tangent, adjoint, p, g):
+def _tangent_of(first, moments, moment_tangent, gradient, tangent, adjoint, p_at, p_i, p_j, g_at, g_i, g_j):
     psi = np.empty((moments.shape[1] + 1, LANES), moments.dtype)
     psi_dot, psi_bar_dot = np.empty_like(psi), np.zeros_like(psi)
     g_bar = np.empty((gradient.shape[1] + 1, LANES), moments.dtype)
     g_dot = np.zeros_like(g_bar)
-    products = np.zeros((p.at[-1] + 1, LANES), moments.dtype)
+    products = np.zeros((p_at.at[-1] + 1, LANES), moments.dtype)
     products_dot, products_bar, products_bar_dot = (
         np.zeros_like(products),
         np.zeros_like(products),
@@ -153,35 +166,35 @@ def _tangent_of(first, moments, moment_tangent, gradient, tangent, adjoint, p, g
     _load(moments, first, psi, 1)
     _load(moment_tangent, first, psi_dot, 0)
     _load(gradient, first, g_bar, 0)
-    _add(products, p.at, psi, p.i, psi, p.j, p.factor)
-    _add(products_dot, p.at, psi_dot, p.i, psi, p.j, p.factor)
-    _add(products_dot, p.at, psi, p.i, psi_dot, p.j, p.factor)
-    _add(g_dot, g.at, products_dot, g.i, psi, g.j, g.factor)
-    _add(g_dot, g.at, products, g.i, psi_dot, g.j, g.factor)
-    _add(products_bar, g.i, g_bar, g.at, psi, g.j, g.factor)
-    _add(products_bar_dot, g.i, g_bar, g.at, psi_dot, g.j, g.factor)
-    _add(psi_bar_dot, g.j, g_bar, g.at, products_dot, g.i, g.factor)
-    _add(psi_bar_dot, p.i, products_bar_dot, p.at, psi, p.j, p.factor)
-    _add(psi_bar_dot, p.j, products_bar_dot, p.at, psi, p.i, p.factor)
-    _add(psi_bar_dot, p.i, products_bar, p.at, psi_dot, p.j, p.factor)
-    _add(psi_bar_dot, p.j, products_bar, p.at, psi_dot, p.i, p.factor)
+    _add(products, p_at, psi, psi)
+    _add(products_dot, p_at, psi_dot, psi)
+    _add(products_dot, p_at, psi, psi_dot)
+    _add(g_dot, g_at, products_dot, psi)
+    _add(g_dot, g_at, products, psi_dot)
+    _add(products_bar, g_i, g_bar, psi)
+    _add(products_bar_dot, g_i, g_bar, psi_dot)
+    _add(psi_bar_dot, g_j, g_bar, products_dot)
+    _add(psi_bar_dot, p_i, products_bar_dot, psi)
+    _add(psi_bar_dot, p_j, products_bar_dot, psi)
+    _add(psi_bar_dot, p_i, products_bar, psi_dot)
+    _add(psi_bar_dot, p_j, products_bar, psi_dot)
     _store(g_dot, tangent, first)
     _store(psi_bar_dot, adjoint, first)
 
 
-def _value(moments, values, p, g):
+def _value(moments, values, p_at, g_at):
     for block in prange((len(moments) + LANES - 1) // LANES):
-        _value_of(block * LANES, moments, values, p, g)
+        _value_of(block * LANES, moments, values, p_at, g_at)
 
 
-def _pull_back(moments, gradient, moment_gradient, p, g):
+def _pull_back(moments, gradient, moment_gradient, p_at, p_i, p_j, g_i, g_j):
     for block in prange((len(moments) + LANES - 1) // LANES):
-        _pull_back_of(block * LANES, moments, gradient, moment_gradient, p, g)
+        _pull_back_of(block * LANES, moments, gradient, moment_gradient, p_at, p_i, p_j, g_i, g_j)
 
 
-def _tangent(moments, moment_tangent, gradient, tangent, adjoint, p, g):
+def _tangent(moments, moment_tangent, gradient, tangent, adjoint, p_at, p_i, p_j, g_at, g_i, g_j):
     for block in prange((len(moments) + LANES - 1) // LANES):
-        _tangent_of(block * LANES, moments, moment_tangent, gradient, tangent, adjoint, p, g)
+        _tangent_of(block * LANES, moments, moment_tangent, gradient, tangent, adjoint, p_at, p_i, p_j, g_at, g_i, g_j)
 
 
 _compiled_value = compiled(_value, parallel=True)
@@ -193,8 +206,9 @@ def value(moments: Float[np.ndarray, "atoms radial 20"]) -> Float[np.ndarray, "a
     """G(Ψ)."""
     n, n_radial = len(moments), moments.shape[1]
     result = np.empty((n, n_invariants(n_radial)), moments.dtype)
+    p, g = terms(n_radial, moments.dtype == np.float32)
     with torch_threads():
-        _compiled_value(moments.reshape(n, -1), result, *terms(n_radial, moments.dtype == np.float32))
+        _compiled_value(moments.reshape(n, -1), result, p.at, g.at)
     return result
 
 
@@ -203,9 +217,9 @@ def pull_back(
 ) -> Float[np.ndarray, "atoms radial 20"]:
     """∂E/∂Ψ from ∂E/∂G."""
     n, result = len(moments), np.empty_like(moments)
-    both = terms(moments.shape[1], moments.dtype == np.float32)
+    p, g = terms(moments.shape[1], moments.dtype == np.float32)
     with torch_threads():
-        _compiled_pull_back(moments.reshape(n, -1), gradient, result.reshape(n, -1), *both)
+        _compiled_pull_back(moments.reshape(n, -1), gradient, result.reshape(n, -1), *p, g.i, g.j)
     return result
 
 
@@ -216,9 +230,9 @@ def tangent(
 ) -> tuple[Float[np.ndarray, "atoms invariants"], Float[np.ndarray, "atoms radial 20"]]:
     """Ġ along Ψ̇, and ∂(Σ_g `gradient`_g Ġ_g)/∂Ψ."""
     n, along, adjoint = len(moments), np.empty_like(gradient), np.empty_like(moments)
-    both = terms(moments.shape[1], moments.dtype == np.float32)
+    p, g = terms(moments.shape[1], moments.dtype == np.float32)
     with torch_threads():
         _compiled_tangent(
-            moments.reshape(n, -1), moment_tangent.reshape(n, -1), gradient, along, adjoint.reshape(n, -1), *both
+            moments.reshape(n, -1), moment_tangent.reshape(n, -1), gradient, along, adjoint.reshape(n, -1), *p, *g
         )
     return along, adjoint

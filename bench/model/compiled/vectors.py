@@ -13,6 +13,8 @@ ROW = 32
 """Width of the rows of `add_rows`: the 20 monomials, padded to whole vectors."""
 SHORT_ROW = 8
 """Width of the rows of `add_short_rows`: the radial functions, in parts."""
+LANES = 64
+"""Width of the rows of `add_terms`: as many atoms."""
 
 
 def _row_sum(width: int) -> Callable[..., Any]:
@@ -56,6 +58,45 @@ def _row_sum(width: int) -> Callable[..., Any]:
 
 add_rows = _row_sum(ROW)
 add_short_rows = _row_sum(SHORT_ROW)
+
+
+@intrinsic
+@no_type_check
+def add_terms(_context, target, row, factors, left, left_rows, right, right_rows, first, last):  # noqa: ARG001
+    """target[row, :] += Σ_k factors[k] · left[left_rows[k], :] · right[right_rows[k], :], first ≤ k < last; contiguous.
+
+    The arrays have LANES columns; the sum stays in registers.
+    """
+    integer, scalar = types.int64, target.dtype
+    signature = types.void(target, integer, factors, left, left_rows, right, right_rows, integer, integer)
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(context.get_value_type(scalar), LANES)
+        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+        arrays = {k: context.make_array(signature.args[k])(context, builder, arguments[k]) for k in (0, 2, 3, 4, 5, 6)}
+        undefined, lanes = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), LANES)
+
+        def row_of(array, index):
+            at = builder.gep(array.data, [builder.mul(index, ir.Constant(index.type, LANES))])
+            return builder.bitcast(at, vector.as_pointer())
+
+        def element(k, index):
+            return builder.load(cgutils.get_item_pointer(context, builder, signature.args[k], arrays[k], [index]))
+
+        at = row_of(arrays[0], arguments[1])
+        total = cgutils.alloca_once_value(builder, builder.load(at, align=aligned))
+        with cgutils.for_range(builder, builder.sub(arguments[8], arguments[7])) as loop:
+            k = builder.add(arguments[7], loop.index)
+            single = builder.insert_element(undefined, element(2, k), ir.Constant(ir.IntType(32), 0))
+            spread = builder.shuffle_vector(single, undefined, ir.Constant(lanes, [0] * LANES))
+            one = builder.load(row_of(arrays[3], element(4, k)), align=aligned)
+            other = builder.load(row_of(arrays[5], element(6, k)), align=aligned)
+            product = builder.fmul(builder.fmul(spread, one, flags=("contract",)), other, flags=("contract",))
+            builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+        builder.store(builder.load(total), at, align=aligned)
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
 def exponential(x: float) -> float:
