@@ -193,12 +193,6 @@ class _Trainings:
             "models": [group.state.saved(position) for group, position in self.members[index]],
         }
 
-    def _members(self, index: int) -> "list[tuple[_Group, int]]":
-        """The group of each member of a job, and its position there."""
-        return [
-            (group, position) for group in self.groups for position, (job, _) in enumerate(group.models) if job == index
-        ]
-
     def _share(self, index: int) -> float:
         return self.jobs[index].members / self.n_models
 

@@ -56,12 +56,8 @@ def apax_milliseconds(python: str, data: Structures, case: Case, minibatch: int)
     """Train in a folder of its own, then evaluate: a step (the median over epochs), and a structure."""
     settings, forces = case.settings, case.forces
     command = Path(python).with_name("apax")
-    template = subprocess.run(
-        [python, "-c", "import apax.cli, pathlib; print(pathlib.Path(apax.cli.__file__).parent)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    where = "import apax.cli, pathlib; print(pathlib.Path(apax.cli.__file__).parent)"
+    template = _run(".", python, "-c", where).strip()
     config = yaml.safe_load((Path(template) / "templates/train_config_full.yaml").read_text())
     n_train = STEPS_PER_EPOCH * minibatch
     with tempfile.TemporaryDirectory() as folder:
@@ -76,28 +72,21 @@ def apax_milliseconds(python: str, data: Structures, case: Case, minibatch: int)
             config["loss"] = [loss for loss in config["loss"] if loss["name"] == "energy"]
             config["metrics"] = [metric for metric in config["metrics"] if metric["name"] == "energy"]
         Path(f"{folder}/config.yaml").write_text(yaml.safe_dump(config))
-        done = subprocess.run(
-            [command, "train", f"{folder}/config.yaml"],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=folder,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        )
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
+        _run(folder, command, "train", f"{folder}/config.yaml")
         with next(Path(folder).rglob("log.csv")).open() as file:
             seconds = [float(row["epoch_time"]) for row in csv.DictReader(file)]
         model = next(Path(folder).rglob("log.csv")).parent
-        evaluated = subprocess.run(
-            [python, "-c", EVALUATE, str(model), str(minibatch)],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=folder,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        )
-        if evaluated.returncode:
-            raise RuntimeError(evaluated.stderr[-2000:])
-    evaluation = 1e3 * float(evaluated.stdout.split()[-1])
+        evaluated = _run(folder, python, "-c", EVALUATE, model, minibatch)
+    evaluation = 1e3 * float(evaluated.split()[-1])
     return 1e3 * statistics.median(seconds[COMPILING:]) / STEPS_PER_EPOCH, evaluation
+
+
+def _run(folder: str, *command: object) -> str:
+    """What a command of apax's environment prints. Raises RuntimeError with the end of its errors."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, cwd=folder, env=environment
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return done.stdout
