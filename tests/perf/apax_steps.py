@@ -52,12 +52,12 @@ print((seconds[1] - seconds[0]) / 300)
 """
 
 
-def apax_milliseconds(python: str, data: Structures, case: Case, minibatch: int) -> tuple[float, float]:
-    """Train in a folder of its own, then evaluate: a step (the median over epochs), and a structure."""
+def apax_milliseconds(python: str, data: Structures, case: Case, minibatch: int, threads: int) -> tuple[float, float]:
+    """Train in a folder of its own on as many cores as threads, then evaluate: a step (median over epochs), a structure."""
     settings, forces = case.settings, case.forces
     command = Path(python).with_name("apax")
     where = "import apax.cli, pathlib; print(pathlib.Path(apax.cli.__file__).parent)"
-    template = _run(".", python, "-c", where).strip()
+    template = _run(".", threads, python, "-c", where).strip()
     config = yaml.safe_load((Path(template) / "templates/train_config_full.yaml").read_text())
     n_train = STEPS_PER_EPOCH * minibatch
     with tempfile.TemporaryDirectory() as folder:
@@ -72,21 +72,26 @@ def apax_milliseconds(python: str, data: Structures, case: Case, minibatch: int)
             config["loss"] = [loss for loss in config["loss"] if loss["name"] == "energy"]
             config["metrics"] = [metric for metric in config["metrics"] if metric["name"] == "energy"]
         Path(f"{folder}/config.yaml").write_text(yaml.safe_dump(config))
-        _run(folder, command, "train", f"{folder}/config.yaml")
+        _run(folder, threads, command, "train", f"{folder}/config.yaml")
         with next(Path(folder).rglob("log.csv")).open() as file:
             seconds = [float(row["epoch_time"]) for row in csv.DictReader(file)]
         model = next(Path(folder).rglob("log.csv")).parent
-        evaluated = _run(folder, python, "-c", EVALUATE, model, minibatch)
+        evaluated = _run(folder, threads, python, "-c", EVALUATE, model, minibatch)
     evaluation = 1e3 * float(evaluated.split()[-1])
     return 1e3 * statistics.median(seconds[COMPILING:]) / STEPS_PER_EPOCH, evaluation
 
 
-def _run(folder: str, *command: object) -> str:
+def _run(folder: str, threads: int, *command: object) -> str:
     """What a command of apax's environment prints. Raises RuntimeError with the end of its errors."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, cwd=folder, env=environment
-    )
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(everywhere)[:threads])
+    try:
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, check=False, cwd=folder, env=environment
+        )
+    finally:
+        os.sched_setaffinity(0, everywhere)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return done.stdout

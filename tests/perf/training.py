@@ -168,8 +168,9 @@ def main() -> None:
                     steps += [measure(case, minibatch, models, arguments.steps, device) for models in arguments.models]
                 structures.append(per_structure(case, device))
             if arguments.apax:
-                step, evaluation = apax_milliseconds(arguments.apax, first(case.data, 1000), case, MINIBATCH)
-                key = {"data": case.name, "minibatch": MINIBATCH, "models": 1, "threads": max(arguments.threads)}
+                threads, data = max(arguments.threads), first(case.data, 1000)
+                step, evaluation = apax_milliseconds(arguments.apax, data, case, MINIBATCH, threads)
+                key = {"data": case.name, "minibatch": MINIBATCH, "models": 1, "threads": threads}
                 apax.append(key | {"apax_step_ms": step, "apax_evaluation_ms": evaluation})
                 print(apax[-1], flush=True)
     keys = ["data", "minibatch", "models", "threads"]
