@@ -53,7 +53,7 @@ print((seconds[1] - seconds[0]) / 300)
 
 
 def apax_milliseconds(python: str, data: Structures, case: Case, minibatch: int, threads: int) -> tuple[float, float]:
-    """Train in a folder of its own on as many cores as threads, then evaluate: a step (median over epochs), a structure."""
+    """Train in a folder of its own on `threads` cores, then evaluate: a step (the median over epochs), a structure."""
     settings, forces = case.settings, case.forces
     command = Path(python).with_name("apax")
     where = "import apax.cli, pathlib; print(pathlib.Path(apax.cli.__file__).parent)"
