@@ -54,14 +54,14 @@ class Measured:
 
 
 def verdicts(measured: Measured) -> pd.DataFrame:
-    """A row for every claim: verdict, evidence, runs; and more where a reduced pool gives evidence, named so."""
+    """A row for every claim: verdict, evidence, runs; and one more, with `deviations`, where a reduced pool tells."""
     claims = pd.read_csv(REFERENCE / "claims.csv", dtype={"place": str})
     claims[["quantity", "other"]] = claims[["quantity", "other"]].fillna("")
     rows = [_verdict(claim, measured) for _, claim in claims.iterrows()]
     for deviations in filter(is_reduced, sorted(measured.values["deviations"].unique())):
         reduced = replace(measured, deviations=deviations)
         found = [_verdict(claim, reduced) for _, claim in claims.iterrows()]
-        rows += [row | {"scenario": f"{row['scenario']}, {deviations}"} for row in found if row["runs"]]
+        rows += [row for row in found if row["runs"]]
     return pd.DataFrame(rows)
 
 
@@ -74,6 +74,7 @@ def _verdict(claim: pd.Series, measured: Measured) -> dict[str, Any]:
     if missing := len(parts) - len(told):
         told.append(f"{missing} of {len(parts)} parts not recorded, or with too few seeds")
     row: dict[str, Any] = claim[["claim", "place", "scenario", "batch_size"]].to_dict()
+    row["deviations"] = measured.deviations
     return row | {"verdict": verdict, "evidence": "; ".join(told), "runs": sum(part.runs for part in parts)}
 
 

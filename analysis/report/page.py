@@ -64,8 +64,13 @@ def _tiles(collected: Tables, known: dict[str, Sheet]) -> str:
     apart = runs[(runs["state"] == "done") & (runs["deviations"].fillna("") != "")]
     tiles.append((str(len(apart)), "altered runs, kept apart"))
     if "claims" in known:
-        counts = known["claims"].data["verdict"].value_counts()
+        claims = known["claims"].data
+        counts = claims.loc[claims["deviations"] == "", "verdict"].value_counts()
         tiles += [(str(counts.get(v, 0)), f"claims {v}") for v in (SUPPORTED, NOT_SUPPORTED, NOT_TESTED)]
+        counts = claims.loc[claims["deviations"] != "", "verdict"].value_counts()
+        if len(counts):
+            supported, not_supported = (counts.get(v, 0) for v in (SUPPORTED, NOT_SUPPORTED))
+            tiles.append((f"{supported} / {not_supported}", "claims supported / not supported on reduced pools"))
     spent = collected.steps.filter(regex="^seconds_(training|features|selection|evaluation)$").sum().sum() / 3600
     tiles.append((f"{spent:.1f} h", "computed"))
     return (
