@@ -91,9 +91,14 @@ def test_elements_cancelled_requeued_preempted_and_stopped_by_the_clock(slurm, t
     slurm("scancel", "--signal=USR2", third)
     wait_until(lambda: sorted(slurm.jobs()) == [second, third] and not slurm.jobs("RUNNING"))
     assert "failed" not in states(tmp_path, SEEDS, **settings).values()
-    for element in (second, third):  # SLURM holds a requeued job back for a while
-        slurm("scontrol", "update", f"jobid={element}", "starttime=now")
-    wait_until(lambda: len(slurm.jobs("RUNNING")) == 2, seconds=300)
+
+    def both_run():
+        # SLURM holds a requeued job back for a while, and anew if it was told so while the job was still completing
+        for element in (second, third):
+            slurm("scontrol", "update", f"jobid={element}", "starttime=now", check=False)
+        return len(slurm.jobs("RUNNING")) == 2
+
+    wait_until(both_run, seconds=300)
     wait_until(lambda: running(tmp_path))
     urgent = tmp_path / "urgent"
     urgent.touch()
