@@ -18,7 +18,7 @@ from bench.model.radial import radial_basis
 ATOMS_PER_CHUNK = 2048
 """Bounds the working memory of a pass over many structures, whose arrays stay in the cache; models do not matter."""
 GPU_ATOMS_PER_CHUNK = 32768
-"""The same where a device has to be kept busy: 4 GB at 100 pairs an atom."""
+"""The same where a device has to be kept busy: about 4 GB at 100 pairs an atom, counted, not measured."""
 
 
 @dataclass(frozen=True)
