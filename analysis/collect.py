@@ -100,6 +100,11 @@ class Collector:
         """Label every run with its state and build the tables. Raises UserError if there is no finished step."""
         states = label(self.slim, checksums)
         runs = pd.DataFrame([row | {"state": states.get(row["run_id"], row["state"])} for row in self._runs])
+        # a whole curve of random selection counts before its last point alone
+        finished = runs[runs["state"] == "done"].sort_values("steps")
+        shorter = finished.index[finished.duplicated([*EXPERIMENT, "seed"], keep="last")]
+        runs.loc[shorter, "state"] = "superseded"
+        states |= dict.fromkeys(runs.loc[shorter, "run_id"], "superseded")
         steps = [row | {"state": states[r]} for r, rows in self._steps.items() if states[r] in CURRENT for row in rows]
         if not steps:
             found = ", ".join(f"{n} {state}" for state, n in runs["state"].value_counts().items()) or "nothing"
@@ -136,7 +141,7 @@ def label(records: Iterable[Mapping[str, Any]], checksums: Mapping[str, str | No
 def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is and where it was computed."""
     identity, session = record["identity"], (record.get("sessions") or [{}])[-1]
-    scenario, deviations = identity["scenario"], record["deviations"]
+    scenario, deviations = identity["scenario"], departures(record)
     altered = f"{scenario['name']}_altered_{hash_of({'deviations': deviations_text(deviations)})[:6]}"
     versions = session.get("versions", {})
     return {
@@ -164,6 +169,20 @@ def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
             not math.isfinite(v) for s in record["steps"] for v in s["metrics"].values() if v is not None
         ),
     }
+
+
+def departures(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The deviations that set a run apart from its scenario's others.
+
+    The last point of random selection's curve is one training on structures drawn at random: a run of it with
+    scenario.initial = scenario.final counts as the scenario's, whatever pool that leaves.
+    """
+    identity, deviations = record["identity"], record["deviations"]
+    scenario = identity["scenario"]
+    at_once = "scenario.initial" in deviations and scenario["initial"] == scenario["final"]
+    if identity["kernel"]["name"] != "RND" or not at_once or "scenario.final" in deviations:
+        return deviations
+    return {key: value for key, value in deviations.items() if key not in ("scenario.initial", "scenario.pool")}
 
 
 def step_row(record: Mapping[str, Any], run: Mapping[str, Any], step: int) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def against_paper(steps: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     `z` is the difference in its standard errors, the paper's taken to be ours: (ours − paper)/(√2 SEM over seeds); `p`
     is that of Student's t with seeds − 1 degrees of freedom; both from three seeds on, and not for a maximum over a
     test set of another size. Times were taken on other machines: their ratio says more than their difference. Runs of
-    the full scenario count; of a scenario on a reduced pool random selection alone, in rows that name the `deviations`.
+    the full scenario count, unfinished ones at the points that they have reached; of a scenario on a reduced pool
+    random selection alone, in rows that name the `deviations`.
     """
     ours = [_curve_points(steps), summarise(values, [*RUN_CASE, "deviations"]).assign(n_train=np.nan)]
     found = pd.concat([part for part in ours if len(part)], ignore_index=True)
@@ -85,7 +86,7 @@ def _curve_points(steps: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for row in at.drop_duplicates(CASE).itertuples():
         name = column(row.quantity, row.measure)
-        chosen = steps["n_train"].eq(row.n_train) & steps["state"].eq("done") & steps["scenario"].eq(row.scenario)
+        chosen = steps["n_train"].eq(row.n_train) & steps["scenario"].eq(row.scenario)
         chosen &= steps["algorithm"].eq(row.algorithm) & steps["batch_size"].eq(row.batch_size)
         if chosen.any() and name in steps:
             values = steps[chosen].assign(value=steps[name], quantity=row.quantity, measure=row.measure, statistic="at")

@@ -1,7 +1,8 @@
 """Errors per run and their mean and standard error over seeds; what a number of seeds can detect.
 
 A run counts once, in the long table of `per_run`: a row per run, statistic (final, curve average with and without the
-first step), quantity and measure. Only finished runs have these; unfinished ones appear in learning curves alone.
+first step), quantity and measure. Only finished runs have these; unfinished ones appear in learning curves, and where
+the paper quotes a point of a curve.
 """
 
 import functools
@@ -50,17 +51,19 @@ def over_seeds(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
 def per_run(steps: pd.DataFrame) -> pd.DataFrame:
     """The final error and the arithmetic means over the learning curve of every finished run, as a long table.
 
-    A run with a value that is not finite has no curve average, and no final error if it is the last.
+    A run with a value that is not finite has no curve average, and no final error if it is the last; a single training
+    has no curve.
     """
     done = steps[steps["state"] == "done"]
     columns = [column(q, m) for q in measured(done) for m in MEASURES]
     keys = ["run_id", *EXPERIMENT, "seed"]
+    longer = done[done.groupby("run_id")["step"].transform("max") > 0]
     parts = []
     for statistic in STATISTICS:
         if statistic == "final":
             values = done[done["n_train"] == done["final"]].set_index(keys)[columns]
         else:
-            part = done if statistic == "curve" else done[done["step"] > 0]
+            part = longer if statistic == "curve" else longer[longer["step"] > 0]
             grouped = part.groupby(keys)[columns]
             values = grouped.mean().where(grouped.count().eq(grouped.size(), axis=0))
         parts.append(values.reset_index().melt(id_vars=keys, var_name="name").assign(statistic=statistic))

@@ -73,6 +73,26 @@ def test_altered_runs_are_a_study_of_their_own(collected):
     pd.testing.assert_frame_equal(own[own["deviations"] == ""].reset_index(drop=True), alone)
 
 
+def test_random_selection_may_come_as_its_last_point_alone():
+    alone = {"scenario.initial": 30, "scenario.pool": 7}
+    points = [records.record("MaxDiag", "RND", seed, [4.0], deviations=alone) for seed in range(6)]
+    for content in points:
+        content["identity"]["scenario"] |= {"initial": 30, "final": 30}
+        content["steps"][0]["n_train"] = 30
+    tables = tables_of([*runs(), *points])
+    assert set(tables.steps["deviations"]) == {""}
+    # seeds 0 to 3 have whole curves
+    assert sorted(tables.runs["state"]) == ["done"] * 14 + ["superseded"] * 4
+    values = per_run(tables.steps)
+    random = values[values["algorithm"].eq("MaxDiag + RND") & values["measure"].eq("mae")]
+    random = random[random["quantity"] == "force"]
+    counts = random.groupby("statistic")["value"].agg(["count", "max"])
+    assert counts.loc["final"].tolist() == [6, 7.5] and counts.loc["curve", "count"] == 4
+    # other algorithms are not drawn at random
+    points[0]["identity"]["kernel"]["name"] = "GP(LL)"
+    assert set(tables_of([*runs(), *points]).steps["deviations"]) == {"", "scenario.initial=30, scenario.pool=7"}
+
+
 def test_values_that_are_not_finite_are_counted_and_left_out():
     whole, hole = records.record("A", "B", 0, [3.0, 2.0, 1.0]), records.record("A", "B", 1, [3.0, 2.0, 1.0])
     hole["steps"][1]["metrics"]["force_mae_kcal_mol_A"] = math.nan
