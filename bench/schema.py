@@ -76,8 +76,9 @@ class TrainingSettings:
 
     `validation_checks` epochs are checked in all, half of them in the last quarter, the last epoch always (1: no early
     stopping). What the paper leaves open: c of Eq. (4) is multiplied by `energy_scale_factor`; the `last_minibatch` of
-    an epoch is dropped or kept where it is incomplete; `decay` of the learning rates; `early_stopping` by the
-    validation MAE(E) + MAE(F) (energies alone without forces), by one of them, or by the loss of Eq. (5).
+    an epoch, where it is incomplete, is dropped, kept, or filled from the next epoch (carry); `decay` of the learning
+    rates; `early_stopping` by the validation MAE(E) + MAE(F) (energies alone without forces), by one of them, or by the
+    loss of Eq. (5).
     """
 
     epochs: PositiveInt
@@ -88,7 +89,7 @@ class TrainingSettings:
     adam_betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
     adam_epsilon: PositiveFloat = 1e-7
     energy_scale_factor: PositiveFloat = 1.0
-    last_minibatch: Literal["drop", "keep"] = "drop"
+    last_minibatch: Literal["drop", "keep", "carry"] = "drop"
     decay: Literal["linear", "none"] = "linear"
     early_stopping: Literal["energies_and_forces", "energies", "forces", "loss"] = "energies_and_forces"
 

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "list":
             _list()
         elif options.command == "prepare":
-            _prepare(options.name, options.source)
+            _prepare(options.name, options.source, options.rows)
         else:
             _verify(options.name)
     except UserError as error:
@@ -55,9 +55,20 @@ def _parser() -> argparse.ArgumentParser:
     prepare_parser.add_argument(
         "--from", dest="source", type=Path, metavar="PATH", help="the published file, archive or folder; no network"
     )
+    prepare_parser.add_argument(
+        "--rows", type=_rows, metavar="START:STOP", help="these structures of the source only, the first being 0"
+    )
     verify_parser = commands.add_parser("verify", help="check all that can be checked of a dataset that is here")
     verify_parser.add_argument("name")
     return parser
+
+
+def _rows(text: str) -> tuple[int, int]:
+    """Two numbers. Raises ArgumentTypeError."""
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdigit() and stop.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP, e.g. 0:1000")
+    return int(start), int(stop)
 
 
 def _declared(name: str) -> Any:
@@ -86,12 +97,12 @@ def _state(declared: StoredDataset) -> str:
     return f"here, {meta['structures']} of {declared.structures} structures, {size / 1e6:.1f} MB"
 
 
-def _prepare(name: str, source: Path | None) -> None:
+def _prepare(name: str, source: Path | None, rows: tuple[int, int] | None) -> None:
     declared = _declared(name)
     if not isinstance(declared, StoredDataset):
         raise UserError(f"dataset {name} needs no preparation: it is read from its file")
     started = time.perf_counter()
-    meta = prepare(declared, source)
+    meta = prepare(declared, source, rows)
     print(f"{name}: {meta['structures']} structures, {meta['atoms']} atoms in {store_folder(name)}")
     print(f"checksum {meta['checksum'][:16]}…, {time.perf_counter() - started:.1f} s")
     if meta["structures"] < declared.structures:
@@ -105,7 +116,9 @@ def _verify(name: str) -> None:
         columns, meta = read_store(name)
         labels = [label.decode() for label in columns["labels"].tolist()]
         checksum, published, remarks = meta["checksum"], declared.structures, declared.remarks
-        print(f"{name} from {meta['source']}; {meta['energy_unit_of_source']} there, eV and Å here")
+        rows = meta.get("rows_of_source")
+        origin = meta["source"] + (f", rows {rows[0]}:{rows[1]}" if rows else "")
+        print(f"{name} from {origin}; {meta['energy_unit_of_source']} there, eV and Å here")
     else:
         labels = [f"frame {i}" for i in range(len(data))]
         checksum, published, remarks = data.checksum, len(data), []

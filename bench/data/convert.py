@@ -1,7 +1,7 @@
 """From what a file holds to `Structures`: units converted, everything checked, also whether the units can be right."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
@@ -29,6 +29,24 @@ class RawStructures:
     periodic: Bool[np.ndarray, "structures 3"] | None = None
     energy_unit: str | None = None
     length_unit: str | None = None
+
+    def part(self, start: int, stop: int) -> "RawStructures":
+        """The structures start:stop. Raises UserError if they are not there."""
+        if not 0 <= start < stop <= len(self.energies):
+            raise UserError(f"there are no rows {start}:{stop}: give two of 0 to {len(self.energies)}, ascending")
+        ends = np.concatenate([[0], np.cumsum(self.n_atoms, dtype=np.int64)])
+        rows, atoms = slice(start, stop), slice(ends[start], ends[stop])
+        return replace(
+            self,
+            labels=self.labels[rows],
+            n_atoms=self.n_atoms[rows],
+            atomic_numbers=self.atomic_numbers[atoms],
+            positions=self.positions[atoms],
+            energies=self.energies[rows],
+            forces=None if self.forces is None else self.forces[atoms],
+            cells=None if self.cells is None else self.cells[rows],
+            periodic=None if self.periodic is None else self.periodic[rows],
+        )
 
 
 @dataclass(frozen=True)

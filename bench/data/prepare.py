@@ -20,16 +20,16 @@ from bench.locks import locked
 log = logging.getLogger(__name__)
 
 
-def prepare(declared: StoredDataset, source: Path | None) -> dict[str, Any]:
+def prepare(declared: StoredDataset, source: Path | None, rows: tuple[int, int] | None = None) -> dict[str, Any]:
     """Write the store of a dataset from a local source, or from what is fetched; return its meta.json.
 
-    Raises UserError; then the store is as it was before.
+    Of the source's structures those of `rows` (start, stop), or all. Raises UserError; then the store is as it was.
     """
     folder = data_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{declared.name}.lock", wait=True):
-            return _prepare(declared, _fetched(declared) if source is None else source)
+            return _prepare(declared, _fetched(declared) if source is None else source, rows)
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror or error}): make room there,"
@@ -37,13 +37,15 @@ def prepare(declared: StoredDataset, source: Path | None) -> dict[str, Any]:
         ) from None
 
 
-def _prepare(declared: StoredDataset, source: Path) -> dict[str, Any]:
+def _prepare(declared: StoredDataset, source: Path, rows: tuple[int, int] | None) -> dict[str, Any]:
     raw = read_source(source, declared.pattern)
     if len(raw.energies) > declared.structures:
         raise UserError(
             f"{source} holds {len(raw.energies)} structures, but {declared.name} has {declared.structures}:"
             " is this that dataset?"
         )
+    if rows is not None:
+        raw = raw.part(*rows)
     units = declared.energy_unit, declared.length_unit
     data = to_structures(declared.name, raw, units, declared.reference_energies)
     everyone = np.arange(len(data))
@@ -57,6 +59,7 @@ def _prepare(declared: StoredDataset, source: Path) -> dict[str, Any]:
         "energy_unit_of_source": raw.energy_unit or declared.energy_unit,
         "source": str(source),
         "source_sha256": _checksums(source),
+        "rows_of_source": rows,
     }
     return write_store(data, raw.labels, facts)
 

@@ -17,6 +17,9 @@ LARGE_FORCE = 20.0
 NET_FORCE = 0.1
 """eV/Å; a larger sum of forces on a structure is worth a note."""
 
+NEAR, PAIRS_DRAWN, SHORTEST_SERIES = 0.1, 50, 10
+"""Structures are near if their atoms' distance is below this part of the median of so many random pairs of one kind."""
+
 
 def describe(
     data: Structures, labels: Sequence[str], plausible: Plausible, checksum: str, published: int
@@ -35,6 +38,7 @@ def describe(
     yield f"shortest distance between two atoms: {shortest.min():.3f} Å, in the median {np.median(shortest):.3f} Å"
     yield from _periodicity(data)
     yield from _duplicates(data, labels)
+    yield from _series(data, labels)
     actual = replace(data).checksum  # a copy does not remember the store's
     if actual != checksum:
         raise UserError(
@@ -73,6 +77,41 @@ def _periodicity(data: Structures) -> Iterator[str]:
         return
     volumes = np.abs(np.linalg.det(data.cells[periodic])) / data.n_atoms[periodic]
     yield f"{int(periodic.sum())} periodic structures; volume per atom {volumes.min():.2f} to {volumes.max():.2f} Å³"
+
+
+def _series(data: Structures, labels: Sequence[str]) -> Iterator[str]:
+    """Structures that hardly differ from the one before: frames of a trajectory, steps of a scan."""
+    atoms = [slice(a, b) for a, b in zip(data.offsets[:-1], data.offsets[1:], strict=True)]
+    kinds = [data.atomic_numbers[rows].tobytes() for rows in atoms]
+    of_kind: dict[bytes, list[int]] = {}
+    for structure, kind in enumerate(kinds):
+        of_kind.setdefault(kind, []).append(structure)
+
+    def distance(one: int, other: int) -> float:
+        return float(np.linalg.norm(data.positions[atoms[one]].astype(np.float64) - data.positions[atoms[other]]))
+
+    generator = np.random.default_rng(0)
+    usual: dict[bytes, float] = {}
+    for kind, members in of_kind.items():
+        if len(members) > SHORTEST_SERIES:
+            drawn = (generator.choice(members, 2, replace=False).tolist() for _ in range(PAIRS_DRAWN))
+            usual[kind] = float(np.median([distance(*pair) for pair in drawn]))
+    near = np.zeros(len(data) + 1, dtype=bool)
+    for i in range(1, len(data)):
+        near[i] = kinds[i] == kinds[i - 1] and distance(i, i - 1) < NEAR * usual.get(kinds[i], 0.0)
+    # a series is the structure before the first near one, and all near ones after it
+    starts, stops = np.flatnonzero(near[1:] & ~near[:-1]), np.flatnonzero(near[:-1] & ~near[1:]) + 1
+    lengths = stops - starts
+    if not (lengths >= SHORTEST_SERIES).any():
+        yield f"no {SHORTEST_SERIES} structures in a row that hardly differ"
+        return
+    total, longest = lengths[lengths >= SHORTEST_SERIES].sum(), int(np.argmax(lengths))
+    start, stop = int(starts[longest]), int(stops[longest])
+    yield (
+        f"note: {total} structures are parts of trajectories or scans, the longest from {labels[start]} to"
+        f" {labels[stop - 1]} (rows {start}:{stop}): a random split puts neighbours of training structures into the"
+        " test set (prepare --rows leaves some out)"
+    )
 
 
 def _duplicates(data: Structures, labels: Sequence[str]) -> Iterator[str]:

@@ -157,18 +157,16 @@ class _Trainings:
     def run(self) -> list[FitResult | FloatingPointError]:
         """Train to the end."""
         settings, checks = self.settings, self.settings.check_epochs()
-        per_epoch = self.groups[0].minibatches.per_epoch
-        n_steps = settings.epochs * per_epoch
-        epochs_done, skip = divmod(self.minibatches, per_epoch)
-        name = f"training on {len(self.jobs[0].training)}"
+        done_after = self.groups[0].minibatches.done_after
+        n_steps = done_after(settings.epochs)
+        epochs = [epoch for epoch in range(1, settings.epochs + 1) if done_after(epoch) > self.minibatches]
         with deferred():
-            for epoch in progress(range(epochs_done + 1, settings.epochs + 1), name, unit="epoch"):
-                for step in range(skip, per_epoch):
+            for epoch in progress(epochs, f"training on {len(self.jobs[0].training)}", unit="epoch"):
+                while self.minibatches < done_after(epoch):
                     self._save_or_stop()
                     for group in self.groups:
-                        group.step(epoch, step, self.minibatches, decay(settings, self.minibatches / n_steps))
+                        group.step(self.minibatches, decay(settings, self.minibatches / n_steps))
                     self.minibatches += 1
-                skip = 0
                 if epoch in checks:
                     check_started = time.perf_counter()
                     for group in self.groups:
@@ -244,10 +242,10 @@ class _Group:
         self.optimizer = _Optimizer(potential, settings)
         self.state = TrainingState(potential, self.optimizer.adam)
 
-    def step(self, epoch: int, step: int, minibatches: int, decay: float) -> None:
-        """One minibatch of every model."""
-        batch, energies, forces = self.minibatches.at(epoch, step)
-        self.potential.observe(batch, max(NORMALISATION_RATE, 1 / (minibatches + 1)))
+    def step(self, minibatch: int, decay: float) -> None:
+        """One minibatch, counted from 0, of every model."""
+        batch, energies, forces = self.minibatches.at(minibatch)
+        self.potential.observe(batch, max(NORMALISATION_RATE, 1 / (minibatch + 1)))
         _, gradient = self.potential.loss_gradient(batch, energies, forces, self.settings.force_weight)
         self.optimizer.step(gradient, decay)
 
@@ -328,34 +326,49 @@ class _TrainingData:
 
 
 class _Minibatches:
-    """Minibatches of an epoch: all structures where they fit into one, else parts of a new order.
+    """All structures where they fit into one minibatch, else parts of an order that is new in every epoch.
 
-    Model m draws from set `sets[m]` of the data, in the order of its (seed, member).
+    Model m draws from set `sets[m]` of the data, in the order of its (seed, member). What is left of an epoch that
+    minibatches do not divide is dropped, kept as a smaller one, or carried into the first minibatch of the next epoch.
     """
 
     def __init__(
         self, data: _TrainingData, settings: TrainingSettings, sets: Sequence[int], keys: Sequence[tuple[int, int]]
     ) -> None:
-        self.data, self.keys = data, keys
+        self.data, self.keys, self.last = data, keys, settings.last_minibatch
         self.first = np.array(sets)[:, None] * data.n_train
         self.size = min(settings.minibatch, data.n_train)
-        rest = data.n_train % self.size > 0 and settings.last_minibatch == "keep"
-        self.per_epoch = data.n_train // self.size + rest
-        self.order, self.order_of = np.tile(np.arange(data.n_train), (len(sets), 1)), 0
+        self.per_epoch = -(-data.n_train // self.size) if self.last == "keep" else data.n_train // self.size
+        self.order, self.order_of = np.tile(np.arange(data.n_train), (len(sets), 1)), -1
         self.whole = data.gather(self.order + self.first) if self.size == data.n_train else None
 
-    def at(self, epoch: int, step: int) -> Minibatch:
-        """A minibatch of an epoch (from 1); every model has its own order."""
+    def done_after(self, epochs: int) -> int:
+        """The minibatches of so many epochs."""
+        return epochs * self.data.n_train // self.size if self.last == "carry" else epochs * self.per_epoch
+
+    def at(self, minibatch: int) -> Minibatch:
+        """A minibatch of the training, counted from 0; every model has its own order."""
         if self.whole is not None:
             return self.whole
+        if self.last == "carry":
+            epoch, start = divmod(minibatch * self.size, self.data.n_train)
+        else:
+            epoch, step = divmod(minibatch, self.per_epoch)
+            start = step * self.size
+        rows = self._order(epoch)[:, start : start + self.size]
+        if self.last == "carry" and (missing := self.size - rows.shape[1]):
+            rows = np.concatenate([rows, self._order(epoch + 1)[:, :missing]], axis=1)
+        return self.data.gather(rows + self.first)
+
+    def _order(self, epoch: int) -> Int[np.ndarray, "models train"]:
         if epoch != self.order_of:
             n_train = self.data.n_train
             orders = [
-                stream(seed, "order", n_train=n_train, member=member, epoch=epoch).permutation(n_train)
+                stream(seed, "order", n_train=n_train, member=member, epoch=epoch + 1).permutation(n_train)
                 for seed, member in self.keys
             ]
             self.order, self.order_of = np.stack(orders), epoch
-        return self.data.gather(self.order[:, step * self.size : (step + 1) * self.size] + self.first)
+        return self.order
 
 
 def _held_out(

@@ -54,6 +54,52 @@ def test_prepare_then_load(folder, tmp_path, capsys):
     assert list(meta["source_sha256"]) == ["rmd17_aspirin.npz"] and meta["published_structures"] == 100000
 
 
+def test_rows_of_a_source(folder, tmp_path, capsys):
+    """A part of a file: those structures alone, and the store says which; for other rows nothing is done."""
+    path = write_md17(tmp_path / "md17_aspirin.npz")
+    assert main(["prepare", "md17_aspirin", "--from", str(path), "--rows", "3:7"]) == 0
+    _, r, e, _ = aspirin()
+    data = declared("md17_aspirin").load()
+    np.testing.assert_array_equal(data.positions, r[3:7].reshape(-1, 3))
+    np.testing.assert_allclose(data.energies, e[3:7] - 21 * 0.956, rtol=1e-8)
+    capsys.readouterr()
+    assert main(["verify", "md17_aspirin"]) == 0
+    assert f"{path}, rows 3:7" in capsys.readouterr().out
+    assert main(["prepare", "md17_aspirin", "--from", str(path), "--rows", "3:13"]) == 2
+    assert "there are no rows 3:13: give two of 0 to 12" in capsys.readouterr().err
+    assert len(declared("md17_aspirin").load()) == 4
+    # ragged structures with cells
+    write_xsf_folder(tmp_path / "tio2", n=6)
+    assert main(["prepare", "tio2", "--from", str(tmp_path / "tio2")]) == 0
+    whole = declared("tio2").load()
+    atoms = slice(int(whole.offsets[2]), int(whole.offsets[5]))
+    expected = whole.positions[atoms].copy(), whole.cells[2:5].copy(), whole.forces[atoms].copy()
+    assert main(["prepare", "tio2", "--from", str(tmp_path / "tio2"), "--rows", "2:5"]) == 0
+    part = declared("tio2").load()
+    for values, found in zip(expected, (part.positions, part.cells, part.forces), strict=True):
+        np.testing.assert_array_equal(found, values)
+
+
+def test_verify_tells_of_trajectories(folder, tmp_path, capsys):
+    """Forty structures drawn at random, with a slow motion from row 20 on."""
+    rng = np.random.default_rng(0)
+    z, r, e, f = aspirin()
+    r = np.repeat(r[:1], 40, axis=0) + rng.normal(0, 0.04, (40, *r.shape[1:]))
+    e, f = np.full(40, e[0]), np.repeat(f[:1], 40, axis=0)
+    path = tmp_path / "md17_aspirin.npz"
+    for still in (40, 20):
+        r[still:] = r[still - 1] + np.linspace(0.0002, 0.004, 40 - still)[:, None, None]
+        np.savez(path, z=z, R=r, E=(e - 21 * 0.956) * KCAL, F=f * KCAL)
+        assert main(["prepare", "md17_aspirin", "--from", str(path)]) == 0
+        capsys.readouterr()
+        assert main(["verify", "md17_aspirin"]) == 0
+        out = capsys.readouterr().out
+        told = (
+            "note: 21 structures are parts of trajectories or scans, the longest from frame 19 to frame 39 (rows 19:40)"
+        )
+        assert (told in out) == (still == 20) and ("no 10 structures in a row" in out) == (still == 40)
+
+
 def test_the_declared_unit_holds_where_the_source_says_none(folder, tmp_path):
     assert main(["prepare", "md17_aspirin", "--from", str(write_md17(tmp_path / "md17_aspirin.npz"))]) == 0
     data = declared("md17_aspirin").load()

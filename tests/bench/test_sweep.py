@@ -81,8 +81,8 @@ def test_own_words_replace_the_sweep_s():
 
 
 def test_altered_runs_say_so():
-    reduced = compose_run(["scenario=md17_10_100", "+reduced=aspirin_1992"])
-    assert reduced.deviations == {"scenario.pool": 1200, "scenario.test": None, "scenario.validation": 200}
+    reduced = compose_run(["scenario=md17_10_100", "+reduced=aspirin_1000"])
+    assert reduced.deviations == {"scenario.pool": 600, "scenario.test": None, "scenario.validation": 100}
     for words, found in [
         (["seed=3", "batch_size=2", "algorithm=lcmd_feat_rp", "results=x", "threads=1", "dataset.path=copy"], {}),
         (["dataset=tio2"], {"dataset.name": "tio2"}),

@@ -271,6 +271,23 @@ def test_declared_options(builder, monkeypatch):
     assert rates == [1.0] * 6 and sizes[1:] == [32, 32, 11] * 2
 
 
+def test_what_is_left_of_an_epoch_is_carried_into_the_next(builder, monkeypatch):
+    """One order after the other, cut into whole minibatches: every structure as often as there are epochs."""
+    seen = []
+    spied = _TrainingData.gather
+    monkeypatch.setattr(_TrainingData, "gather", lambda self, rows: (seen.append(rows[0]), spied(self, rows))[1])
+    settings = dataclasses.replace(QUICK, epochs=6, last_minibatch="carry")
+    result = fit_one(builder, SMALL, settings, np.arange(48), np.arange(100, 105), seed=0)
+    assert [len(rows) for rows in seen[1:]] == [32] * 9 and np.isfinite(result.validation).all()
+    for epoch in np.concatenate(seen[1:]).reshape(6, 48):
+        assert sorted(epoch) == list(range(48))
+    # where minibatches divide an epoch there is nothing to carry, and a minibatch of all is none
+    for n_train, sizes in ((64, [32] * 12), (20, [])):
+        seen.clear()
+        fit_one(builder, SMALL, settings, np.arange(n_train), np.arange(100, 105), seed=0)
+        assert [len(rows) for rows in seen[2 if not sizes else 1 :]] == sizes
+
+
 def test_early_stopping_by_other_measures(builder):
     """Each measure against `structure_errors`; a last check only keeps the last weights."""
     from bench.evaluate import structure_errors
@@ -288,10 +305,10 @@ def test_early_stopping_by_other_measures(builder):
     assert last.check_epochs == last.best_epochs == [QUICK.epochs]
 
 
-@pytest.mark.parametrize(("members", "forces"), [(1, True), (3, False)])
-def test_stopped_and_taken_up_again(builder, tmp_path, monkeypatch, members, forces):
+@pytest.mark.parametrize(("members", "forces", "last"), [(1, True, "drop"), (3, False, "drop"), (1, False, "carry")])
+def test_stopped_and_taken_up_again(builder, tmp_path, monkeypatch, members, forces, last):
     """Stopped after every few minibatches, also within an epoch: the same numbers as without."""
-    settings = dataclasses.replace(QUICK, epochs=5, force_weight=4.0 if forces else 0.0)
+    settings = dataclasses.replace(QUICK, epochs=5, force_weight=4.0 if forces else 0.0, last_minibatch=last)
     model = dataclasses.replace(SMALL, normalise_invariants=not forces)
     arguments = (builder, model, settings, np.arange(75), np.arange(100, 105))
     expected = fit_one(*arguments, seed=0, members=members)
@@ -318,7 +335,7 @@ def test_stopped_and_taken_up_again(builder, tmp_path, monkeypatch, members, for
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert stops == 3 and len(steps) == 10 * members
+    assert stops == 3 and len(steps) == (11 if last == "carry" else 10) * members
     assert np.array_equal(resumed.validation, expected.validation)
     assert resumed.best_epochs == expected.best_epochs
     for name, values in expected.potential.parameters.items():

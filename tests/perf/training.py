@@ -89,15 +89,13 @@ def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "
     n_train = minibatch if minibatch < MINIBATCH else max(N_TRAIN, minibatch)
     job = Job(order[:n_train], order[n_train : n_train + N_VALID], seed=0, members=models)
     groups = _groups(builder, settings, training, [job], [EnergyScaling(1.0, np.zeros(len(data.species)), False)])
-    per_epoch = groups[0].minibatches.per_epoch
     seconds, floors, atoms, pairs = [], [], [], []
     for index in range(steps + 5):
-        epoch, step = divmod(index, per_epoch)
         started = seconds_now(device)
         for group in groups:
-            group.step(epoch + 1, step, index, 1e-6)
+            group.step(index, 1e-6)
         seconds.append(seconds_now(device) - started)
-        batch, _, _ = groups[0].minibatches.at(epoch + 1, step)
+        batch, _, _ = groups[0].minibatches.at(index)
         atoms.append(batch.slot_count)
         pairs.append(len(batch.geometry.centres) / len(batch.geometry.species))
         floors.append(floor_seconds(batch.slot_count, models, case.forces, device))
