@@ -39,21 +39,26 @@ class RunRecord:
 
     @classmethod
     def open(cls, folder: Path, identity: Mapping[str, Any], deviations: Mapping[str, Any]) -> "RunRecord":
-        """Open the locked folder of a run, new or begun earlier. Raises UserError if its record is damaged."""
+        """Open the locked folder of a run, new or begun earlier. Raises UserError if its record is damaged.
+
+        The deviations of an earlier record are brought up to date: a scenario's file may have changed since.
+        """
         remove_leftovers(folder, "*")
         path = folder / RECORD
         if path.exists():
-            content = read_record(path)
-        else:
-            content = {
-                "schema_version": SCHEMA_VERSION,
-                "run_id": folder.name,
-                "identity": dict(identity),
-                "deviations": dict(deviations),
-                "status": "running",
-                "sessions": [],
-                "steps": [],
-            }
+            record = cls(folder, read_record(path))
+            if record.content["deviations"] != deviations:
+                record.save(deviations=dict(deviations))
+            return record
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": folder.name,
+            "identity": dict(identity),
+            "deviations": dict(deviations),
+            "status": "running",
+            "sessions": [],
+            "steps": [],
+        }
         return cls(folder, content)
 
     @property

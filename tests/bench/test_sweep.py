@@ -80,6 +80,13 @@ def test_own_words_replace_the_sweep_s():
     assert len(once) == 21
 
 
+@pytest.mark.parametrize("name", PAPER)
+def test_a_minibatch_fits_into_the_first_training_set(name):
+    """32, but never more than the structures that a scenario starts with, nor another size in its later steps."""
+    run = compose_run([f"scenario={name}"])
+    assert run.training.minibatch == min(32, run.scenario.initial) and not run.deviations
+
+
 def test_altered_runs_say_so():
     reduced = compose_run(["scenario=md17_10_100", "+reduced=aspirin_1000"])
     assert reduced.deviations == {"scenario.pool": 600, "scenario.test": None, "scenario.validation": 100}
