@@ -14,7 +14,7 @@ from conftest import PROJECT, subprocess_environment
 from small_sweeps import numbers, wait_until
 
 from bench.calculator import PotentialCalculator
-from bench.record import read_record
+from bench.record import RunRecord, read_record
 
 TINY = [
     *("scenario.initial=6", "scenario.final=10", "scenario.pool=60", "scenario.validation=8", "scenario.test=12"),
@@ -70,6 +70,14 @@ def test_run_again_says_that_it_is_done(undisturbed):
     again = command(*TINY, "algorithm=lcmd_feat_ll", f"results={results}")
     assert again.returncode == 0 and "is done" in again.stderr
     assert (only_folder(results) / "record.json").read_bytes() == before
+
+
+def test_deviations_follow_the_scenario_s_file(tmp_path):
+    """A record made before the file was changed says what it departs from today; nothing else in it changes."""
+    record = RunRecord.open(tmp_path, {"seed": 0}, {"training.minibatch": 10})
+    record.save(status="done")
+    assert RunRecord.open(tmp_path, {"seed": 0}, {}).content == record.content | {"deviations": {}}
+    assert read_record(tmp_path / "record.json") == record.content | {"deviations": {}}
 
 
 def test_the_model_loads_as_a_calculator(undisturbed):
