@@ -61,7 +61,7 @@ def _errors(study: str, scenario: str, quantity: str, steps: pd.DataFrame, found
     looks = style.main_methods(steps["algorithm"], forces="force" in measured(steps))
     name, kind = f"{study}_{quantity}", f"{quantity} errors"
     curves = over_seeds(steps[steps["batch_size"] == largest], quantity)
-    if curves["algorithm"].isin(list(looks)).any():
+    if curves["algorithm"].isin(list(looks)).any() and curves["n_train"].nunique() > 1:
         numbers = overlay(
             paper_numbers() if study == scenario else paper_numbers().head(0), scenario, largest, quantity
         )
