@@ -97,10 +97,9 @@ class BenchmarkedCosts:
         total = 0.0
         for n_train in sizes[steps_done:]:
             minibatch = min(n_train, settings.minibatch)
-            n_epoch = {"drop": n_train // minibatch, "keep": -(-n_train // minibatch), "carry": n_train / minibatch}
             largest = float(known.index.max())
             step = float(np.interp(minibatch, known.index, known)) * max(minibatch / largest, 1.0)
-            trained = settings.epochs * n_epoch[settings.last_minibatch] * step
+            trained = settings.minibatches(n_train, settings.epochs) * step
             trained += settings.validation_checks * run.scenario.validation * each["validation_ms"]
             total += members * (trained + n_test * each["evaluation_ms"])
             total += of_kernel * run.scenario.pool if n_train < sizes[-1] else n_test * (each["LL_ms"] + each["RP_ms"])

@@ -98,6 +98,13 @@ class TrainingSettings:
         """Whether forces are trained and measured."""
         return self.force_weight > 0
 
+    def minibatches(self, n_train: int, epochs: int) -> int:
+        """How many minibatches so many epochs make of so many structures."""
+        size = min(self.minibatch, n_train)
+        if self.last_minibatch == "carry":
+            return epochs * n_train // size
+        return epochs * (-(-n_train // size) if self.last_minibatch == "keep" else n_train // size)
+
     def check_epochs(self) -> list[int]:
         """The epochs (1 to `epochs`) after which the validation error is measured."""
         late = max(1, self.validation_checks // 2)

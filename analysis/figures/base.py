@@ -45,7 +45,7 @@ def new_figure(panels: int, height: float, rows: int = 1) -> Figure:
 
 
 def curve(axis: Axes, look: style.Look, label: str, part: pd.DataFrame, x: str, y: str, *, few_markers: bool) -> None:
-    """A line over all rows with a band of one standard error; dotted where not all seeds have arrived."""
+    """A line over all rows with a band of one standard error (a bar at one row); dotted where seeds are missing."""
     xs, ys = part[x].to_numpy(dtype=float), part[y].to_numpy(dtype=float)
     band = part[f"{y}_sem"].fillna(0).to_numpy(dtype=float)
     line = look.line | {"markevery": spread(xs) if few_markers else None}
@@ -56,6 +56,8 @@ def curve(axis: Axes, look: style.Look, label: str, part: pd.DataFrame, x: str, 
         axis.lines[-1].set_data(xs[:whole], ys[:whole])
         axis.lines[-1].set_markevery(spread(xs[:whole]))
         axis.plot(xs[whole - 1 :], ys[whole - 1 :], color=look.colour, linestyle=":", label=f"_{label}, fewer seeds")
+    if len(part) == 1:
+        axis.errorbar(xs, ys, yerr=band, fmt="none", ecolor=look.colour, elinewidth=0.8)
     axis.fill_between(xs, ys - band, ys + band, color=look.colour, alpha=0.18, linewidth=0)
 
 

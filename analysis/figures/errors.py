@@ -19,7 +19,7 @@ from analysis.figures.base import (
 )
 from analysis.stats import MEASURES
 
-BANDS = "Bands: standard error of the mean over seeds."
+BANDS = "Bands, and bars of single points: standard error of the mean over seeds."
 
 
 def learning_curves(means: pd.DataFrame, quantity: str, looks: dict[str, style.Look], paper: pd.DataFrame) -> Drawing:

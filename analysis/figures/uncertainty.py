@@ -2,6 +2,7 @@
 
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis import style
 from analysis.figures.base import Drawing, legend, log_axis, new_figure, number
@@ -40,6 +41,7 @@ def correlations(means: pd.DataFrame) -> Drawing:
             axis.set_yticks(range(len(looks)), list(looks) if panel == 0 else [])
             axis.tick_params(axis="y", length=0)
             axis.set_ylim(len(looks) - 0.5, -0.5)
+            axis.xaxis.set_major_locator(MaxNLocator(5))
             axis.set_xlabel(f"Pearson correlation with {TARGETS[target]}")
         # a kind that nothing is drawn of has no place in the legend
         shown = {text.split(", ", 1)[1].split(":")[0] for *_, text in drawing.points}

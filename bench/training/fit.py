@@ -335,28 +335,28 @@ class _Minibatches:
     def __init__(
         self, data: _TrainingData, settings: TrainingSettings, sets: Sequence[int], keys: Sequence[tuple[int, int]]
     ) -> None:
-        self.data, self.keys, self.last = data, keys, settings.last_minibatch
+        self.data, self.keys, self.settings = data, keys, settings
         self.first = np.array(sets)[:, None] * data.n_train
         self.size = min(settings.minibatch, data.n_train)
-        self.per_epoch = -(-data.n_train // self.size) if self.last == "keep" else data.n_train // self.size
         self.order, self.order_of = np.tile(np.arange(data.n_train), (len(sets), 1)), -1
         self.whole = data.gather(self.order + self.first) if self.size == data.n_train else None
 
     def done_after(self, epochs: int) -> int:
         """The minibatches of so many epochs."""
-        return epochs * self.data.n_train // self.size if self.last == "carry" else epochs * self.per_epoch
+        return self.settings.minibatches(self.data.n_train, epochs)
 
     def at(self, minibatch: int) -> Minibatch:
         """A minibatch of the training, counted from 0; every model has its own order."""
         if self.whole is not None:
             return self.whole
-        if self.last == "carry":
+        carry = self.settings.last_minibatch == "carry"
+        if carry:
             epoch, start = divmod(minibatch * self.size, self.data.n_train)
         else:
-            epoch, step = divmod(minibatch, self.per_epoch)
+            epoch, step = divmod(minibatch, self.done_after(1))
             start = step * self.size
         rows = self._order(epoch)[:, start : start + self.size]
-        if self.last == "carry" and (missing := self.size - rows.shape[1]):
+        if carry and (missing := self.size - rows.shape[1]):
             rows = np.concatenate([rows, self._order(epoch + 1)[:, :missing]], axis=1)
         return self.data.gather(rows + self.first)
 

@@ -57,6 +57,20 @@ def test_every_kind_is_drawn(found):
     assert {job.name for job in jobs(*found)} >= expected
 
 
+def test_a_single_point_of_a_curve_has_its_error_as_a_bar():
+    """Random selection that was trained for the last step alone, beside a whole curve."""
+    row = {"study": "s", "scenario": "s", "deviations": "", "batch_size": 10, "fewer": False, "seeds": 3}
+    numbers = {"mae": 5.0, "rmse": 7.0, "maxe": 9.0, "mae_sem": 0.5, "rmse_sem": 0.7, "maxe_sem": 0.9}
+    rows = [row | numbers | {"algorithm": "LCMD + FEAT(LL)", "n_train": n} for n in (10, 20)]
+    rows.append(row | numbers | {"algorithm": "MaxDiag + RND", "n_train": 20})
+    figure = learning_curves(pd.DataFrame(rows), "force", style.METHODS, paper_numbers().head(0)).figure
+    for axis, measure in zip(figure.axes, MEASURES, strict=True):
+        (bar,) = [container for container in axis.containers if container.has_yerr]
+        (ends,) = bar.lines[2][0].get_segments()
+        value, error = numbers[measure], numbers[f"{measure}_sem"]
+        np.testing.assert_allclose(ends, [[20, value - error], [20, value + error]])
+
+
 def test_learning_curves_show_the_table(found, drawn):
     figure = drawn["learning_curves_demo_force"].figure
     means = over_seeds(found[0].steps[found[0].steps["batch_size"] == 10], "force")
