@@ -175,6 +175,6 @@ def _runs(runs: pd.DataFrame) -> Sheet:
     ]
     columns += [Column("Threads", "threads"), Column("Versions", "versions"), Column("Not finite", "not_finite")]
     note = (
-        "Every folder below results/runs. Only done runs enter means; stale, superseded and damaged ones enter nothing."
+        "Every folder below results/runs. Of unfinished runs steps alone count; stale, superseded, damaged ones do not."
     )
     return Sheet("runs", "Runs", note, data, [*columns, Column("Failure", "failure")])

@@ -134,7 +134,10 @@ def _problems(runs: pd.DataFrame) -> str:
     counts = wrong["state"].value_counts()
     told = [f"{count} {state}" for state, count in counts.items()]
     told += [f"{len(strange)} with values that are not finite"] if len(strange) else []
-    return f'<p><b class="failed">Not in the means:</b> {escape(", ".join(told))}. They are listed under Runs.</p>'
+    return (
+        f'<p><b class="failed">Not in the means over runs:</b> {escape(", ".join(told))}. They are listed under Runs;'
+        " steps that unfinished ones have reached are in learning curves and beside the paper's points of a curve.</p>"
+    )
 
 
 def _completeness(plan: pd.DataFrame) -> str:
