@@ -16,7 +16,7 @@ from analysis.calibration import calibration_of
 from analysis.records import algorithm_of, deviations_text, failure_of, is_current, progress_of
 from bench.errors import UserError
 from bench.record import state_of, write_atomically
-from bench.schema import cell_of, hash_of
+from bench.schema import cell_of, data_of, hash_of
 
 CURRENT = ("done", "running", "interrupted", "failed")
 """States of runs whose steps are measured; `stale`, `superseded` and `damaged` runs are listed only."""
@@ -126,7 +126,7 @@ def label(records: Iterable[Mapping[str, Any]], checksums: Mapping[str, str | No
     cells: dict[str, Mapping[str, Any]] = {}
     for record in records:
         run_id = record["run_id"]
-        if not is_current(record, checksums.get(record["identity"]["dataset"]["name"])):
+        if not is_current(record, checksums.get(data_of(record["identity"]))):
             states[run_id] = "stale"
             continue
         states[run_id] = state_of(record)

@@ -15,7 +15,7 @@ from analysis.costs import Costs, benchmarked, recorded, step_seconds
 from analysis.records import algorithm_of, deviations_text, failure_of, is_current, progress_of, read_records
 from bench.errors import UserError
 from bench.record import state_of, write_atomically
-from bench.schema import RunConfig, cell_of, plugin
+from bench.schema import RunConfig, cell_of, data_of, plugin
 from bench.sweep import Cell, expand
 
 STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
@@ -66,7 +66,7 @@ def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]], costs: C
     for cell in cells:
         run = cell.run
         found = by_cell.get(cell_of(run.identity("")), [])
-        current = [record for record in found if is_current(record, checksums[run.dataset["name"]])]
+        current = [record for record in found if is_current(record, checksums[data_of(run.identity(""))])]
         record: Mapping[str, Any] | None = max(current or found, key=progress_of) if found else None
         state = "missing" if record is None else state_of(record) if current else "stale"
         steps = record["steps"] if record is not None and current else []
@@ -116,8 +116,9 @@ def describe(table: pd.DataFrame, workers: int | None = None) -> str:
 
 
 def current_checksums(cells: Sequence[Cell]) -> dict[str, str | None]:
-    """The checksum of each dataset of a sweep, None where the dataset is not at hand."""
-    return {run.dataset["name"]: _checksum(run) for run in {c.run.scenario.name: c.run for c in cells}.values()}
+    """The checksum of the data of a sweep (`data_of`), None where a dataset is not at hand."""
+    runs = {data_of(cell.run.identity("")): cell.run for cell in cells}
+    return {data: _checksum(run) for data, run in runs.items()}
 
 
 def _checksum(run: RunConfig) -> str | None:

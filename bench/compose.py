@@ -79,7 +79,8 @@ def bind_chosen(config: Mapping[str, Any], choices: Mapping[str, str]) -> RunCon
     scenario = _as_filed((f"scenario={choices['scenario']}",))
     methods = _as_filed(tuple(f"{group}={choices[group]}" for group in ("algorithm", "kernel", "selection")))
     filed = replace(scenario, kernel=methods.kernel, selection=methods.selection)
-    return replace(run, deviations=deviations(run, filed))
+    dataset = _as_filed((f"dataset={choices['dataset']}",)).dataset
+    return replace(run, deviations=deviations(run, filed, dataset))
 
 
 @functools.cache
@@ -115,6 +116,8 @@ def _one_line(message: str) -> str:
         with hydra_started():
             known = _dotted_keys(OmegaConf.to_container(compose("config"), resolve=False))
         known += [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+        if unknown[1] in known:
+            return f"the value given for {unknown[1]!r} holds a key that its file does not: use the file's keys"
         return f"unknown configuration key {unknown[1]!r}: {nearest(unknown[1], known)}"
     missing = re.search(r"Could not find '([^']+)/([^'/]+)'|Could not load '([^']+)/([^'/]+)'", message)
     if missing:

@@ -25,6 +25,8 @@ NUMERICS_VERSION = 2
 Plugin = dict[str, Any]
 """A yaml with `_target_`, the dotted name of a dataclass, and its fields."""
 
+REFERENCES = "dataset.reference_energies"
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -146,6 +148,8 @@ class RunConfig:
     def identity(self, data_checksum: str) -> dict[str, Any]:
         """Everything that changes the numbers, as plain values. Where and on how many threads it runs is recorded."""
         dataset = {"name": self.dataset["name"], "checksum": data_checksum}
+        if REFERENCES in self.deviations:
+            dataset["reference_energies"] = self.deviations[REFERENCES]
         plain = _adapter(RunConfig).dump_python(
             self, mode="json", exclude={"dataset", "results", "device", "threads", "checkpoint_seconds", "deviations"}
         )
@@ -169,10 +173,18 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
     return run
 
 
-def deviations(run: RunConfig, as_filed: RunConfig) -> dict[str, Any]:
-    """The dotted keys whose values differ between two runs, seed, batch size, data file and hardware aside."""
+def deviations(run: RunConfig, as_filed: RunConfig, dataset: Plugin) -> dict[str, Any]:
+    """The dotted keys whose values differ between two runs, seed, batch size, data file and hardware aside.
+
+    Reference energies are compared with those of the run's own `dataset` as filed, where that has some.
+    """
     given, filed = (_flat(r.identity("") | {"batch_size": None, "seed": None}) for r in (run, as_filed))
-    return {key: given.get(key) for key in given.keys() | filed.keys() if given.get(key) != filed.get(key)}
+    found = {key: given.get(key) for key in given.keys() | filed.keys() if given.get(key) != filed.get(key)}
+    usual = dataset.get("reference_energies")
+    if usual and run.dataset.get("reference_energies") != usual:
+        asked = plugin(run.dataset, "dataset").reference_energies
+        found[REFERENCES] = "{" + ",".join(f"{z}:{energy}" for z, energy in sorted(asked.items())) + "}"
+    return found
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -185,7 +197,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def cell_of(identity: Mapping[str, Any]) -> str:
     """Hash of what an identity asks for, whichever version of data and code answered: a cell of a sweep's plan."""
     asked = {key: value for key, value in identity.items() if key != "numerics_version"}
-    return hash_of(asked | {"dataset": identity["dataset"]["name"]})
+    return hash_of(asked | {"dataset": data_of(identity)})
+
+
+def data_of(identity: Mapping[str, Any]) -> str:
+    """The name of an identity's dataset, with its reference energies where they are not those of its file."""
+    dataset = identity["dataset"]
+    return " ".join([dataset["name"], *([dataset["reference_energies"]] if "reference_energies" in dataset else [])])
 
 
 def hash_of(identity: Mapping[str, Any]) -> str:

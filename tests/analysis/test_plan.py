@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from bench_commands import command
 
+from analysis.collect import label
 from analysis.costs import benchmarked
-from analysis.plan import describe, states
+from analysis.plan import current_checksums, describe, states
 from analysis.records import read_records
 from bench.errors import UserError
 from bench.locks import locked
@@ -123,6 +124,19 @@ def test_altered_runs_are_other_cells(tmp_path, cells, checksum):
     write(tmp_path, altered.run, checksum, "done", [10, 20, 30, 40])
     assert states(cells, read_records(tmp_path)[0])["state"].eq("missing").all()
     assert states([altered], read_records(tmp_path)[0])["state"].tolist() == ["done"]
+
+
+def test_other_reference_energies_are_other_cells(tmp_path, cells, checksum):
+    words = ["sweep=demo", "algorithm=maxdiag_rnd", "seed=0", "dataset.reference_energies={1:-839,6:-838.5,8:-839}"]
+    (altered,) = expand(words)
+    other = plugin(altered.run.dataset, "dataset").load().checksum
+    assert other != checksum
+    write(tmp_path, altered.run, other, "done", [10, 20, 30, 40])
+    records = read_records(tmp_path)[0]
+    assert states(cells, records)["state"].eq("missing").all()
+    assert states([altered], records)["state"].tolist() == ["done"]
+    assert list(label(records, current_checksums(cells)).values()) == ["done"]
+    assert list(label(records, current_checksums([altered])).values()) == ["done"]
 
 
 def test_a_damaged_record_hides_nothing_else(tmp_path, cells, checksum):

@@ -96,6 +96,8 @@ def test_altered_runs_say_so():
         (["algorithm=lcmd_feat_rp", "kernel.n_projections=9"], {"kernel.n_projections": 9}),
         (["selection=max_diag", "kernel=feat_ll"], {}),
         (["precision=float64"], {"precision": "float64"}),
+        (["dataset.reference_energies={1:0,6:-2.5,8:0}"], {"dataset.reference_energies": "{1:0.0,6:-2.5,8:0.0}"}),
+        (["dataset=file", "dataset.reference_energies={1:0}"], {"dataset.name": "file"}),
     ]:
         assert compose_run(words).deviations == found
 
@@ -107,6 +109,8 @@ def test_altered_runs_say_so():
         (["sweep=papr"], "'papr'.*'paper'"),
         (["sweep=demo", "seed=x"], "seed = 'x'"),
         (["sweep=demo", "algoritm=lcmd_feat_ll"], "algoritm.*algorithm"),
+        (["sweep=demo", "dataset.reference_energies={9:0}"], "dataset.reference_energies.*file"),
+        (["sweep=demo", "dataset.reference_energies={8:no}"], "reference_energies.8 = 'no'"),
         (["sweep=demo", "training.epochs=many"], "training.epochs = 'many'"),
         (["sweep=demo", "seed=[0"], "cannot read"),
     ],
