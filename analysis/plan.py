@@ -65,8 +65,9 @@ def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]], costs: C
     rows = []
     for cell in cells:
         run = cell.run
-        found = by_cell.get(cell_of(run.identity("")), [])
-        current = [record for record in found if is_current(record, checksums[data_of(run.identity(""))])]
+        asked = run.identity("")
+        found = by_cell.get(cell_of(asked), [])
+        current = [record for record in found if is_current(record, checksums[data_of(asked)])]
         record: Mapping[str, Any] | None = max(current or found, key=progress_of) if found else None
         state = "missing" if record is None else state_of(record) if current else "stale"
         steps = record["steps"] if record is not None and current else []

@@ -202,8 +202,8 @@ def cell_of(identity: Mapping[str, Any]) -> str:
 
 def data_of(identity: Mapping[str, Any]) -> str:
     """The name of an identity's dataset, with its reference energies where they are not those of its file."""
-    dataset = identity["dataset"]
-    return " ".join([dataset["name"], *([dataset["reference_energies"]] if "reference_energies" in dataset else [])])
+    name, references = identity["dataset"]["name"], identity["dataset"].get("reference_energies")
+    return f"{name} {references}" if references else str(name)
 
 
 def hash_of(identity: Mapping[str, Any]) -> str:
