@@ -176,14 +176,15 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
 def deviations(run: RunConfig, as_filed: RunConfig, dataset: Plugin) -> dict[str, Any]:
     """The dotted keys whose values differ between two runs, seed, batch size, data file and hardware aside.
 
-    Reference energies are compared with those of the run's own `dataset` as filed, where that has some.
+    Reference energies are compared with those of the run's own `dataset` as filed, where both have that key.
     """
     given, filed = (_flat(r.identity("") | {"batch_size": None, "seed": None}) for r in (run, as_filed))
     found = {key: given.get(key) for key in given.keys() | filed.keys() if given.get(key) != filed.get(key)}
-    usual = dataset.get("reference_energies")
-    if usual and run.dataset.get("reference_energies") != usual:
+    key = "reference_energies"
+    if dataset.get(key) and key in run.dataset and run.dataset[key] != dataset[key]:
         asked = plugin(run.dataset, "dataset").reference_energies
-        found[REFERENCES] = "{" + ",".join(f"{z}:{energy}" for z, energy in sorted(asked.items())) + "}"
+        pairs = ",".join(f"{z}:{energy}" for z, energy in sorted((asked or {}).items()))
+        found[REFERENCES] = f"{{{pairs}}}" if pairs else "null"
     return found
 
 

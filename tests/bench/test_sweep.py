@@ -97,7 +97,9 @@ def test_altered_runs_say_so():
         (["selection=max_diag", "kernel=feat_ll"], {}),
         (["precision=float64"], {"precision": "float64"}),
         (["dataset.reference_energies={1:0,6:-2.5,8:0}"], {"dataset.reference_energies": "{1:0.0,6:-2.5,8:0.0}"}),
+        (["dataset.reference_energies=null"], {"dataset.reference_energies": "null"}),
         (["dataset=file", "dataset.reference_energies={1:0}"], {"dataset.name": "file"}),
+        (["~dataset.reference_energies", "dataset.name=own_class"], {"dataset.name": "own_class"}),
     ]:
         assert compose_run(words).deviations == found
 
