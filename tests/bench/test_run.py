@@ -138,6 +138,7 @@ def test_stopped_by_a_signal_and_resumed(tmp_path, signum):
     whole = command(*arguments, f"results={tmp_path}/whole")
     assert whole.returncode == 0, whole.stderr
     results = tmp_path / "stopped"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored, also for children
     started = subprocess.Popen(
         [sys.executable, "-m", "bench.run", *arguments, f"results={results}", "checkpoint_seconds=0"],
         cwd=PROJECT,
@@ -189,6 +190,7 @@ def test_multirun_shares_the_initial_model_and_pairs_runs(tmp_path):
     assert first[0] != first[1]
     splits = {(tmp_path / "runs" / r["run_id"] / "split.npz").read_bytes() for r in found}
     assert len(splits) == 2
+    assert [path.name for path in (tmp_path / "multirun").iterdir()] == ["multirun.yaml"]  # no empty log beside it
 
 
 FIFTEEN = sorted(path.stem for path in (PROJECT / "conf/algorithm").glob("*.yaml"))
