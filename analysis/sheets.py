@@ -1,12 +1,13 @@
 """All tables of a build, in the order of the report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis import style, tables
-from analysis.claims import Measured, verdicts
+from analysis.claims import NOT_TESTED, Measured, verdicts
 from analysis.collect import EXPERIMENT, Tables
 from analysis.compare import batch_slopes, paired, ranks, variants
 from analysis.efficiency import LABEL_SECONDS, efficiency
@@ -72,7 +73,13 @@ def _claims(table: pd.DataFrame) -> Sheet:
         "Differences at equal seed with 95 % intervals; detectable: the smallest difference found with 80 % power. Rows"
     )
     note += " that name a reduced pool say what its runs show; the claim itself is one about the full scenario."
-    return Sheet("claims", "The paper's claims", note, _named(table), columns)
+    order = [table["verdict"] == NOT_TESTED, table["runs"] == 0]
+    return Sheet("claims", "The paper's claims", note, _told_first(_named(table), order), columns)
+
+
+def _told_first(table: pd.DataFrame, missing: Sequence[pd.Series]) -> pd.DataFrame:
+    """Rows that runs speak of before those that are `missing`; the paper's order within."""
+    return table.iloc[np.lexsort([part.to_numpy() for part in reversed(missing)])]
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
@@ -82,7 +89,8 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _paper(table: pd.DataFrame) -> Sheet:
-    data = _named(table).assign(statistic=table["statistic"].replace(STATISTICS))
+    data = _told_first(_named(table), [table["mean"].isna()])
+    data = data.assign(statistic=data["statistic"].replace(STATISTICS))
     columns = [Column("Scenario", "scenario"), Column("N_batch", "batch_size"), Column("Algorithm", "algorithm")]
     columns += [Column("Statistic", "statistic"), Column("N_train", "n_train", digits=".0f"), Column("Of", "quantity")]
     columns += [Column("Measure", "measure"), Column("Paper", "paper"), Column("Ours", "mean", "sem")]

@@ -2,6 +2,7 @@
 // Tables from JSON (sort, filter, show more), values under the pointer, zoom. No network, no library.
 const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 100;
+const LONG = 40; // characters; longer cells are broken into lines
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?(%| ±.*)?$/;
 const tables = {};
 
@@ -93,7 +94,7 @@ class Table {
       const name = this.sheet.columns[c];
       const td = tr.appendChild(element("td"));
       if (this.numeric[c]) td.className = "number";
-      if (["Evidence", "Claim", "Failure", "Versions"].includes(name)) td.className = "long";
+      if (text.length > LONG) td.className = "long";
       if (["Verdict", "State"].includes(name)) td.className = text.replaceAll(" ", "-");
       if (this.sheet.link === name && text !== "0") {
         const button = td.appendChild(element("button", { type: "button", class: "link", title: "The runs behind this row" }, text));

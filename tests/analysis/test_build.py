@@ -104,6 +104,11 @@ def test_altered_runs_are_never_in_the_papers_numbers():
     assert (found.paper.loc[full, "seeds"] == 0).all() and set(found.claims["verdict"]) == {"not yet tested"}
     assert set(found.paper.loc[~full, "deviations"]) == {"scenario.pool=7"}
     assert set(found.means["study"].str.startswith("md17_10_100_altered_")) == {True}
+    made = {sheet.name: sheet.data for sheet in sheets(found, collected)}
+    ours = made["paper"]["mean"].notna().to_numpy()  # what runs speak of comes first, the rest as in the paper
+    assert 0 < ours.sum() < len(ours) and not ours[ours.sum() :].any()
+    assert made["paper"]["paper"][~ours].tolist() == found.paper.loc[found.paper["mean"].isna(), "paper"].tolist()
+    assert made["claims"]["claim"].tolist() == found.claims["claim"].tolist()
 
 
 @pytest.mark.parametrize(
