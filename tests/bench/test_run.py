@@ -131,32 +131,39 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path, where):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+LONGER = [*TINY, "algorithm=lcmd_feat_ll", "training.epochs=60"]
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    results = tmp_path_factory.mktemp("longer")
+    done = command(*LONGER, f"results={results}")
+    assert done.returncode == 0, done.stderr
+    return numbers(only_folder(results))
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_stopped_by_a_signal_and_resumed(tmp_path, signum):
+def test_stopped_by_a_signal_and_resumed(longer, tmp_path, signum):
     """In a long training: it is saved, one line is said; the same command goes on in it with the same numbers."""
-    arguments = [*TINY, "algorithm=lcmd_feat_ll", "training.epochs=60"]
-    whole = command(*arguments, f"results={tmp_path}/whole")
-    assert whole.returncode == 0, whole.stderr
-    results = tmp_path / "stopped"
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored, also for children
     started = subprocess.Popen(
-        [sys.executable, "-m", "bench.run", *arguments, f"results={results}", "checkpoint_seconds=0"],
+        [sys.executable, "-m", "bench.run", *LONGER, f"results={tmp_path}", "checkpoint_seconds=0"],
         cwd=PROJECT,
         env=subprocess_environment(),
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: list(results.rglob("training.pt")))  # of the second step: the initial model's lies elsewhere
+    wait_until(lambda: list(tmp_path.rglob("training.pt")))  # of the second step: the initial model's lies elsewhere
     started.send_signal(signum)
     _, message = started.communicate()
     assert started.returncode == 128 + signum
     assert message.splitlines()[-1] == f"stopped by {signum.name}: the same command goes on from here"
     assert "Traceback" not in message
-    assert records(results)[0]["status"] == "running"
-    resumed = command(*arguments, f"results={results}")
+    assert records(tmp_path)[0]["status"] == "running"
+    resumed = command(*LONGER, f"results={tmp_path}")
     assert resumed.returncode == 0 and "goes on after" in resumed.stderr
-    assert numbers(only_folder(results)) == numbers(only_folder(tmp_path / "whole"))
-    assert not list(results.rglob("training.pt"))
+    assert numbers(only_folder(tmp_path)) == longer
+    assert not list(tmp_path.rglob("training.pt"))
 
 
 def test_the_end_of_a_job_s_time_is_known(tmp_path):
