@@ -14,15 +14,16 @@ SPENT = ("seconds_training", "seconds_features", "seconds_selection")
 def efficiency(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.DataFrame:
     """Labels and hours until the error of random selection's last step (its mean over seeds) is reached.
 
-    Per finished run the first crossing of its curve, interpolated between steps on log scales. `reached` of `seeds`
-    runs reached it; the means are over these, and NaN where one did not: it needs more than the scenario has. `saving`
-    is N_train of random selection's last step over N_train at the crossing. `labels_bought` counts validation labels,
-    and the pool's where a kernel reads them; `hours` are those of the computation and of the labels bought.
+    Per run the first crossing of its curve, interpolated between steps on log scales. An unfinished run that has
+    crossed the target counts, too: later steps do not change that; while one has not, its algorithm has no row.
+    `reached` of `seeds` runs reached it; the means are over these, and NaN where one did not: it needs more than the
+    scenario has. `saving` is N_train of random selection's last step over N_train at the crossing. `labels_bought`
+    counts validation labels, and the pool's where a kernel reads them; `hours` are those of the computation and of the
+    labels bought.
     """
-    done = steps[steps["state"] == "done"]
     rows = []
-    for _, part in done.groupby(["study", "batch_size"], sort=True):
-        base = part[(part["algorithm"] == BASELINE) & (part["n_train"] == part["final"])]
+    for _, part in steps.groupby(["study", "batch_size"], sort=True):
+        base = part[(part["algorithm"] == BASELINE) & (part["n_train"] == part["final"]) & (part["state"] == "done")]
         columns = {(q, m): column(q, m) for q in measured(part) for m in MEASURES}
         targets = {key: base[name].mean() for key, name in columns.items() if base[name].notna().any()}
         for names, curve in part.groupby([*EXPERIMENT, "seed", "run_id"], sort=True):
@@ -32,7 +33,8 @@ def efficiency(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.
             for (quantity, measure), target in targets.items():
                 errors = curve[columns[quantity, measure]].to_numpy(dtype=float)
                 n_train, bought, hours = _crossing(sizes, errors, labels, spent, target)
-                row = {"quantity": quantity, "measure": measure, "target": target, "final": float(sizes[-1])}
+                row = {"quantity": quantity, "measure": measure, "target": target, "final": curve["final"].iloc[0]}
+                row["open"] = np.isnan(n_train) and curve["state"].iloc[0] != "done"
                 row |= {"n_train": n_train, "labels_bought": bought, "compute_hours": hours}
                 row["hours"] = hours + bought * label_seconds / 3600
                 rows.append(dict(zip(EXPERIMENT, names, strict=False)) | row)
@@ -43,6 +45,7 @@ def efficiency(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.
         )
     grouped = pd.DataFrame(rows).groupby([*EXPERIMENT, "quantity", "measure"], sort=True)
     table = grouped.agg(target=("target", "first"), seeds=("n_train", "size"), reached=("n_train", "count"))
+    table = table[~grouped["open"].any()]
     all_reached = table["seeds"] == table["reached"]
     table["saving"] = (grouped["final"].first() / grouped["n_train"].mean()).where(all_reached)
     for name in numbers:

@@ -137,8 +137,8 @@ def _efficiency(table: pd.DataFrame) -> Sheet:
     note = (
         "Training structures until random selection's final error (target) is reached; empty where a seed did not reach"
     )
-    note += f" it. Labels bought: with validation, and the pool where it is read. All: with {LABEL_SECONDS:g} s a label"
-    note += " unless set otherwise."
+    note += " it. Unfinished runs count once all of an algorithm have reached it. Labels bought: with validation, and"
+    note += f" the pool where it is read. All: with {LABEL_SECONDS:g} s a label unless set otherwise."
     return Sheet("efficiency", "Labels and cost to reach random selection's final error", note, table, columns)
 
 

@@ -185,6 +185,21 @@ def test_labels_and_cost_to_reach_an_error():
     assert gp["reached"] == 1 and gp["seeds"] == 2 and math.isnan(gp["n_train"])
 
 
+def test_labels_of_unfinished_runs():
+    """One that has crossed the target counts as it stands; one that has not leaves its algorithm open."""
+    contents = [records.record("MaxDiag", "RND", s, [8.0, 4.0, 2.0, 2.0]) for s in (0, 1)]
+    contents += [records.record("LCMD", "FEAT(LL)", 0, [8.0, 1.0, 1.0, 1.0])]
+    contents += [records.record("LCMD", "FEAT(LL)", 1, [8.0, 4.0, 1.0], status="running", final=40)]
+    contents += [records.record("MaxDet", "GP(LL)", 0, [8.0, 1.0, 1.0, 1.0])]
+    contents += [records.record("MaxDet", "GP(LL)", 1, [8.0, 4.0], status="running", final=40)]
+    table = chosen(efficiency(tables_of(contents).steps), quantity="force", measure="mae").set_index("algorithm")
+    assert "MaxDet + GP(LL)" not in table.index
+    lcmd = table.loc["LCMD + FEAT(LL)"]
+    crossings = np.array([10 * 2 ** (2 / 3), 20 * 1.5**0.5])
+    assert lcmd["reached"] == lcmd["seeds"] == 2 and lcmd["n_train"] == pytest.approx(crossings.mean())
+    assert lcmd["saving"] == pytest.approx(40 / crossings.mean())
+
+
 def test_no_baseline_no_comparison():
     steps = tables_of([records.record("LCMD", "FEAT(LL)", s, [2.0, 1.0]) for s in (0, 1)]).steps
     assert paired(per_run(steps)).empty and efficiency(steps).empty
