@@ -13,6 +13,8 @@ function element(tag, attributes = {}, text = "") {
   return made;
 }
 
+function breakLong(td, text) { if (text.length > LONG) td.className = "long"; }
+
 function sortValue(text) { return parseFloat(text.replace("[", "")); }
 
 class Table {
@@ -94,7 +96,7 @@ class Table {
       const name = this.sheet.columns[c];
       const td = tr.appendChild(element("td"));
       if (this.numeric[c]) td.className = "number";
-      if (text.length > LONG) td.className = "long";
+      breakLong(td, text);
       if (["Verdict", "State"].includes(name)) td.className = text.replaceAll(" ", "-");
       if (this.sheet.link === name && text !== "0") {
         const button = td.appendChild(element("button", { type: "button", class: "link", title: "The runs behind this row" }, text));
@@ -117,6 +119,7 @@ class Table {
   }
 }
 
+for (const td of document.querySelectorAll("td")) breakLong(td, td.textContent);
 for (const place of document.querySelectorAll("[data-sheet]")) {
   const start = () => { if (!tables[place.dataset.sheet]) tables[place.dataset.sheet] = new Table(place, data.sheets[place.dataset.sheet]); };
   const fold = place.closest("details");

@@ -19,7 +19,6 @@ HERE = Path(__file__).parent
 TITLE = "Batch-mode active learning of interatomic potentials: what has been reproduced"
 PAPER = "V. Zaverkin, D. Holzmüller, I. Steinwart, J. Kästner, Digital Discovery 2022, 1, 605"
 KEYS = {"study": "study", "scenario": "study", "batch_size": "batch_size", "algorithm": "algorithm"}
-LONG, LONG_CELL = 40, ' class="long"'  # characters, as in page.js
 COLOURS = {"done": "#009E73", "running": "#56B4E9", "interrupted": "#E69F00", "failed": "#D55E00", "stale": "#CC79A7"}
 
 
@@ -159,10 +158,7 @@ def _completeness(plan: pd.DataFrame) -> str:
 
 def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col" class="plain">{escape(h)}</th>' for h in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td{LONG_CELL if len(c) > LONG and c[0] != '<' else ''}>{c}</td>" for c in row) + "</tr>"
-        for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
