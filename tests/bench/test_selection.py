@@ -79,7 +79,12 @@ def plain_max_diag(pool, training):
 
 
 def plain_lcmd(pool, training):
-    """Eqs. (29)-(31); the score of a point outside the largest cluster is −1."""
+    """Eqs. (29)-(31); the score of a point outside the largest cluster is −1.
+
+    Integers are exact in floating point. On reals two centres as near as each other, or two clusters as large, are
+    told apart by rounding alone: there every point scores 0 and any pick is right.
+    """
+    rounding = 0.0 if (pool == pool.round()).all() and (training == training.round()).all() else 1e-10
 
     def scores(batch):
         centres = [*training, *(pool[b] for b in batch)]
@@ -90,9 +95,13 @@ def plain_lcmd(pool, training):
         for s in free:
             to_centres = [((pool[s] - centre) ** 2).sum() for centre in centres]
             distance[s], cluster[s] = min(to_centres), to_centres.index(min(to_centres))
+            if rounding and sum(d < distance[s] + rounding for d in to_centres) > 1:
+                return dict.fromkeys(free, 0.0)
         sizes = [sum(distance[s] for s in free if cluster[s] == c) for c in range(len(centres))]
         occupied = sorted(set(cluster.values()))
         largest = max(occupied, key=lambda c: (sizes[c], -c))
+        if rounding and sum(sizes[c] > sizes[largest] - rounding for c in occupied) > 1:
+            return dict.fromkeys(free, 0.0)
         return {s: distance[s] if cluster[s] == largest else -1.0 for s in free}
 
     return scores
