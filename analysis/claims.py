@@ -3,8 +3,8 @@
 How a relation is tested: paired differences at equal seed, 95 % intervals (`lower`, `higher`, and their negations,
 which hold as long as the opposite is not shown); an interval within limits (`similar`; `flat`, the change per doubling
 of the batch); an interval above zero (`grows`); the mean alone (`lowest`, `ratio`, `saving`); a majority of cases that
-chance would give in less than one of twenty (`mostly_lower`, `mostly_higher`). With one seed nothing is tested that
-needs an interval.
+chance would give in less than one of twenty (`mostly_lower`, `mostly_higher`). With fewer than FEWEST seeds nothing is
+judged: for two, the 95 % interval of a mean is 25 standard errors wide.
 """
 
 import functools
@@ -21,6 +21,7 @@ from analysis.paper import REFERENCE, is_reduced
 from analysis.stats import BASELINE, LEVEL, NUMBER, detectable_factor, t_interval
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not yet tested"
+FEWEST = 3
 PAIRED = ("lower", "higher", "not_lower", "not_higher", "similar")
 
 
@@ -28,8 +29,8 @@ PAIRED = ("lower", "higher", "not_lower", "not_higher", "similar")
 class Evidence:
     """One part of a claim: whether it holds (None: cannot be told yet), in words, and how many runs stand behind it."""
 
-    holds: bool | None
-    text: str
+    holds: bool | None = None
+    text: str = ""
     runs: int = 0
 
 
@@ -114,9 +115,8 @@ def _names(claim: pd.Series, cell: str) -> list[str]:
 
 def _paired(claim: pd.Series, values: pd.DataFrame, algorithm: str, other: str, measure: str) -> Evidence:
     pairs = differences(values[values["batch_size"] == claim["batch_size"]], algorithm, other)
-    name = f"{algorithm} − {other}, {measure.upper()}"
-    if len(pairs) < 2:
-        return Evidence(None, f"{name}: {_runs(len(pairs))}")
+    if len(pairs) < FEWEST:
+        return Evidence()
     difference = pairs["value"] - pairs["value_other"]
     mean, low, high = _interval(difference)
     scale = pairs["value_other"].mean()
@@ -128,7 +128,8 @@ def _paired(claim: pd.Series, values: pd.DataFrame, algorithm: str, other: str, 
         "similar": claim["low"] <= low / scale and high / scale <= claim["high"],
     }[claim["relation"]]
     detectable = detectable_factor(len(pairs)) * difference.sem()
-    text = f"{name}: {mean:+.3g} [{low:+.3g}, {high:+.3g}] of {scale:.3g}, detectable {detectable:.2g}"
+    text = f"{algorithm} − {other}, {measure.upper()}: {mean:+.3g} [{low:+.3g}, {high:+.3g}] of {scale:.3g}"
+    text += f", detectable {detectable:.2g}"
     return Evidence(bool(holds), text, 2 * len(pairs))
 
 
@@ -142,9 +143,8 @@ def _slope(claim: pd.Series, measured: Measured, algorithm: str, measure: str) -
     }
     keys |= {"quantity": claim["quantity"], "measure": measure}
     found = slopes[(slopes[list(keys)] == pd.Series(keys)).all(axis=1)]
-    if found.empty or found["low"].isna().all():
-        return Evidence(None, f"{algorithm}, {measure.upper()}: too few runs")
-    row = found.iloc[0]
+    if found.empty or (row := found.iloc[0])["seeds"] < FEWEST:
+        return Evidence()
     low, high = row["low"] / row["mean"], row["high"] / row["mean"]
     holds = row["low"] > 0 if claim["relation"] == "grows" else claim["low"] <= low and high <= claim["high"]
     text = f"{algorithm}, {measure.upper()}: {row['relative']:+.1%} [{low:+.1%}, {high:+.1%}] per doubling of the batch"
@@ -155,16 +155,16 @@ def _lowest(claim: pd.Series, values: pd.DataFrame, algorithm: str, measure: str
     rivals = style.main_methods(style.METHODS, forces=claim["quantity"] != "energy")
     means = values[values["batch_size"] == claim["batch_size"]].groupby("algorithm")["value"].agg(["mean", "count"])
     means = means[means.index.isin(list(rivals))].sort_values("mean")
-    if missing := sorted(set(rivals) - set(means.index)):
-        return Evidence(None, f"{measure.upper()}: no runs of {', '.join(missing)}")
+    if set(rivals) - set(means.index[means["count"] >= FEWEST]):
+        return Evidence()
     listed = ", ".join(f"{name} {mean:.4g}" for name, mean in means["mean"].head(3).items())
     return Evidence(bool(means.index[0] == algorithm), f"{measure.upper()}: {listed}, …", int(means["count"].sum()))
 
 
 def _ratio(claim: pd.Series, values: pd.DataFrame, algorithm: str, other: str, measure: str) -> Evidence:
     pairs = differences(values[values["batch_size"] == claim["batch_size"]], algorithm, other)
-    if pairs.empty:
-        return Evidence(None, f"{algorithm} / {other}, {measure}: no runs")
+    if len(pairs) < FEWEST:
+        return Evidence()
     ratio = pairs["value"].mean() / pairs["value_other"].mean()
     return Evidence(_within(ratio, claim), f"{algorithm} / {other}, {measure}: {ratio:.3g}", 2 * len(pairs))
 
@@ -179,11 +179,13 @@ def _saving(claim: pd.Series, measured: Measured, algorithm: str, other: list[st
         f"{n}: {table['saving'].get(n, np.nan):.3g} times fewer structures than {BASELINE}" for n in compared
     )
     savings = [table["saving"].get(name, np.nan) for name in compared]
+    if table["seeds"].reindex([*compared, BASELINE]).min() < FEWEST:
+        return Evidence()
     if algorithm in table.index and np.isnan(savings[0]):
         reached, seeds = table.loc[algorithm, ["reached", "seeds"]]
         return Evidence(False, f"{algorithm}, {measure.upper()}: {reached} of {seeds} runs reach it", int(seeds))
     if not np.isfinite(savings).all():
-        return Evidence(None, f"{', '.join(compared)}, {measure.upper()}: not recorded, or not reached by all seeds")
+        return Evidence()
     ratio = savings[0] / (savings[1] if len(savings) > 1 else 1.0)
     return Evidence(_within(ratio, claim), f"{measure.upper()}: {text}", int(table.loc[compared, "seeds"].sum()))
 
@@ -194,11 +196,12 @@ def _mostly(claim: pd.Series, measured: Measured, pairs: list[tuple[str, str]], 
         values = measured.of(claim, measure)
         for algorithm, other in pairs:
             found = differences(values, algorithm, other)
-            means = found.groupby("batch_size")[["value", "value_other"]].mean()
+            grouped = found.groupby("batch_size")[["value", "value_other"]]
+            means = grouped.mean()[grouped.size() >= FEWEST]
             lower += int((means["value"] < means["value_other"]).sum())
             cases, runs = cases + len(means), runs + 2 * len(found)
     if cases < len(pairs) * len(measures):
-        return Evidence(None, f"{cases} cases recorded", runs)
+        return Evidence(runs=runs)
     count = lower if claim["relation"] == "mostly_lower" else cases - lower
     chance = scipy_stats.binomtest(count, cases, alternative="greater").pvalue
     word = claim["relation"].removeprefix("mostly_")
@@ -216,7 +219,3 @@ def _within(ratio: float, claim: pd.Series) -> bool:
     low = -np.inf if pd.isna(claim["low"]) else claim["low"]
     high = np.inf if pd.isna(claim["high"]) else claim["high"]
     return bool(low <= ratio <= high)
-
-
-def _runs(pairs: int) -> str:
-    return "one pair of runs only" if pairs else "no runs"

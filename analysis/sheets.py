@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import style, tables
-from analysis.claims import NOT_TESTED, Measured, verdicts
+from analysis.claims import FEWEST, NOT_TESTED, Measured, verdicts
 from analysis.collect import EXPERIMENT, Tables
 from analysis.compare import batch_slopes, paired, ranks, variants
 from analysis.efficiency import LABEL_SECONDS, efficiency
@@ -69,9 +69,10 @@ def _claims(table: pd.DataFrame) -> Sheet:
     columns = [Column("Scenario", "scenario"), Column("Claim", "claim"), Column("In the paper", "place")]
     columns += [Column("Verdict", "verdict"), Column("Evidence", "evidence"), Column("Runs", "runs")]
     note = (
-        "Differences at equal seed with 95 % intervals; detectable: the smallest difference found with 80 % power. Rows"
+        f"Judged with at least {FEWEST} seeds. Differences at equal seed with 95 % intervals; detectable: the smallest"
+        " difference found with 80 % power. Rows that name a reduced pool say what its runs show; the claim itself is"
+        " one about the full scenario."
     )
-    note += " that name a reduced pool say what its runs show; the claim itself is one about the full scenario."
     missing = (table["verdict"] == NOT_TESTED).astype(int) + (table["runs"] == 0)
     return Sheet("claims", "The paper's claims", note, _told_first(_named(table), missing), columns)
 

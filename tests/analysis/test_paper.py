@@ -56,12 +56,17 @@ def test_paired_relations(contents, lower, higher, similar):
     assert holds(contents, "similar", low=-0.05, high=0.05) == [similar]
 
 
-def test_one_pair_or_none_tests_nothing():
-    assert holds([*RND, *BETTER[:1]], "lower") == [None] == holds(RND, "lower")
-    # and none of an altered scenario
+@pytest.mark.parametrize("relation", ["lower", "not_higher", "similar", "ratio", "saving", "mostly_lower"])
+def test_fewer_than_three_seeds_test_nothing(relation):
+    assert holds([*RND, *BETTER], relation) != [None]
+    assert holds([*RND, *BETTER[:2]], relation) == holds([*RND[:2], *BETTER[:2]], relation) == [None]
+    assert holds(RND, relation) == [None]
+
+
+def test_an_altered_scenario_tests_nothing():
     altered = [
-        *curves("MaxDiag + RND", [2.0, 2.1], deviations={"a": 1}),
-        *curves("LCMD + FEAT(LL)", [1.0, 1.2], deviations={"a": 1}),
+        *curves("MaxDiag + RND", [2.0, 2.2, 2.1], deviations={"a": 1}),
+        *curves("LCMD + FEAT(LL)", [1.0, 1.25, 1.1], deviations={"a": 1}),
     ]
     assert holds(altered, "lower") == [None]
 
@@ -79,6 +84,8 @@ def test_batch_size_relations():
         assert holds(both(finals), "grows") == [grows]
         assert holds(both(finals), "flat", low=-0.05, high=0.05) == [flat]
     assert holds(BETTER, "grows") == [None]
+    two = [c for c in both([1.51, 1.7, 1.62]) if c["identity"]["seed"] < 2]
+    assert holds(two, "grows") == holds(two, "flat", low=-0.05, high=0.05) == [None]
 
 
 def test_ratio_and_saving():
@@ -94,8 +101,10 @@ def test_ratio_and_saving():
 
 def test_lowest_needs_all_rivals():
     main = list(style.main_methods(style.METHODS, forces=True))
-    contents = [c for name in main for c in curves(name, [1.0, 1.1] if name.startswith("LCMD") else [2.0, 2.1])]
+    ours, theirs = [1.0, 1.1, 1.2], [2.0, 2.1, 2.2]
+    contents = [c for name in main for c in curves(name, ours if name.startswith("LCMD") else theirs)]
     assert holds(contents, "lowest") == [True]
+    assert holds(contents[:-1], "lowest") == [None]
     assert holds(contents, "lowest", algorithm="MaxDiag + RND") == [False]
     assert holds([*RND, *BETTER], "lowest") == [None]
 
@@ -106,8 +115,8 @@ def test_mostly():
         c
         for s in sizes
         for c in [
-            *curves("LCMD + FEAT(RP)", [1.0, 1.1], batch_size=s),
-            *curves("LCMD + FEAT(LL)", [2.0, 2.1], batch_size=s),
+            *curves("LCMD + FEAT(RP)", [1.0, 1.1, 1.2], batch_size=s),
+            *curves("LCMD + FEAT(LL)", [2.0, 2.1, 2.2], batch_size=s),
         ]
     ]
     pair = {"algorithm": "LCMD + FEAT(RP)", "other": "LCMD + FEAT(LL)", "measure": "mae;rmse;maxe"}
