@@ -21,6 +21,7 @@ from bench.record import RECORD, read_record
 from bench.sweep import expand
 
 SEEDS = "seed=0,1,2,3"
+two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a core for each of two workers")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def folder_of(results, seed):
     return results / "runs" / found["run_id"]
 
 
+@two_cores
 def test_a_sweep_on_two_workers(tmp_path, undisturbed):
     """All done, the same numbers, nothing done twice; said so when launched again; nothing left over."""
     done = launch(tmp_path, SEEDS, "cluster.workers=2", "threads=1", "--wait")
@@ -49,6 +51,7 @@ def test_a_sweep_on_two_workers(tmp_path, undisturbed):
     assert len(list((tmp_path / "launch").glob("2*"))) == 1
 
 
+@two_cores
 def test_failures_are_recorded_and_the_others_go_on(tmp_path):
     """One run raises, one dies; both are recorded; `--retry-failed` does them once their cause is gone."""
     fault = tmp_path / "fault"
@@ -133,6 +136,7 @@ def test_cancelled_and_launched_again(tmp_path, undisturbed):
     assert by_seed == {n[1]["seed"]: n[2:] for n in undisturbed.values() if n[1]["seed"] < 2}
 
 
+@two_cores
 def test_killed_workers_are_replaced(tmp_path, undisturbed):
     """kill -9 of workers, runs, and at last of the pool itself; launched again, the same numbers."""
     options = [SEEDS, "threads=1", "cluster.workers=2", "cluster.attempts=9"]
@@ -152,6 +156,7 @@ def test_killed_workers_are_replaced(tmp_path, undisturbed):
     assert by_seed == {n[1]["seed"]: n[2:] for n in undisturbed.values()}
 
 
+@two_cores
 @pytest.mark.long
 def test_chaos(tmp_path):
     """Forty-two runs; thirty times and more a worker, a run or the pool is killed -9; in the end nothing is missing."""
@@ -193,6 +198,7 @@ def cmdline(pid):
         return b""
 
 
+@two_cores
 def test_a_full_disk_burns_no_runs(tmp_path):
     """The workers stop with one line; no run is failed; with room the sweep goes on."""
     with file_system(tmp_path, "128k") as remount:
