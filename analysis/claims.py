@@ -3,7 +3,7 @@
 How a relation is tested: paired differences at equal seed, 95 % intervals (`lower`, `higher`, and their negations,
 which hold as long as the opposite is not shown); an interval within limits (`similar`; `flat`, the change per doubling
 of the batch); an interval above zero (`grows`); the mean alone (`lowest`, `ratio`, `saving`); a majority of cases that
-chance would give in less than one of twenty (`mostly_lower`, `mostly_higher`). With fewer than FEWEST seeds nothing is
+chance would give in less than one of twenty (`mostly_lower`, `mostly_higher`). With fewer than FEWEST_SEEDS nothing is
 judged: for two, the 95 % interval of a mean is 25 standard errors wide.
 """
 
@@ -17,11 +17,10 @@ from scipy import stats as scipy_stats
 
 from analysis import style
 from analysis.compare import differences
-from analysis.paper import REFERENCE, is_reduced
+from analysis.paper import FEWEST_SEEDS, REFERENCE, is_reduced
 from analysis.stats import BASELINE, LEVEL, NUMBER, detectable_factor, t_interval
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not yet tested"
-FEWEST = 3
 PAIRED = ("lower", "higher", "not_lower", "not_higher", "similar")
 
 
@@ -115,7 +114,7 @@ def _names(claim: pd.Series, cell: str) -> list[str]:
 
 def _paired(claim: pd.Series, values: pd.DataFrame, algorithm: str, other: str, measure: str) -> Evidence:
     pairs = differences(values[values["batch_size"] == claim["batch_size"]], algorithm, other)
-    if len(pairs) < FEWEST:
+    if len(pairs) < FEWEST_SEEDS:
         return Evidence()
     difference = pairs["value"] - pairs["value_other"]
     mean, low, high = _interval(difference)
@@ -143,7 +142,7 @@ def _slope(claim: pd.Series, measured: Measured, algorithm: str, measure: str) -
     }
     keys |= {"quantity": claim["quantity"], "measure": measure}
     found = slopes[(slopes[list(keys)] == pd.Series(keys)).all(axis=1)]
-    if found.empty or (row := found.iloc[0])["seeds"] < FEWEST:
+    if found.empty or (row := found.iloc[0])["seeds"] < FEWEST_SEEDS:
         return Evidence()
     low, high = row["low"] / row["mean"], row["high"] / row["mean"]
     holds = row["low"] > 0 if claim["relation"] == "grows" else claim["low"] <= low and high <= claim["high"]
@@ -155,7 +154,7 @@ def _lowest(claim: pd.Series, values: pd.DataFrame, algorithm: str, measure: str
     rivals = style.main_methods(style.METHODS, forces=claim["quantity"] != "energy")
     means = values[values["batch_size"] == claim["batch_size"]].groupby("algorithm")["value"].agg(["mean", "count"])
     means = means[means.index.isin(list(rivals))].sort_values("mean")
-    if set(rivals) - set(means.index[means["count"] >= FEWEST]):
+    if set(rivals) - set(means.index[means["count"] >= FEWEST_SEEDS]):
         return Evidence()
     listed = ", ".join(f"{name} {mean:.4g}" for name, mean in means["mean"].head(3).items())
     return Evidence(bool(means.index[0] == algorithm), f"{measure.upper()}: {listed}, …", int(means["count"].sum()))
@@ -163,7 +162,7 @@ def _lowest(claim: pd.Series, values: pd.DataFrame, algorithm: str, measure: str
 
 def _ratio(claim: pd.Series, values: pd.DataFrame, algorithm: str, other: str, measure: str) -> Evidence:
     pairs = differences(values[values["batch_size"] == claim["batch_size"]], algorithm, other)
-    if len(pairs) < FEWEST:
+    if len(pairs) < FEWEST_SEEDS:
         return Evidence()
     ratio = pairs["value"].mean() / pairs["value_other"].mean()
     return Evidence(_within(ratio, claim), f"{algorithm} / {other}, {measure}: {ratio:.3g}", 2 * len(pairs))
@@ -175,12 +174,12 @@ def _saving(claim: pd.Series, measured: Measured, algorithm: str, other: list[st
     chosen = (table["quantity"] == claim["quantity"]) & (table["measure"] == measure)
     table = table[chosen & (table["batch_size"] == claim["batch_size"])].set_index("algorithm")
     compared = [algorithm, *(name for name in other if name != BASELINE)]
+    if table["seeds"].reindex([*compared, BASELINE]).min() < FEWEST_SEEDS:
+        return Evidence()
     text = ", ".join(
         f"{n}: {table['saving'].get(n, np.nan):.3g} times fewer structures than {BASELINE}" for n in compared
     )
     savings = [table["saving"].get(name, np.nan) for name in compared]
-    if table["seeds"].reindex([*compared, BASELINE]).min() < FEWEST:
-        return Evidence()
     if algorithm in table.index and np.isnan(savings[0]):
         reached, seeds = table.loc[algorithm, ["reached", "seeds"]]
         return Evidence(False, f"{algorithm}, {measure.upper()}: {reached} of {seeds} runs reach it", int(seeds))
@@ -197,7 +196,7 @@ def _mostly(claim: pd.Series, measured: Measured, pairs: list[tuple[str, str]], 
         for algorithm, other in pairs:
             found = differences(values, algorithm, other)
             grouped = found.groupby("batch_size")[["value", "value_other"]]
-            means = grouped.mean()[grouped.size() >= FEWEST]
+            means = grouped.mean()[grouped.size() >= FEWEST_SEEDS]
             lower += int((means["value"] < means["value_other"]).sum())
             cases, runs = cases + len(means), runs + 2 * len(found)
     if cases < len(pairs) * len(measures):

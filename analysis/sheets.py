@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import style, tables
-from analysis.claims import FEWEST, NOT_TESTED, Measured, verdicts
+from analysis.claims import NOT_TESTED, Measured, verdicts
 from analysis.collect import EXPERIMENT, Tables
 from analysis.compare import batch_slopes, paired, ranks, variants
 from analysis.efficiency import LABEL_SECONDS, efficiency
-from analysis.paper import against_paper
+from analysis.paper import FEWEST_SEEDS, against_paper
 from analysis.stats import STATISTICS, last_correlations, run_values, summarise
 from analysis.tables import Column, Sheet
 
@@ -69,9 +69,9 @@ def _claims(table: pd.DataFrame) -> Sheet:
     columns = [Column("Scenario", "scenario"), Column("Claim", "claim"), Column("In the paper", "place")]
     columns += [Column("Verdict", "verdict"), Column("Evidence", "evidence"), Column("Runs", "runs")]
     note = (
-        f"Judged with at least {FEWEST} seeds. Differences at equal seed with 95 % intervals; detectable: the smallest"
-        " difference found with 80 % power. Rows that name a reduced pool say what its runs show; the claim itself is"
-        " one about the full scenario."
+        f"Judged with at least {FEWEST_SEEDS} seeds. Differences at equal seed with 95 % intervals; detectable: the"
+        " smallest difference found with 80 % power. Rows that name a reduced pool say what its runs show; the claim"
+        " itself is one about the full scenario."
     )
     missing = (table["verdict"] == NOT_TESTED).astype(int) + (table["runs"] == 0)
     return Sheet("claims", "The paper's claims", note, _told_first(_named(table), missing), columns)
