@@ -54,7 +54,7 @@ def collect(results: Path, sweep: str = "paper") -> Tables:
     if not collector.slim:
         raise UserError(f"no finished step below {results / 'runs'}: run something first, e.g. make run")
     cells = expand([f"sweep={sweep}"])
-    recorded = {record["identity"]["scenario"]["name"] for record in collector.slim}
+    recorded = {one.record.identity["scenario"]["name"] for one in collector.slim if one.record}
     for scenario in sorted(recorded - {cell.run.scenario.name for cell in cells}):
         cells += _cells_of(scenario)
     return collector.tables(results, states(cells, collector.slim), current_checksums(cells))

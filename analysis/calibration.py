@@ -1,11 +1,14 @@
 """Uncertainties beside errors per structure, from the arrays of finished runs: thinned for a picture, and binned."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.record import LAST_STEP
+from bench.record import end_file
+from bench.record_schema import KernelFacts
 from bench.units import KCAL_PER_MOL
 
 BINS = 10
@@ -15,41 +18,42 @@ ALIKE = ("MaxDiag + GP(LL)", "MaxDiag + GP(RP)", "MaxDist + GP(LL)", "MaxDist + 
 """Left out: their uncertainties are those that MaxDet + GP and random selection show already."""
 PREFIX = "uncertainty "
 TARGETS = {"energy": ("energy_error_eV", "kcal_mol"), "force": ("force_error_eV_A", "kcal_mol_A")}
-COLUMNS = ["run_id", "study", "algorithm", "seed", "uncertainty", "target", "kind", "predicted", "error"]
+COLUMNS = ["run_id", "study", "algorithm", "seed", "uncertainty", "target", "kind", "predicted", "error", "of"]
 
 
-def calibration_of(done: pd.DataFrame, results: Path) -> pd.DataFrame:
-    """Read `last_step.npz` of the finished runs with the largest batch of their study.
+def calibration_of(done: pd.DataFrame, results: Path, kernels: Mapping[str, Mapping[str, KernelFacts]]) -> pd.DataFrame:
+    """Read the arrays at the end of the finished runs with the largest batch of their study.
 
     A row per bin (`kind` is bin: mean uncertainty, root-mean-square error) and per kept structure (point); energies in
-    kcal/mol, force errors ΔF(S) in kcal/mol/Å. A run's own uncertainty is read, or GP(LL) and GP(RP) of random
-    selection.
+    kcal/mol, force errors ΔF(S) in kcal/mol/Å, the uncertainty in the unit of what it is `of`. A run's own uncertainty
+    is read; of a baseline, those that every run tells at its end. `kernels` are the facts by run and name.
     """
     parts = []
     if len(done):
         largest = done["batch_size"] == done.groupby("study")["batch_size"].transform("max")
         for run in done[largest & ~done["algorithm"].isin(ALIKE)].to_dict("records"):
-            path = results / "runs" / run["run_id"] / LAST_STEP
-            kernel = run["algorithm"].split(" + ")[1]
-            names = ("GP(LL)", "GP(RP)") if kernel == "RND" else (kernel,)
-            parts += _run(run, path, names) if path.exists() else []
+            path = results / "runs" / run["run_id"] / end_file(run["final"])
+            known = {name: facts for name, facts in kernels[run["run_id"]].items() if facts.uncertainty}
+            names = known if run["baseline"] else known.keys() & {run["kernel"]}
+            if path.exists():
+                parts += _run(run, path, {name: known[name].uncertainty or "" for name in names})
     table = pd.DataFrame(parts, columns=COLUMNS)
     return table.sort_values(COLUMNS[:7], ignore_index=True, kind="stable")
 
 
-def _run(run: dict[str, object], path: Path, names: tuple[str, ...]) -> list[dict[str, object]]:
+def _run(run: Mapping[Any, Any], path: Path, names: Mapping[str, str]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     with np.load(path) as arrays:
-        for name in names:
+        for name, of in names.items():
             if PREFIX + name not in arrays:
                 continue
             predicted = arrays[PREFIX + name].astype(np.float64)
-            # those of energies, GP and QBC(E), in eV; of forces, QBC(F), in eV/Å
+            # those of energies in eV, of forces in eV/Å
             for target, (column, _) in TARGETS.items():
                 if column in arrays:
                     pairs = binned(predicted / KCAL_PER_MOL, arrays[column].astype(np.float64) / KCAL_PER_MOL)
                     common = {k: run[k] for k in ("run_id", "study", "algorithm", "seed")}
-                    common |= {"uncertainty": name, "target": target}
+                    common |= {"uncertainty": name, "target": target, "of": of}
                     rows += [common | {"kind": k, "predicted": p, "error": e} for k, p, e in pairs]
     return rows
 

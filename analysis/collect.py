@@ -6,21 +6,24 @@ steps. Units stand in the names of columns.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.calibration import calibration_of
-from analysis.records import algorithm_of, deviations_text, failure_of, is_current, progress_of
+from analysis.records import Found, algorithm_of, deviations_text, progress_of
 from bench.errors import UserError
+from bench.identity import cell_of, data_of, hash_of, is_current
 from bench.record import state_of, write_atomically
-from bench.schema import cell_of, data_of, hash_of
+from bench.record_schema import Record
 
 CURRENT = ("done", "running", "interrupted", "failed")
 """States of runs whose steps are measured; `stale`, `superseded` and `damaged` runs are listed only."""
 EXPERIMENT = ["study", "scenario", "deviations", "batch_size", "algorithm"]
+End = tuple[str, int]
+"""A run and its final size: a run that was continued counts at each end it has reached."""
 KEYS = ["run_id", "state", *EXPERIMENT, "seed"]
 REQUIRED = {
     "runs": {**dict.fromkeys(["run_id", "state", "study", "scenario", "deviations", "algorithm"], "object")},
@@ -28,7 +31,7 @@ REQUIRED = {
         **dict.fromkeys(["run_id", "state", "study", "scenario", "deviations", "algorithm"], "object"),
         **dict.fromkeys(["batch_size", "seed", "step", "n_train", "final", "labels_bought"], "int64"),
     },
-    "calibration": {"run_id": "object", "uncertainty": "object", "target": "object", "predicted": "float64"},
+    "calibration": {**dict.fromkeys(["run_id", "uncertainty", "of", "target"], "object"), "predicted": "float64"},
     "plan": {"scenario": "object", "state": "object", "steps": "int64"},
 }
 
@@ -80,32 +83,36 @@ class Collector:
 
     def __init__(self) -> None:
         self._runs: list[dict[str, Any]] = []
-        self._steps: dict[str, list[dict[str, Any]]] = {}
-        self.slim: list[dict[str, Any]] = []
+        self._steps: dict[End, list[dict[str, Any]]] = {}
+        self.slim: list[Found] = []
         """The records without picks and metrics: what `analysis.plan` needs."""
 
-    def add(self, record: Mapping[str, Any]) -> None:
+    def add(self, found: Found) -> None:
         """Take in a record, or the description of a damaged one."""
-        if "damaged" in record:
-            self._runs.append({"run_id": record["run_id"], "state": "damaged", "failure": record["damaged"]})
+        record = found.record
+        if record is None:
+            self._runs.append({"run_id": found.run_id, "final": 0, "state": "damaged", "failure": found.damage})
             return
-        run = run_row(record)
-        self._runs.append(run)
-        self._steps[record["run_id"]] = [step_row(record, run, step) for step in range(len(record["steps"]))]
-        kept = ("n_train", "best_epochs")
-        steps = [{k: v for k, v in s.items() if k in kept or k.startswith("seconds_")} for s in record["steps"]]
-        self.slim.append({**record, "steps": steps, "sessions": []})
+        for final in record.ends():
+            run = run_row(record, final)
+            self._runs.append(run)
+            self._steps[record.run_id, final] = step_rows(record, run)
+        slim = [step.model_copy(update={"picked": None, "correlations": {}}) for step in record.steps]
+        self.slim.append(replace(found, record=record.model_copy(update={"steps": slim, "sessions": []})))
 
     def tables(self, results: Path, plan: pd.DataFrame, checksums: Mapping[str, str | None]) -> Tables:
         """Label every run with its state and build the tables. Raises UserError if there is no finished step."""
         states = label(self.slim, checksums)
-        runs = pd.DataFrame([row | {"state": states.get(row["run_id"], row["state"])} for row in self._runs])
+        key = ["run_id", "final"]
+        runs = pd.DataFrame([row | {"state": states.get(_end(row), row["state"])} for row in self._runs])
         # a whole curve of random selection counts before its last point alone
         finished = runs[runs["state"] == "done"].sort_values("steps")
         shorter = finished.index[finished.duplicated([*EXPERIMENT, "seed"], keep="last")]
         runs.loc[shorter, "state"] = "superseded"
-        states |= dict.fromkeys(runs.loc[shorter, "run_id"], "superseded")
-        steps = [row | {"state": states[r]} for r, rows in self._steps.items() if states[r] in CURRENT for row in rows]
+        states |= dict.fromkeys(map(tuple, runs.loc[shorter, key].to_numpy()), "superseded")
+        steps = [
+            row | {"state": states[end]} for end, rows in self._steps.items() if states[end] in CURRENT for row in rows
+        ]
         if not steps:
             found = ", ".join(f"{n} {state}" for state, n in runs["state"].value_counts().items()) or "nothing"
             raise UserError(
@@ -113,106 +120,131 @@ class Collector:
                 " first, e.g. make run"
             )
         table = pd.DataFrame(steps).sort_values([*EXPERIMENT, "seed", "n_train"], ignore_index=True)
-        runs = runs.sort_values("run_id", ignore_index=True)
+        runs = runs.sort_values(key, ignore_index=True)
         check_columns(table, "steps")
         plan = plan if len(plan) else pd.DataFrame(columns=list(REQUIRED["plan"]))
         done = runs[runs["state"] == "done"]
-        return Tables(runs, table, calibration_of(done, results), plan)
+        kernels = {found.run_id: found.record.kernels for found in self.slim if found.record}
+        return Tables(runs, table, calibration_of(done, results, kernels), plan)
 
 
-def label(records: Iterable[Mapping[str, Any]], checksums: Mapping[str, str | None]) -> dict[str, str]:
-    """The state of every run: that of its record, `stale`, or `superseded` by another run of the same cell."""
-    states: dict[str, str] = {}
-    cells: dict[str, Mapping[str, Any]] = {}
-    for record in records:
-        run_id = record["run_id"]
-        if not is_current(record, checksums.get(data_of(record["identity"]))):
-            states[run_id] = "stale"
+def _end(row: Mapping[str, Any]) -> End:
+    return row["run_id"], row["final"]
+
+
+def label(records: Iterable[Found], checksums: Mapping[str, str | None]) -> dict[End, str]:
+    """The state of every run and end: that of its record, `stale`, or `superseded` by another run of the same cell."""
+    states: dict[End, str] = {}
+    cells: dict[tuple[str, int], Record] = {}
+    for found in records:
+        record = found.record
+        if record is None:
             continue
-        states[run_id] = state_of(record)
-        cell = cell_of(record["identity"])
-        other = cells.setdefault(cell, record)
-        if other is not record:
-            better, worse = (record, other) if progress_of(record) > progress_of(other) else (other, record)
-            cells[cell], states[worse["run_id"]] = better, "superseded"
+        current = is_current(record.identity, checksums.get(data_of(record.identity)))
+        cell = cell_of(record.identity)
+        for final in record.ends():
+            if not current:
+                states[record.run_id, final] = "stale"
+                continue
+            states[record.run_id, final] = state_of(record, final, in_progress=found.in_progress)
+            other = cells.setdefault((cell, final), record)
+            if other is not record:
+                better = progress_of(record, final) > progress_of(other, final)
+                kept, left = (record, other) if better else (other, record)
+                cells[cell, final], states[left.run_id, final] = kept, "superseded"
     return states
 
 
-def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is and where it was computed."""
-    identity, session = record["identity"], (record.get("sessions") or [{}])[-1]
-    scenario, deviations = identity["scenario"], departures(record)
+def run_row(record: Record, final: int) -> dict[str, Any]:
+    """What a run to an end is and where it was computed."""
+    identity, session = record.identity, record.sessions[-1] if record.sessions else None
+    scenario, deviations = identity["scenario"], departures(record, final)
     altered = f"{scenario['name']}_altered_{hash_of({'deviations': deviations_text(deviations)})[:6]}"
-    versions = session.get("versions", {})
+    steps = [*record.path(final)]
+    failed = state_of(record, final, in_progress=False) == "failed"
+    where = ("started", "host", "cpu", "device", "cores", "threads", "git_commit", "git_dirty", "python", "engine")
     return {
-        "run_id": record["run_id"],
+        "run_id": record.run_id,
         "state": "",
         "study": altered if deviations else scenario["name"],
         "scenario": scenario["name"],
         "deviations": deviations_text(deviations),
-        "batch_size": identity["batch_size"],
+        "batch_size": record.batch_size,
         "algorithm": algorithm_of(identity),
+        "kernel": identity["kernel"]["name"],
+        **record.kernel.model_dump(include={"baseline", "uncertainty"}),
         "seed": identity["seed"],
-        "steps": len(record["steps"]),
+        "steps": len(steps),
         "initial": scenario["initial"],
-        "final": scenario["final"],
+        "final": final,
         "validation": scenario["validation"],
         "dataset": identity["dataset"]["name"],
         "checksum": identity["dataset"].get("checksum"),
-        "numerics_version": identity.get("numerics_version"),
-        "sessions": len(record.get("sessions", [])),
-        **{key: session.get(key) for key in ("started", "host", "cpu", "device", "cores", "threads")},
-        **{key: session.get(key) for key in ("git_commit", "git_dirty", "python")},
-        "versions": ", ".join(f"{name} {versions[name]}" for name in sorted(versions)),
-        "failure": failure_of(record) if record["status"] == "failed" else "",
-        "not_finite": sum(
-            not math.isfinite(v) for s in record["steps"] for v in s["metrics"].values() if v is not None
-        ),
+        "sessions": len(record.sessions),
+        **{key: getattr(session, key, None) for key in where},
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(session.versions.items()))
+        if session
+        else "",
+        "failure": record.failure.line if failed and record.failure else "",
+        "not_finite": sum(not math.isfinite(v) for s in steps for v in s.metrics.given().values()),
     }
 
 
-def departures(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The deviations that set a run apart from its scenario's others.
+def departures(record: Record, final: int) -> dict[str, Any]:
+    """The deviations that set a run to an end apart from its scenario's others.
 
     The last point of random selection's curve is one training on structures drawn at random: a run of it with
     scenario.initial = scenario.final counts as the scenario's, whatever pool that leaves.
     """
-    identity, deviations = record["identity"], record["deviations"]
-    scenario = identity["scenario"]
-    at_once = "scenario.initial" in deviations and scenario["initial"] == scenario["final"]
-    if identity["kernel"]["name"] != "RND" or not at_once or "scenario.final" in deviations:
+    deviations = record.departures(final)
+    at_once = "scenario.initial" in deviations and record.identity["scenario"]["initial"] == final
+    if not record.kernel.baseline or not at_once or "scenario.final" in deviations:
         return deviations
     return {key: value for key, value in deviations.items() if key not in ("scenario.initial", "scenario.pool")}
 
 
-def step_row(record: Mapping[str, Any], run: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """One step: errors, correlations of the run's own uncertainty and of others, seconds, memory, labels bought.
+def step_rows(record: Record, run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The steps to an end: errors, correlations, seconds, memory, labels bought.
 
-    Labels bought are those of the training and validation sets, and of the whole pool where it was read. A value that
-    is not finite becomes NaN.
+    `own` correlations are those of the run's kernel; the others those of every kernel told at the end. Labels bought
+    are those of the training and validation sets, and of the whole pool where it was read. Tainted seconds and a value
+    that is not finite become NaN; what was picked at the end, for a longer run, is no part of this one.
     """
-    row = record["steps"][step]
-    own = record["identity"]["kernel"]["name"]
-    correlations = {
-        f"{coefficient}_{target}_{'own' if kernel == own else kernel}": value
-        for kernel, targets in row.get("correlations", {}).items()
-        for target, coefficients in targets.items()
-        for coefficient, value in coefficients.items()
-    }
-    # a run's own GP(LL) is both: its own uncertainty and the GP(LL) that every run has in its last step
-    shared = {key.replace("_own", f"_{own}"): value for key, value in correlations.items() if key.endswith("_own")}
-    read = max(s.get("pool_labels_read", 0) for s in record["steps"][: step + 1])
-    trained = run["initial"] if read else row["n_train"]
-    numbers = row["metrics"] | correlations | (shared if step == len(record["steps"]) - 1 else {})
-    numbers |= {key: value for key, value in row.items() if key.startswith(("seconds_", "peak_"))}
-    return {
-        **{key: run[key] for key in KEYS},
-        "final": run["final"],
-        "step": step,
-        "n_train": row["n_train"],
-        "labels_bought": trained + run["validation"] + read,
-        **{key: _finite(value) for key, value in numbers.items()},
-    }
+    rows, read = [], 0
+    own = record.identity["kernel"]["name"]
+    for index, step in enumerate(record.path(run["final"])):
+        ends = step.n_train == run["final"]
+        read = read if ends else max(read, step.pool_labels_read)
+        correlations = {
+            f"{coefficient}_{target}_{name}": value
+            for kernel, targets in step.correlations.items()
+            for target, found in targets.items()
+            for coefficient, value in found.model_dump().items()
+            for name in _names(kernel, own, ends=ends)
+        }
+        numbers = step.given() | step.metrics.given() | correlations
+        for key in [key for key in numbers if key.startswith("seconds_")]:
+            picked_here = ends and step.picked is not None and key in ("seconds_features", "seconds_selection")
+            if step.timing or picked_here:
+                numbers[key] = None
+        rows.append(
+            {
+                **{key: run[key] for key in KEYS},
+                "final": run["final"],
+                "step": index,
+                "n_train": step.n_train,
+                "labels_bought": (run["initial"] if read else step.n_train) + run["validation"] + read,
+                **{key: _finite(value) for key, value in numbers.items() if key != "n_train"},
+            }
+        )
+    return rows
+
+
+def _names(kernel: str, own: str, *, ends: bool) -> tuple[str, ...]:
+    """Under which names a kernel's correlations stand; at the end a run's own is one of those that all tell, too."""
+    if kernel != own:
+        return (kernel,)
+    return ("own", kernel) if ends else ("own",)
 
 
 def _finite(value: float | None) -> float:

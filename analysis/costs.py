@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.records import algorithm_of
 from bench.errors import UserError
+from bench.record_schema import Record
 from bench.schema import RunConfig
 
 BENCHMARKS = {
@@ -40,29 +41,29 @@ class RecordedCosts:
 
     def to_come(self, run: RunConfig, steps_done: int) -> float:
         """Seconds that the rest of a run will take: interpolated in N_train, in proportion to it beyond the largest."""
-        identity = run.identity("")
-        scenario = _scenario_key(identity, run.deviations)
+        scenario = _scenario_key(run.scenario.name, run.deviations)
         if scenario not in self.training:
             return float("nan")
         known = self.training[scenario]
         sizes = np.array(run.training_set_sizes()[steps_done:], dtype=float)
         training = np.interp(sizes, known.index, known) * np.maximum(sizes / known.index.max(), 1)
         of_scenario = [value for (name, _), value in self.other.items() if name == scenario]
-        other = self.other.get((scenario, algorithm_of(identity)), float(np.median(of_scenario)))
-        members = identity["kernel"].get("members", 1)
+        other = self.other.get((scenario, algorithm_of(run.configuration())), float(np.median(of_scenario)))
+        members = run.kernel.get("members", 1)
         return float(members * training.sum() + other * len(sizes))
 
 
-def recorded(records: Sequence[Mapping[str, Any]]) -> RecordedCosts:
+def recorded(records: Sequence[Record]) -> RecordedCosts:
     """Costs of the steps recorded; altered runs count for themselves only."""
     rows = []
     for record in records:
-        scenario = _scenario_key(record["identity"], record["deviations"])
-        algorithm = algorithm_of(record["identity"])
-        for step in record["steps"]:
-            training = step["seconds_training"]
-            other = step_seconds(step) - training
-            rows.append((scenario, algorithm, step["n_train"], training / len(step["best_epochs"]), other))
+        scenario = _scenario_key(record.identity["scenario"]["name"], record.deviations)
+        algorithm = algorithm_of(record.identity)
+        for step in record.steps:
+            if step.timing == "":
+                training = step.seconds_training
+                other = step.seconds - training
+                rows.append((scenario, algorithm, step.n_train, training / len(step.best_epochs), other))
     table = pd.DataFrame(rows, columns=["scenario", "algorithm", "n_train", "training", "other"])
     return RecordedCosts(
         training={str(s): part.groupby("n_train")["training"].median() for s, part in table.groupby("scenario")},
@@ -133,12 +134,6 @@ def benchmarked(folder: Path) -> BenchmarkedCosts:
         raise UserError(f"no benchmarks of one thread in {folder} ({error}): run make perf on that machine") from None
 
 
-def step_seconds(step: Mapping[str, Any]) -> float:
-    """All seconds of a step; those of validation are part of training."""
-    return sum(
-        value for key, value in step.items() if key.startswith("seconds_") and key != "seconds_validation" and value
-    )
-
-
-def _scenario_key(identity: Mapping[str, Any], deviations: Mapping[str, Any]) -> str:
-    return f"{identity['scenario']['name']} {sorted(deviations.items())}"
+def _scenario_key(scenario: str, deviations: Mapping[str, Any]) -> str:
+    """What costs alike: a scenario or a variant of it, whatever its final size."""
+    return f"{scenario} {sorted((key, str(value)) for key, value in deviations.items() if key != 'scenario.final')}"

@@ -5,17 +5,19 @@ python -m analysis.plan [sweep=NAME] [overrides …] [--results FOLDER] [--costs
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from analysis.costs import Costs, benchmarked, recorded, step_seconds
-from analysis.records import algorithm_of, deviations_text, failure_of, is_current, progress_of, read_records
+from analysis.costs import Costs, benchmarked, recorded
+from analysis.records import Found, algorithm_of, deviations_text, progress_of, read_records
 from bench.errors import UserError
+from bench.identity import cell_of, data_of, identity_of, is_current
+from bench.plugins import plugin
 from bench.record import state_of, write_atomically
-from bench.schema import RunConfig, cell_of, data_of, plugin
+from bench.record_schema import Record
+from bench.schema import RunConfig
 from bench.sweep import Cell, expand
 
 STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
@@ -51,26 +53,24 @@ def main() -> None:
         sys.exit(2)
 
 
-def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]], costs: Costs | None = None) -> pd.DataFrame:
+def states(cells: Sequence[Cell], records: Sequence[Found], costs: Costs | None = None) -> pd.DataFrame:
     """A row for every cell: its state, its record's folder, steps done of all, seconds spent and seconds to come.
 
     `stale` are cells that only another version of the code's numbers or of the data has answered; `seconds_to_come` is
     NaN where nothing of the scenario has been measured. Without `costs` they are those of the recorded steps.
     """
     checksums = current_checksums(cells)
-    by_cell: dict[str, list[Mapping[str, Any]]] = {}
+    by_cell: dict[str, list[Found]] = {}
     for one in records:
-        by_cell.setdefault(cell_of(one["identity"]), []).append(one)
-    costs = costs or recorded(records)
+        if one.record:
+            by_cell.setdefault(cell_of(one.record.identity), []).append(one)
+    costs = costs or recorded([one.record for one in records if one.record])
     rows = []
     for cell in cells:
         run = cell.run
-        asked = run.identity("")
-        found = by_cell.get(cell_of(asked), [])
-        current = [record for record in found if is_current(record, checksums[data_of(asked)])]
-        record: Mapping[str, Any] | None = max(current or found, key=progress_of) if found else None
-        state = "missing" if record is None else state_of(record) if current else "stale"
-        steps = record["steps"] if record is not None and current else []
+        asked = identity_of(run, "")
+        state, record = _answer(by_cell.get(cell_of(asked), []), run.scenario.final, checksums[data_of(asked)])
+        steps = [*record.path(run.scenario.final)] if record is not None and state != "stale" else []
         rows.append(
             {
                 "scenario": run.scenario.name,
@@ -79,16 +79,25 @@ def states(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]], costs: C
                 "batch_size": run.batch_size,
                 "seed": run.seed,
                 "state": state,
-                "run_id": record["run_id"] if record else "",
+                "run_id": record.run_id if record else "",
                 "steps": len(steps),
                 "steps_in_all": len(run.training_set_sizes()),
-                "seconds_spent": sum(map(step_seconds, steps)),
+                "seconds_spent": sum(step.seconds for step in steps),
                 "seconds_to_come": costs.to_come(run, len(steps)),
-                "failure": failure_of(record) if state == "failed" and record else "",
+                "failure": record.failure.line if state == "failed" and record and record.failure else "",
                 "words": " ".join(cell.words),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _answer(found: Sequence[Found], final: int, checksum: str | None) -> tuple[str, Record | None]:
+    """The state of a cell and the record that answers it best."""
+    current = [one for one in found if one.record and is_current(one.record.identity, checksum)]
+    best = max(current or found, key=lambda one: progress_of(one.record, final) if one.record else (), default=None)
+    if best is None or best.record is None:
+        return "missing", None
+    return state_of(best.record, final, in_progress=best.in_progress) if current else "stale", best.record
 
 
 def describe(table: pd.DataFrame, workers: int | None = None) -> str:
@@ -118,7 +127,7 @@ def describe(table: pd.DataFrame, workers: int | None = None) -> str:
 
 def current_checksums(cells: Sequence[Cell]) -> dict[str, str | None]:
     """The checksum of the data of a sweep (`data_of`), None where a dataset is not at hand."""
-    runs = {data_of(cell.run.identity("")): cell.run for cell in cells}
+    runs = {data_of(identity_of(cell.run, "")): cell.run for cell in cells}
     return {data: _checksum(run) for data, run in runs.items()}
 
 

@@ -1,14 +1,15 @@
 """What a record says of its run, in the words of tables and reports."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.locks import is_locked
 from bench.record import LOCK, RECORD, read_record
-from bench.schema import NUMERICS_VERSION, TrainingSettings
+from bench.record_schema import Record
+from bench.versions import METHODS
 
 
 def record_paths(results: Path) -> list[Path]:
@@ -16,40 +17,35 @@ def record_paths(results: Path) -> list[Path]:
     return sorted((results / "runs").glob(f"*/{RECORD}"))
 
 
-def read_or_describe(path: Path) -> dict[str, Any]:
-    """A record with `in_progress`, or what is wrong with it: {"run_id", "damaged"}."""
+@dataclass(frozen=True)
+class Found:
+    """A record as it was found: whether a process is at work on it, or what is wrong with it."""
+
+    run_id: str
+    record: Record | None
+    in_progress: bool = False
+    damage: str = ""
+
+
+def read_or_describe(path: Path) -> Found:
+    """Read a record, or say what is wrong with it."""
     in_progress = is_locked(path.parent / LOCK)
     try:
-        return read_record(path) | {"in_progress": in_progress}
+        return Found(path.parent.name, read_record(path), in_progress)
     except (UserError, OSError) as error:
-        return {"run_id": path.parent.name, "damaged": str(error)}
+        return Found(path.parent.name, None, damage=str(error))
 
 
-def read_records(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def read_records(results: Path) -> tuple[list[Found], list[str]]:
     """Every sound record below `results`, and a line for each damaged one."""
     found = [read_or_describe(path) for path in record_paths(results)]
-    return [one for one in found if "damaged" not in one], [one["damaged"] for one in found if "damaged" in one]
+    return [one for one in found if one.record], [one.damage for one in found if not one.record]
 
 
-def is_current(record: Mapping[str, Any], checksum: str | None) -> bool:
-    """Whether a record's numbers are those of this code and of the data at hand, with all of today's settings named."""
-    identity = record["identity"]
-    asked = identity.get("training")
-    if asked is not None and set(asked) != {field.name for field in fields(TrainingSettings)}:
-        return False
-    same_data = checksum is None or identity["dataset"]["checksum"] == checksum
-    return identity["numerics_version"] == NUMERICS_VERSION and same_data
-
-
-def progress_of(record: Mapping[str, Any]) -> tuple[bool, int]:
-    """Sorts records of one cell: finished ones last, then by their steps."""
-    return record["status"] == "done", len(record["steps"])
-
-
-def failure_of(record: Mapping[str, Any]) -> str:
-    """One line: the error's class and message."""
-    failure = record["failure"]
-    return f"{failure['error']}: {failure['message']}".splitlines()[0]
+def progress_of(record: Record, final: int) -> tuple[bool, int, int]:
+    """Sorts records of one cell: finished ones last, then by the version of outside classes and by their steps."""
+    version = sum(record.identity[group].get("version", 1) for group in METHODS)
+    return record.reached(final), version, sum(1 for _ in record.path(final))
 
 
 def algorithm_of(identity: Mapping[str, Any]) -> str:

@@ -13,9 +13,8 @@ import pandas as pd
 from scipy import optimize, stats
 
 from analysis.collect import EXPERIMENT
+from bench.record_schema import MEASURES, QUANTITIES
 
-QUANTITIES = {"force": "kcal_mol_A", "energy": "kcal_mol"}
-MEASURES = ("mae", "rmse", "maxe")
 STATISTICS = {"final": "last step", "curve": "curve average", "curve_grown": "curve average without the first step"}
 NUMBER = ["statistic", "quantity", "measure"]
 BASELINE = "MaxDiag + RND"
@@ -57,7 +56,7 @@ def per_run(steps: pd.DataFrame) -> pd.DataFrame:
     done = steps[steps["state"] == "done"]
     columns = [column(q, m) for q in measured(done) for m in MEASURES]
     keys = ["run_id", *EXPERIMENT, "seed"]
-    longer = done[done.groupby("run_id")["step"].transform("max") > 0]
+    longer = done[done.groupby(keys)["step"].transform("max") > 0]
     parts = []
     for statistic in STATISTICS:
         if statistic == "final":
@@ -102,7 +101,7 @@ def run_values(steps: pd.DataFrame) -> pd.DataFrame:
 def last_correlations(steps: pd.DataFrame) -> pd.DataFrame:
     """Correlations in the last step of finished runs, long: coefficient, quantity of the error, uncertainty."""
     done = steps[(steps["state"] == "done") & (steps["n_train"] == steps["final"])]
-    pattern = r"(?P<coefficient>pearson|spearman)_(?P<quantity>energy|force)_(?P<uncertainty>own|[^_]+)"
+    pattern = r"(?P<coefficient>pearson|spearman)_(?P<quantity>energy|force)_(?!of_mean_)(?P<uncertainty>.+)"
     names = done.columns.to_series().str.extract(f"^{pattern}$").dropna()
     keys = ["run_id", *EXPERIMENT, "seed"]
     table = done.melt(id_vars=keys, value_vars=list(names.index), var_name="name").dropna(subset="value")

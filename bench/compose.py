@@ -5,7 +5,6 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -17,9 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import UserError, nearest
+from bench.plugins import CONF
 from bench.schema import RunConfig, bind, deviations
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def parse(words: Sequence[str]) -> list[Override]:
@@ -80,7 +78,7 @@ def bind_chosen(config: Mapping[str, Any], choices: Mapping[str, str]) -> RunCon
     methods = _as_filed(tuple(f"{group}={choices[group]}" for group in ("algorithm", "kernel", "selection")))
     filed = replace(scenario, kernel=methods.kernel, selection=methods.selection)
     dataset = _as_filed((f"dataset={choices['dataset']}",)).dataset
-    return replace(run, deviations=deviations(run, filed, dataset))
+    return replace(run, deviations=deviations(run, filed, dataset), filed_final=filed.scenario.final)
 
 
 @functools.cache

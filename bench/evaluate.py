@@ -1,7 +1,6 @@
 """Errors on labelled structures, committee disagreement, and their correlation (METHOD section 6; Eqs. 24 and 25)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential, whole_batch
 from bench.progress import progress
+from bench.record_schema import Correlation, Metrics
 from bench.units import KCAL_PER_MOL
 
 
@@ -89,7 +89,7 @@ def _joined(parts: list[ForceErrors]) -> ForceErrors:
     )
 
 
-def summarise(errors: StructureErrors) -> dict[str, float]:
+def summarise(errors: StructureErrors) -> Metrics:
     """The recorded errors: each is computed per committee member and averaged over the members (Section 3.1.5).
 
     MAE and RMSE pool all structures (energies) or all force components. `force_maxe` is the largest ΔF(S) of Eq. (24);
@@ -113,10 +113,10 @@ def summarise(errors: StructureErrors) -> dict[str, float]:
             "force_max_component_kcal_mol_A": force.largest.max(1) / KCAL_PER_MOL,
             "force_mean_max_component_kcal_mol_A": force.largest.mean(1) / KCAL_PER_MOL,
         }
-    return {name: float(values.mean()) for name, values in metrics.items()}
+    return Metrics(**{name: float(values.mean()) for name, values in metrics.items()})
 
 
-def correlations(uncertainty: Float[np.ndarray, " structures"], errors: StructureErrors) -> dict[str, Any]:
+def correlations(uncertainty: Float[np.ndarray, " structures"], errors: StructureErrors) -> dict[str, Correlation]:
     """Pearson and Spearman correlation of an uncertainty with |ΔE| and ΔF(S).
 
     For a committee both with the members' mean error and with the error of the members' mean. A correlation that does
@@ -134,8 +134,8 @@ def correlations(uncertainty: Float[np.ndarray, " structures"], errors: Structur
     found = {}
     for name, target in targets.items():
         defined = len(target) > 1 and np.ptp(uncertainty) > 0 and np.ptp(target) > 0
-        found[name] = {
-            "pearson": float(stats.pearsonr(uncertainty, target).statistic) if defined else None,
-            "spearman": float(stats.spearmanr(uncertainty, target).statistic) if defined else None,
-        }
+        found[name] = Correlation(
+            pearson=float(stats.pearsonr(uncertainty, target).statistic) if defined else None,
+            spearman=float(stats.spearmanr(uncertainty, target).statistic) if defined else None,
+        )
     return found

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,24 +16,30 @@ from bench.data.split import Split, draw_split
 from bench.data.structures import Structures
 from bench.errors import UserError, WriteError
 from bench.evaluate import StructureErrors, correlations, structure_errors, summarise
+from bench.identity import identity_of
 from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
 from bench.locks import locked
 from bench.model.geometry import GeometryBuilder
+from bench.model.potential import Potential
+from bench.plugins import check_name, outside_source, plugin
 from bench.provenance import peak_memory_mb, provenance
-from bench.record import LAST_STEP, LOCK, MODEL, SPLIT, TRAINING, RunRecord, describe, make_folder, run_folder
-from bench.schema import RunConfig, plugin
+from bench.record import LOCK, MODEL, SPLIT, TRAINING, RunRecord, describe, end_file, make_folder, run_folder
+from bench.record_schema import MEASURES, QUANTITIES, KernelFacts, Metrics, Record, Session, Step
+from bench.schema import RunConfig
 from bench.seeds import stream
 from bench.selection.base import Selection
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
 from bench.training.shared import Request, fit_requests
-from bench.training.store import save_potential
+from bench.training.store import load_potential, save_potential
 
 log = logging.getLogger(__name__)
 
 
 def check(run: RunConfig) -> tuple[Kernel, Selection]:
     """Build the kernel and the selection and refuse pairs that mean nothing. Raises UserError with the reason."""
+    check_name("kernel", run.kernel)
+    check_name("selection", run.selection)
     kernel: Kernel = plugin(run.kernel, "kernel")
     selection: Selection = plugin(run.selection, "selection")
     if selection.needs_features and not kernel.has_features:
@@ -152,26 +157,62 @@ def _recorded(run: RunConfig, shared: _Shared, held: contextlib.ExitStack | None
     if run.training.forces and data.forces is None:
         raise UserError(f"dataset {data.name} has no forces, but training.force_weight > 0: choose training=energies")
     split = draw_split(data, run.scenario, run.seed)
-    identity = run.identity(data.checksum)
+    identity = identity_of(run, data.checksum)
     folder = run_folder(run.results, identity)
     make_folder(folder)
     if held is not None:
         held.enter_context(locked(folder / LOCK, wait=False))
-    record = RunRecord.open(folder, identity, run.deviations)
+    record = RunRecord.open(folder, run, identity)
+    final_kernels: list[Kernel] = [plugin(one, "final_kernels") for one in run.final_kernels]
     if record.done:
         log.info("run %s is done: %s", folder.name, folder)
+        _complete(run, record, shared, data, split, final_kernels)
         return record
-    record.content["sessions"].append(provenance(run.device) | {"first_step": len(record.steps)})
+    sources = outside_sources(run, record.content)
+    session = Session(**provenance(run.device), sources=sources, first_step=len(record.steps))
+    record.content.sessions = [*record.content.sessions, session]
+    record.content.kernels |= {one.name: facts_of(one) for one in (*final_kernels, kernel)}
     record.save_arrays(SPLIT, vars(split))
     record.save(status="running")
     try:
-        yield from _cycle(run, record, shared.builder(run, data), split, kernel, selection)
+        yield from _cycle(run, record, shared.builder(run, data), split, kernel, selection, final_kernels)
     except WriteError:
         raise
     except Exception as error:
         record.fail(*describe(error))
         raise
     return record
+
+
+def facts_of(kernel: Kernel) -> KernelFacts:
+    """What a kernel states of itself, for its record."""
+    return KernelFacts(
+        members=kernel.members,
+        uncertainty=kernel.uncertainty_of,
+        baseline=kernel.baseline,
+        reads_pool_labels=kernel.reads_pool_labels,
+    )
+
+
+def outside_sources(run: RunConfig, content: Record) -> dict[str, dict[str, Any]]:
+    """Where classes from outside the project come from. Raises UserError if the record's are others of one name."""
+    parts = {"dataset": run.dataset, "kernel": run.kernel, "selection": run.selection}
+    found = {group: source for group, part in parts.items() if (source := outside_source(part, group))}
+    for group, source in found.items():
+        earlier = next((s.sources[group] for s in reversed(content.sessions) if group in s.sources), source)
+        if earlier["sha256"] == source["sha256"]:
+            continue
+        if earlier["class"].rpartition(".")[2] != source["class"].rpartition(".")[2]:
+            raise UserError(
+                f"{group}.name = {source['name']!r} belongs to {earlier['class']} in run {content.run_id}: give"
+                f" {source['class']} a name of its own"
+            )
+        log.warning(
+            "the source of %s has changed since run %s began; if its results have, raise its version",
+            source["class"],
+            content.run_id,
+        )
+    return found
 
 
 def _cycle(
@@ -181,55 +222,78 @@ def _cycle(
     split: Split,
     kernel: Kernel,
     selection: Selection,
+    final_kernels: Sequence[Kernel],
 ) -> Generator[Request, FitResult | None, None]:
-    """The paper's loop; each pass adds one row to the record."""
-    labelled = np.concatenate([split.initial, *(np.array(step["picked"], dtype=np.int64) for step in record.steps)])
+    """The paper's loop; each pass adds one step to the record, or picks where an earlier run ended."""
+    labelled, final = split.initial, run.scenario.final
     checkpoint = Checkpoint(record.folder / TRAINING, run.checkpoint_seconds)
     while True:
-        fitted = yield Request(run, builder, labelled, split, kernel.members, checkpoint)
-        if fitted is None:
-            raise ValueError("a run goes on with the result of its training")
-        started = time.perf_counter()
-        errors = structure_errors(fitted.potential, builder, split.test, forces=run.training.forces)
-        row: dict[str, Any] = {
-            "n_train": len(labelled),
-            "session": len(record.content["sessions"]) - 1,
-            "energy_scale_eV": fitted.scaling.scale,
-            "best_epochs": fitted.best_epochs,
-            "validation_eV": fitted.validation.min(0).tolist(),
-            "metrics": summarise(errors),
-            "seconds_training": fitted.seconds,
-            "seconds_validation": fitted.validation_seconds,
-            "models_in_lockstep": fitted.lockstep,
-            "seconds_evaluation": time.perf_counter() - started,
-        }
-        finished = len(labelled) >= run.scenario.final
-        started = time.perf_counter()
-        inputs = KernelInputs(fitted.potential, builder, labelled, run.seed)
-        prepared = kernel.prepare(inputs)
-        row["seconds_features"] = time.perf_counter() - started
-        uncertainties = {kernel.name: prepared.uncertainty(errors)}
-        if finished:
-            for other in map(plugin, run.final_kernels, repeat("final_kernels")):
-                if other.name not in uncertainties:
-                    uncertainties[other.name] = other.prepare(inputs).uncertainty(errors)
-        known = {name: values for name, values in uncertainties.items() if values is not None}
-        row["correlations"] = {name: correlations(values, errors) for name, values in known.items()}
-        if finished:
-            row |= {"picked": [], "pool_labels_read": 0}
-            _save_last_step(record, builder, fitted, errors, known)
+        n_train = len(labelled)
+        step = record.content.step(n_train)
+        picked = (step and step.picked) or []
+        wanted = min(run.batch_size, final - n_train)
+        if len(picked) >= wanted > 0:
+            labelled = np.concatenate([labelled, np.array(picked[:wanted], dtype=np.int64)])
+            continue
+        request = Request(run, builder, labelled, split, kernel.members, checkpoint)
+        if step is None:
+            fitted = yield from _training(request)
+            started = time.perf_counter()
+            errors = structure_errors(fitted.potential, builder, split.test, forces=run.training.forces)
+            seconds_evaluation = time.perf_counter() - started
+            inputs = KernelInputs(fitted.potential, builder, labelled, run.seed)
+            prepared, seconds_features = _prepared(kernel, inputs)
+            own = prepared.uncertainty(errors)
+            known = {} if own is None else {kernel.name: own}
+            step = Step(
+                n_train=n_train,
+                session=len(record.content.sessions) - 1,
+                energy_scale_eV=fitted.scaling.scale,
+                best_epochs=fitted.best_epochs,
+                validation_eV=fitted.validation.min(0).tolist(),
+                metrics=summarise(errors),
+                correlations={name: correlations(values, errors) for name, values in known.items()},
+                models_in_lockstep=fitted.lockstep,
+                seconds_training=fitted.seconds,
+                seconds_validation=fitted.validation_seconds,
+                seconds_evaluation=seconds_evaluation,
+                seconds_features=seconds_features,
+            )
+            if n_train == final:
+                known |= _add_correlations(step, final_kernels, inputs, errors)
+                _save_end(record, builder, fitted.potential, errors, known, n_train)
         else:
+            potential = _saved_model(run, record, n_train)
+            how = "from its model" if potential else "its model is not kept and is trained again"
+            log.info("run %s goes on from its end at %d structures: %s", record.folder.name, n_train, how)
+            if potential is None:
+                potential = (yield from _training(request)).potential
+            prepared, seconds_features = _prepared(kernel, KernelInputs(potential, builder, labelled, run.seed))
+        if n_train < final:
             selected = _select(run, prepared, selection, split, labelled)
-            selected["seconds_features"] += row["seconds_features"]
-            row |= selected
-            row["pool_labels_read"] = len(split.pool) if kernel.reads_pool_labels else 0
-            labelled = np.concatenate([labelled, np.array(row["picked"])])
-        record.steps.append(row | peak_memory_mb(run.device))
-        record.save(status="done" if finished else "running")
+            selected["seconds_features"] += seconds_features
+            selected["pool_labels_read"] = len(split.pool) if kernel.reads_pool_labels else 0
+            step = step.model_copy(update=selected)
+        record.add(step.model_copy(update=peak_memory_mb(run.device)))
+        record.save(status="done" if n_train == final else "running")
         checkpoint.remove()
-        _report(run, row)
-        if finished:
+        _report(run, step)
+        if n_train == final:
             return
+
+
+def _training(request: Request) -> Generator[Request, FitResult | None, FitResult]:
+    """Ask for a training and wait for its result."""
+    fitted = yield request
+    if fitted is None:
+        raise ValueError("a run goes on with the result of its training")
+    return fitted
+
+
+def _prepared(kernel: Kernel, inputs: KernelInputs) -> tuple[PreparedKernel, float]:
+    """A kernel fixed to trained models, and the seconds that took."""
+    started = time.perf_counter()
+    return kernel.prepare(inputs), time.perf_counter() - started
 
 
 def _select(
@@ -241,12 +305,11 @@ def _select(
 ) -> dict[str, Any]:
     """Pick the next batch from what is left of the pool. Features include the posterior, selection does not."""
     pool = np.setdiff1d(split.pool, labelled, assume_unique=True)
-    batch_size = min(run.batch_size, run.scenario.final - len(labelled))
     started = time.perf_counter()
     embedding = prepared.embed(pool)
     embedded = time.perf_counter()
     generator = stream(run.seed, "deficit", n_train=len(labelled))
-    selected = selection.select(embedding, batch_size, generator)
+    selected = selection.select(embedding, min(run.batch_size, len(pool)), generator)
     return {
         "picked": pool[selected.rows].tolist(),
         "picked_at_random": selected.n_random,
@@ -255,39 +318,106 @@ def _select(
     }
 
 
-def _save_last_step(
+Uncertainties = dict[str, Float[np.ndarray, " structures"]]
+
+
+def _add_correlations(
+    step: Step, kernels: Sequence[Kernel], inputs: KernelInputs, errors: StructureErrors
+) -> Uncertainties:
+    """Add the correlations of kernels that a step lacks; returns their uncertainties."""
+    added: Uncertainties = {}
+    for kernel in kernels:
+        if kernel.name not in step.correlations:
+            values = kernel.prepare(inputs).uncertainty(errors)
+            if values is not None:
+                added[kernel.name] = values
+    step.correlations = step.correlations | {name: correlations(values, errors) for name, values in added.items()}
+    return added
+
+
+def _save_end(
     record: RunRecord,
     builder: GeometryBuilder,
-    fitted: FitResult,
+    potential: Potential,
     errors: StructureErrors,
-    uncertainties: dict[str, Float[np.ndarray, " structures"]],
+    uncertainties: Uncertainties,
+    n_train: int,
 ) -> None:
-    """Keep the test errors per structure (float32, eV and eV/Å, mean over members), uncertainties and the model."""
+    """Keep the test errors per structure (float32, eV and eV/Å, mean over members), uncertainties and the model.
+
+    The model of a smaller end does not replace that of a larger one.
+    """
+    record.save_arrays(end_file(n_train), _per_structure(errors, uncertainties))
+    if n_train >= max((step.n_train for step in record.steps if step.picked is None), default=0):
+        extra = {"n_train": n_train}
+        save_potential(record.folder / MODEL, potential, builder.data.reference_energies, extra)
+
+
+def _per_structure(errors: StructureErrors, uncertainties: Uncertainties) -> dict[str, np.ndarray]:
     arrays = {"structure": errors.structures, "energy_error_eV": errors.energy.mean(0).astype(np.float32)}
     if errors.force is not None:
         arrays["force_error_eV_A"] = errors.force.mae.mean(0).astype(np.float32)
     for name, values in uncertainties.items():
         arrays[f"uncertainty {name}"] = values.astype(np.float32)
-    record.save_arrays(LAST_STEP, arrays)
-    save_potential(record.folder / MODEL, fitted.potential, builder.data.reference_energies, {})
+    return arrays
 
 
-def _report(run: RunConfig, row: dict[str, Any]) -> None:
-    metrics = row["metrics"]
+def _saved_model(run: RunConfig, record: RunRecord, n_train: int) -> Potential | None:
+    """The model of an end that was reached earlier, if it is still here."""
+    path = record.folder / MODEL
+    if not path.exists():
+        return None
+    potential, _, extra = load_potential(path, run.device)
+    # models kept before ends had files of their own are those of the only end
+    return potential if extra.get("n_train", record.content.finals[0]) == n_train else None
+
+
+def _complete(
+    run: RunConfig, record: RunRecord, shared: _Shared, data: Structures, split: Split, final_kernels: Sequence[Kernel]
+) -> None:
+    """Add what `final_kernels` asks for and the end of a finished run lacks, from its model; say so if that is gone."""
+    n_train = run.scenario.final
+    step = record.content.step(n_train)
+    missing = [one for one in final_kernels if one.uncertainty_of and step and one.name not in step.correlations]
+    if step is None or not missing:
+        return
+    names = ", ".join(one.name for one in missing)
+    potential = _saved_model(run, record, n_train)
+    if potential is None:
+        log.warning("run %s: no correlations of %s, for its model is not kept", record.folder.name, names)
+        return
+    builder = shared.builder(run, data)
+    errors = structure_errors(potential, builder, split.test, forces=run.training.forces)
+    labelled = split.initial
+    for one in record.content.path(n_train):
+        picked = np.array((one.picked or [])[: n_train - len(labelled)], dtype=np.int64)
+        labelled = np.concatenate([labelled, picked])
+    step = step.model_copy()
+    added = _add_correlations(step, missing, KernelInputs(potential, builder, labelled, run.seed), errors)
+    path = record.folder / end_file(n_train)
+    arrays = dict(np.load(path)) if path.exists() else {}
+    record.save_arrays(path.name, _per_structure(errors, added) | arrays)
+    record.content.kernels |= {one.name: facts_of(one) for one in missing}
+    record.add(step)
+    record.save()
+    log.info("run %s: correlations of %s added from its model", record.folder.name, names)
+
+
+def _report(run: RunConfig, step: Step) -> None:
+    metrics = step.metrics.given()
     quantity = "force" if "force_mae_kcal_mol_A" in metrics else "energy"
-    unit = "kcal_mol_A" if quantity == "force" else "kcal_mol"
-    errors = ", ".join(f"{m.upper()} {metrics[f'{quantity}_{m}_{unit}']:.2f}" for m in ("mae", "rmse", "maxe"))
+    errors = ", ".join(f"{m.upper()} {metrics[f'{quantity}_{m}_{QUANTITIES[quantity]}']:.2f}" for m in MEASURES)
     log.info(
         "%s, %s + %s, seed %d, N_train %d: %s %s %s; training %.1f s, features %.1f s, selection %.2f s",
         run.scenario.name,
         run.selection["name"],
         run.kernel["name"],
         run.seed,
-        row["n_train"],
+        step.n_train,
         quantity,
         errors,
-        "kcal/mol/Å" if quantity == "force" else "kcal/mol",
-        row["seconds_training"],
-        row.get("seconds_features", 0),
-        row.get("seconds_selection", 0),
+        Metrics.columns()[f"{quantity}_mae_{QUANTITIES[quantity]}"].unit,
+        step.seconds_training,
+        step.seconds_features or 0.0,
+        step.seconds_selection or 0.0,
     )

@@ -9,13 +9,12 @@ import shutil
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bench.errors import BusyError, UserError, WriteError
 from bench.locks import locked
-from bench.record import LOCK, RECORD, make_folder, numbers_of, read_record
+from bench.record import LOCK, RECORD, agree, make_folder, read_record
+from bench.record_schema import Record
 
 
 def main() -> None:
@@ -62,15 +61,15 @@ def _merge_run(source: Path, target: Path, models: bool) -> str:
         _copy(source, target, models)
         return "new"
     ours = read_record(target / RECORD)
-    common = min(len(ours["steps"]), len(theirs["steps"]))
-    same = [numbers_of(step) for step in ours["steps"][:common]] == [
-        numbers_of(step) for step in theirs["steps"][:common]
-    ]
-    if ours["identity"] != theirs["identity"] or not same:
+    pairs = [(step, found) for step in ours.steps if (found := theirs.step(step.n_train))]
+    if ours.identity != theirs.identity or not all(agree(one, other) for one, other in pairs):
         print(f"conflict: {source} and {target} have other numbers: look at both and move one away", file=sys.stderr)
         return "conflicts"
-    if _progress(theirs) <= _progress(ours):
+    if _done(theirs) <= _done(ours):
         return "already there"
+    if not _done(ours) <= _done(theirs):
+        print(f"conflict: {source} and {target} each have steps that the other lacks: move one away", file=sys.stderr)
+        return "conflicts"
     _copy(source, target, models)
     return "further"
 
@@ -94,8 +93,9 @@ def _copy(source: Path, target: Path, models: bool) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _progress(record: Mapping[str, Any]) -> tuple[bool, int]:
-    return record["status"] == "done", len(record["steps"])
+def _done(record: Record) -> set[tuple[int, bool]]:
+    """The sizes trained, and those at which a batch was picked."""
+    return {(step.n_train, picked) for step in record.steps for picked in (False, True) if step.picked or not picked}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bench.record import now
+from bench.versions import ENGINE
 
 PACKAGES = ("torch", "numpy", "vesin", "ase", "hydra-core")
 
@@ -28,6 +29,7 @@ def provenance(device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "engine": ENGINE,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         **_git(),
     }

@@ -13,80 +13,86 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from bench.errors import UserError, WriteError
-from bench.schema import hash_of
+from bench.identity import hash_of
+from bench.record_schema import SCHEMA_VERSION, Failure, Record, Step
+from bench.schema import RunConfig
 
-SCHEMA_VERSION = 2
 RECORD = "record.json"
 LOCK = "run.lock"
 SPLIT = "split.npz"
-LAST_STEP = "last_step.npz"
 MODEL = "model.pt"
 TRAINING = "training.pt"
+PICKING = ("picked", "picked_at_random", "pool_labels_read")
+MACHINE = ("session", "models_in_lockstep", "timing", *(c for c in Step.columns() if c.startswith(("seconds", "peak"))))
+"""Fields of a step that two machines may differ in."""
 
 
 class RunRecord:
-    """The folder of one run: `record.json` (configuration, provenance, a row per step) and the arrays beside it.
+    """The folder of one run: `record.json` (`Record`) and the arrays beside it.
 
     `record.json` is replaced after every step, last of all files of the step, so that it never speaks of what is not
-    there. Its `status` is `running`, `done` or `failed`.
+    there.
     """
 
-    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, content: Record) -> None:
         self.folder = folder
         self.content = content
 
     @classmethod
-    def open(cls, folder: Path, identity: Mapping[str, Any], deviations: Mapping[str, Any]) -> "RunRecord":
+    def open(cls, folder: Path, run: RunConfig, identity: Mapping[str, Any]) -> "RunRecord":
         """Open the locked folder of a run, new or begun earlier. Raises UserError if its record is damaged.
 
-        The deviations of an earlier record are brought up to date: a scenario's file may have changed since.
+        The deviations of an earlier record are brought up to date: a scenario's file may have changed since. A run that
+        ended at a smaller size is taken up again.
         """
         remove_leftovers(folder, "*")
-        path = folder / RECORD
-        if path.exists():
-            record = cls(folder, read_record(path))
-            if record.content["deviations"] != deviations:
-                record.save(deviations=dict(deviations))
-            return record
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "run_id": folder.name,
-            "identity": dict(identity),
-            "deviations": dict(deviations),
-            "status": "running",
-            "sessions": [],
-            "steps": [],
+        final = run.scenario.final
+        asked: dict[str, Any] = {
+            "deviations": {key: value for key, value in run.deviations.items() if key != "scenario.final"},
+            "filed_final": run.filed_final or final,
+            "configuration": run.configuration(),
         }
-        return cls(folder, content)
+        if not (folder / RECORD).exists():
+            return cls(folder, Record(run_id=folder.name, identity=dict(identity), finals=[final], **asked))
+        record = cls(folder, read_record(folder / RECORD))
+        content = record.content
+        if content.finals[-1] != final:
+            asked["finals"] = [*(one for one in content.finals if one != final), final]
+            asked["status"] = "done" if content.reached(final) else "running"
+        if any(getattr(content, key) != value for key, value in asked.items()):
+            record.save(**asked)
+        return record
 
     @property
-    def steps(self) -> list[dict[str, Any]]:
+    def steps(self) -> list[Step]:
         """The finished steps."""
-        return self.content["steps"]
+        return self.content.steps
 
     @property
     def done(self) -> bool:
-        """Whether the last step is recorded."""
-        return self.content["status"] == "done"
+        """Whether the end asked for is reached."""
+        return self.content.reached(self.content.finals[-1])
+
+    def add(self, step: Step) -> None:
+        """Take in a step, in the order of training set sizes; it replaces an earlier one of its size."""
+        others = [one for one in self.steps if one.n_train != step.n_train]
+        self.content.steps = sorted([*others, step], key=lambda one: one.n_train)
 
     def save(self, **changes: Any) -> None:
-        """Write the record with some keys changed."""
-        self.content |= changes
-        write_atomically(self.folder / RECORD, json.dumps(self.content, indent=1).encode())
+        """Write the record with some of its fields changed."""
+        for key, value in changes.items():
+            setattr(self.content, key, value)
+        write_atomically(self.folder / RECORD, as_json(self.content))
 
     def fail(self, error: str, message: str, trace: str = "") -> None:
         """Record that a session of this run failed, where and at which attempt."""
-        attempt = self.content.get("failure", {}).get("attempt", 0) + 1
-        failure = {
-            "error": error,
-            "message": message,
-            "traceback": trace,
-            "host": socket.gethostname(),
-            "attempt": attempt,
-            "time": now(),
-        }
+        attempt = self.content.failure.attempt + 1 if self.content.failure else 1
+        failure = Failure(
+            error=error, message=message, traceback=trace, host=socket.gethostname(), attempt=attempt, time=now()
+        )
         self.save(status="failed", failure=failure)
 
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -96,30 +102,49 @@ class RunRecord:
         write_atomically(self.folder / name, buffer.getvalue())
 
 
+def as_json(record: Record) -> bytes:
+    """A record as the text of its file."""
+    return json.dumps(record.model_dump(exclude_none=True), indent=1).encode()
+
+
+def end_file(n_train: int) -> str:
+    """The file of errors and uncertainties per test structure at an end of a run."""
+    return f"end_{n_train}.npz"
+
+
 def describe(error: Exception) -> tuple[str, str, str]:
     """An exception as `RunRecord.fail` takes it: class, message, traceback."""
     return type(error).__name__, str(error), "".join(traceback.format_exception(error))
 
 
-def state_of(record: Mapping[str, Any]) -> str:
-    """What has become of a recorded run: done, failed, running (a process is at work on it) or interrupted.
+def state_of(record: Record, final: int, *, in_progress: bool) -> str:
+    """What has become of a run to an end: done, failed, running (a process is at work on it) or interrupted.
 
     A failed run that is being tried again is running.
     """
-    if record["status"] == "done":
+    if record.reached(final):
         return "done"
-    if record["in_progress"]:
+    if in_progress:
         return "running"
-    return "failed" if record["status"] == "failed" else "interrupted"
+    return "failed" if record.status == "failed" else "interrupted"
 
 
-def numbers_of(step: Mapping[str, Any]) -> dict[str, Any]:
+def numbers_of(step: Step) -> dict[str, Any]:
     """A step without what two machines may differ in: seconds, memory, the session, what was trained beside it."""
-    return {
-        key: value
-        for key, value in step.items()
-        if not key.startswith(("seconds_", "peak_")) and key not in ("session", "models_in_lockstep")
-    }
+    return step.model_dump(exclude={*MACHINE}, exclude_none=True)
+
+
+def agree(one: Step, other: Step) -> bool:
+    """Whether two steps of a size say the same where both say something: one may not have picked yet."""
+    ours, theirs = numbers_of(one), numbers_of(other)
+    if one.picked is None or other.picked is None:
+        for numbers in (ours, theirs):
+            for key in PICKING:
+                numbers.pop(key, None)
+    both = ours["correlations"].keys() & theirs["correlations"].keys()
+    for numbers in (ours, theirs):
+        numbers["correlations"] = {kernel: numbers["correlations"][kernel] for kernel in both}
+    return ours == theirs
 
 
 def now() -> str:
@@ -127,15 +152,28 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """Read a record. Raises UserError if it is damaged or of another schema."""
-    try:
-        content = json.loads(path.read_bytes())
-        version = content["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): move that folder away and run again") from None
+    content = read_json(path)
+    version = content["schema_version"]
     if version != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: use another results=")
+        remedy = "run python -m bench.migrate on its results" if version == 2 else "use another results="
+        raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: {remedy}")
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is damaged ({where}: {first['msg']}): move that folder away and run again") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A record of any schema as it stands. Raises UserError if it is none."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        content["schema_version"] + 0
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): move that folder away and run again") from None
     return content
 
 

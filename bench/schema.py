@@ -1,29 +1,13 @@
 """Typed configuration: what Hydra composes is bound to these classes, and unknown keys or wrong types fail at start."""
 
-import functools
-import hashlib
-import importlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from pydantic import (
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from bench.errors import UserError, nearest
-
-NUMERICS_VERSION = 2
-"""Raised by hand when a change of the code changes numbers: older runs are then stale."""
-
-Plugin = dict[str, Any]
-"""A yaml with `_target_`, the dotted name of a dataclass, and its fields."""
+from bench.errors import UserError
+from bench.plugins import Plugin, as_plain, build, plugin
 
 REFERENCES = "dataset.reference_energies"
 
@@ -122,7 +106,8 @@ class RunConfig:
     """One run. `final_kernels` are correlated with the errors of the last step, whatever the run's own kernel.
 
     `deviations` are the values that differ from the scenario's, kernel's and selection's files: recorded, so that a
-    reduced or altered run is never taken for the full one. A training in progress is saved every `checkpoint_seconds`.
+    reduced or altered run is never taken for the full one; `filed_final` is the final size in the scenario's file. A
+    training in progress is saved every `checkpoint_seconds`.
     """
 
     scenario: Scenario
@@ -140,27 +125,24 @@ class RunConfig:
     threads: PositiveInt | None
     checkpoint_seconds: NonNegativeFloat = 120.0
     deviations: dict[str, Any] = field(default_factory=dict)
+    filed_final: PositiveInt | None = None
 
     def training_set_sizes(self) -> list[int]:
         """N_train of every step."""
         return [*range(self.scenario.initial, self.scenario.final, self.batch_size), self.scenario.final]
 
-    def identity(self, data_checksum: str) -> dict[str, Any]:
-        """Everything that changes the numbers, as plain values. Where and on how many threads it runs is recorded."""
-        dataset = {"name": self.dataset["name"], "checksum": data_checksum}
-        if REFERENCES in self.deviations:
-            dataset["reference_energies"] = self.deviations[REFERENCES]
-        plain = _adapter(RunConfig).dump_python(
-            self, mode="json", exclude={"dataset", "results", "device", "threads", "checkpoint_seconds", "deviations"}
-        )
-        return {"numerics_version": NUMERICS_VERSION, "dataset": dataset, **plain}
+    def configuration(self) -> dict[str, Any]:
+        """All that was asked for, resolved, as plain values; what only says where and how it is computed left out."""
+        hardware = {"results", "device", "threads", "checkpoint_seconds", "deviations", "filed_final"}
+        return as_plain(RunConfig, self, exclude=hardware)
 
 
 def bind(config: Mapping[str, Any]) -> RunConfig:
     """Check a composed configuration and build it. Raises UserError naming the key."""
-    if "deviations" in config:
-        raise UserError("configuration key deviations is found out, not given: leave it out")
-    run = _build(RunConfig, config, "")
+    for key in ("deviations", "filed_final"):
+        if key in config:
+            raise UserError(f"configuration key {key} is found out, not given: leave it out")
+    run = build(RunConfig, config, "")
     if run.scenario.final < run.scenario.initial:
         raise UserError(f"scenario.final = {run.scenario.final} is below scenario.initial = {run.scenario.initial}")
     if run.training.early_stopping == "forces" and not run.training.forces:
@@ -178,8 +160,8 @@ def deviations(run: RunConfig, as_filed: RunConfig, dataset: Plugin) -> dict[str
 
     Reference energies are compared with those of the run's own `dataset` as filed, where both have that key.
     """
-    given, filed = (_flat(r.identity("") | {"batch_size": None, "seed": None}) for r in (run, as_filed))
-    found = {key: given.get(key) for key in given.keys() | filed.keys() if given.get(key) != filed.get(key)}
+    given, filed = (_flat(_asked(one)) for one in (run, as_filed))
+    found = {key: given.get(key) for key in sorted(given.keys() | filed.keys()) if given.get(key) != filed.get(key)}
     key = "reference_energies"
     if dataset.get(key) and key in run.dataset and run.dataset[key] != dataset[key]:
         asked = plugin(run.dataset, "dataset").reference_energies
@@ -188,65 +170,16 @@ def deviations(run: RunConfig, as_filed: RunConfig, dataset: Plugin) -> dict[str
     return found
 
 
+def _asked(run: RunConfig) -> dict[str, Any]:
+    """What of a configuration can depart from its scenario: names and values, never where code lives."""
+    asked = run.configuration() | {"dataset": {"name": run.dataset["name"]}}
+    for group in ("kernel", "selection"):
+        asked[group] = {key: value for key, value in asked[group].items() if key != "_target_"}
+    return {key: value for key, value in asked.items() if key not in ("batch_size", "seed", "final_kernels")}
+
+
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def cell_of(identity: Mapping[str, Any]) -> str:
-    """Hash of what an identity asks for, whichever version of data and code answered: a cell of a sweep's plan."""
-    asked = {key: value for key, value in identity.items() if key != "numerics_version"}
-    return hash_of(asked | {"dataset": data_of(identity)})
-
-
-def data_of(identity: Mapping[str, Any]) -> str:
-    """The name of an identity's dataset, with its reference energies where they are not those of its file."""
-    name, references = identity["dataset"]["name"], identity["dataset"].get("reference_energies")
-    return f"{name} {references}" if references else str(name)
-
-
-def hash_of(identity: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits of SHA-256 over the canonical JSON of an identity."""
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def plugin(config: Plugin, where: str) -> Any:
-    """Import and build what a yaml of the group `where` configures. Raises UserError naming the key."""
-    target = config.get("_target_", "")
-    module, _, name = str(target).rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{where}._target_ = {target!r} cannot be imported ({error}): give a dotted class name"
-        ) from None
-    return _build(cls, {key: value for key, value in config.items() if key != "_target_"}, where + ".")
-
-
-@functools.cache
-def _adapter(cls: type) -> Any:
-    return TypeAdapter(cls)
-
-
-def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    _check_keys(cls, values, where)
-    try:
-        return _adapter(cls).validate_python(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = where + ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f" = {first['input']!r}"
-        raise UserError(f"configuration key {key}{given}: {first['msg']}") from None
-
-
-def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
-    hints = get_type_hints(cls)
-    known = [f.name for f in fields(cls)]
-    for key, value in values.items():
-        if key not in known:
-            raise UserError(f"unknown configuration key {where}{key}: {nearest(str(key), known)}")
-        if is_dataclass(hints[key]) and isinstance(value, Mapping):
-            _check_keys(hints[key], value, f"{where}{key}.")

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import PROJECT, subprocess_environment
 
-from bench.record import read_record
+from bench.record import RECORD, read_record
 
 
 def command(*arguments, module="bench.run"):
@@ -21,8 +21,13 @@ def command(*arguments, module="bench.run"):
     )
 
 
+def record_at(folder):
+    """A record as plain values."""
+    return read_record(folder / RECORD).model_dump(exclude_none=True)
+
+
 def records(results):
-    return [read_record(path) for path in sorted(results.glob("runs/*/record.json"))]
+    return [record_at(path.parent) for path in sorted(results.glob(f"runs/*/{RECORD}"))]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.kernels.random import Random
 from bench.locks import is_locked
-from bench.record import numbers_of, read_record
+from bench.record import end_file, numbers_of, read_record
 
 SIZES = [
     *("scenario.initial=2", "scenario.pool=12", "scenario.validation=4", "scenario.test=6", "batch_size=2"),
@@ -68,7 +68,7 @@ def words(results, *more, final=8, epochs=4, **kernel):
     yaml_keys = yaml.safe_load((PROJECT / "conf/dataset/rmd17_aspirin.yaml").read_text())
     return [
         *SIZES,
-        *("algorithm=maxdiag_rnd", "kernel._target_=small_sweeps.Misbehaving", "kernel.name=RND"),
+        *("algorithm=maxdiag_rnd", "kernel._target_=small_sweeps.Misbehaving", "kernel.name=misbehaving"),
         *(f"+kernel.{key}={value}".replace(" ", "") for key, value in kernel.items()),
         *(f"~dataset.{key}" for key in yaml_keys if key not in ("_target_", "name")),
         *("dataset._target_=small_sweeps.FewMolecules", "dataset.name=few_molecules"),
@@ -84,14 +84,14 @@ def launch(results, *more, **settings):
 def numbers(folder):
     """Everything a run recorded but where, when, how fast, and beside which others."""
     record = read_record(folder / "record.json")
-    steps = [numbers_of(step) for step in record["steps"]]
+    steps = [numbers_of(step) for step in record.steps]
     arrays = {
         name: {key: values.tobytes() for key, values in np.load(folder / name).items()}
-        for name in ("split.npz", "last_step.npz")
+        for name in ("split.npz", end_file(record.finals[-1]))
     }
     model = torch.load(folder / "model.pt", weights_only=True)
     weights = {name: values.numpy().tobytes() for name, values in model["parameters"].items()}
-    return record["status"], record["identity"], steps, arrays, weights
+    return record.status, record.identity, steps, arrays, weights
 
 
 def all_numbers(results):

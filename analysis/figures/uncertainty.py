@@ -1,5 +1,8 @@
 """How well uncertainties tell errors: correlation coefficients of the last step, and errors against uncertainties."""
 
+import itertools
+
+import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -7,11 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import style
 from analysis.figures.base import Drawing, legend, log_axis, new_figure, number
 
-KINDS = {
-    "own": ("committee (QBC)", "#000000", "o"),
-    "GP(LL)": ("GP(LL)", "#0072B2", "s"),
-    "GP(RP)": ("GP(RP)", "#D55E00", "^"),
-}
+LOOKS = [("#000000", "o"), ("#0072B2", "s"), ("#D55E00", "^"), ("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P")]
 TARGETS = {"energy": "$|\\Delta E|$", "force": "$\\Delta F(S)$"}
 
 
@@ -19,16 +18,22 @@ def correlations(means: pd.DataFrame) -> Drawing:
     """Draw Pearson's coefficient (mean, sem by quantity and uncertainty) of a study and batch size: a row a method."""
     looks = style.looks(means["algorithm"])
     means = means[means["coefficient"] == "pearson"]
+    kernels = means["algorithm"].str.split(" + ", n=1, regex=False).str[1]
+    told = sorted(set(means["uncertainty"]) - {"own"})
+    # a kernel's own uncertainty that every run tells is shown as what it is
+    means = means[(means["uncertainty"] != "own") | ~kernels.isin(told)]
+    own = sorted(set(kernels[means.index][means["uncertainty"] == "own"]))
+    names = {"own": f"the run's own: {', '.join(own)}"} | {name: name for name in told}
+    kinds = {kind: (name, *look) for (kind, name), look in zip(names.items(), itertools.cycle(LOOKS), strict=False)}
+    shifts = 0.22 * (np.arange(len(kinds)) - (len(kinds) - 1) / 2)
     targets = [t for t in TARGETS if (means["quantity"] == t).any()]
     with style.apply():
         figure = new_figure(len(targets), 0.9 + 0.17 * len(looks))
         drawing = Drawing(figure, "Pearson correlation of uncertainty and error in the last step, test set. ")
         drawing.caption += "Bars: standard error of the mean over seeds."
         for panel, (axis, target) in enumerate(zip(figure.axes, targets, strict=True)):
-            for shift, (kind, (name, colour, marker)) in zip((-0.22, 0.0, 0.22), KINDS.items(), strict=True):
+            for shift, (kind, (name, colour, marker)) in zip(shifts, kinds.items(), strict=True):
                 chosen = (means["quantity"] == target) & (means["uncertainty"] == kind)
-                # a GP kernel's own uncertainty is shown as what it is
-                chosen &= (kind != "own") | ~means["algorithm"].str.contains("GP(", regex=False)
                 part = means[chosen].set_index("algorithm")
                 rows = [i + shift for i, algorithm in enumerate(looks) if algorithm in part.index]
                 part = part.loc[[algorithm for algorithm in looks if algorithm in part.index]]
@@ -44,8 +49,10 @@ def correlations(means: pd.DataFrame) -> Drawing:
             axis.xaxis.set_major_locator(MaxNLocator(5))
             axis.set_xlabel(f"Pearson correlation with {TARGETS[target]}")
         # a kind that nothing is drawn of has no place in the legend
-        shown = {text.split(", ", 1)[1].split(":")[0] for *_, text in drawing.points}
-        entries = [Line2D([], [], color=c, marker=m, linestyle="", label=n) for n, c, m in KINDS.values() if n in shown]
+        shown = set(means["uncertainty"])
+        entries = [
+            Line2D([], [], color=c, marker=m, linestyle="", label=n) for k, (n, c, m) in kinds.items() if k in shown
+        ]
         legend(figure, entries)
     return drawing
 
@@ -78,7 +85,7 @@ def calibration(table: pd.DataFrame, target: str) -> Drawing:
                 drawing.points.append((panel, predicted, error, f"uncertainty {predicted:.3g}: RMS error {error:.3g}"))
             for which in "xy":
                 log_axis(axis, which)
-            if (uncertainty == "QBC(F)") == (target == "force"):
+            if part["of"].iloc[0] == target:
                 limits = axis.get_xlim(), axis.get_ylim()
                 both = [min(limits[0][0], limits[1][0]), max(limits[0][1], limits[1][1])]
                 axis.plot(both, both, "--", color="#888888", linewidth=0.7)
@@ -86,7 +93,7 @@ def calibration(table: pd.DataFrame, target: str) -> Drawing:
             own = algorithm.endswith(uncertainty)
             axis.set_title(algorithm if own else f"{algorithm}: {uncertainty}", fontsize=7)
             if panel >= len(groups) - columns:
-                unit = style.UNITS["force" if uncertainty == "QBC(F)" else "energy"]
+                unit = style.UNITS[part["of"].iloc[0]]
                 axis.set_xlabel(f"Uncertainty ({unit})")
             if panel % columns == 0:
                 axis.set_ylabel(f"{TARGETS[target]} ({style.UNITS[target]})")

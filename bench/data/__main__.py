@@ -15,7 +15,7 @@ from bench.data.prepare import prepare
 from bench.data.store import PROJECT, data_folder, is_prepared, read_store, store_folder
 from bench.data.verify import describe
 from bench.errors import UserError, nearest
-from bench.schema import plugin
+from bench.plugins import plugin
 
 DATASETS = PROJECT / "conf" / "dataset"
 

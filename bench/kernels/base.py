@@ -1,7 +1,7 @@
 """What a kernel is to the loop: prepared on the trained models, then evaluated on any structures."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.evaluate import StructureErrors
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential
+from bench.record_schema import Quantity
 
 BLOCK = 8192
 """Rows of a feature matrix that are squared at once."""
@@ -48,7 +49,10 @@ class PreparedKernel(Protocol):
 
 @runtime_checkable
 class Kernel(Protocol):
-    """A kernel of Section 3.1. Its yaml in conf/kernel sets its fields; the rest are facts about it."""
+    """A kernel of Section 3.1. Its yaml in conf/kernel sets its fields; the rest are facts, kept in the record.
+
+    A class from outside the project has a `version` (1 if it says none) to be raised when its results change.
+    """
 
     @property
     def name(self) -> str:
@@ -67,6 +71,14 @@ class Kernel(Protocol):
         """Whether it is defined only where forces are trained."""
 
     @property
+    def uncertainty_of(self) -> Quantity | None:
+        """Of what it predicts the standard deviation (energy in eV, force in eV/Å), or None if it predicts none."""
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it picks at random: what the others are compared with."""
+
+    @property
     def reads_pool_labels(self) -> bool:
         """Whether it reads the labels of the whole pool, which no one who needs active learning has."""
 
@@ -83,6 +95,8 @@ class KernelFacts:
     members = 1
     has_features = False
     needs_forces = False
+    uncertainty_of: ClassVar[Quantity | None] = None
+    baseline = False
     reads_pool_labels = False
 
 

@@ -10,6 +10,7 @@ from bench.kernels.base import KernelFacts, KernelInputs
 from bench.kernels.features import PreparedFeatures, prepare_features
 from bench.model.dense import hidden_layers, sum_atoms
 from bench.model.network import BIAS_FACTOR, SILU_FACTOR
+from bench.record_schema import Quantity
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,11 @@ class LastLayer(KernelFacts):
 
     posterior: bool
     has_features = True
+
+    @property
+    def uncertainty_of(self) -> Quantity | None:  # type: ignore[override]
+        """GP(LL): of energies."""
+        return "energy" if self.posterior else None
 
     def prepare(self, inputs: KernelInputs) -> PreparedFeatures:
         """Compute the training features and, for GP(LL), the posterior."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,8 +9,8 @@ from jaxtyping import Float, Int
 
 from bench.evaluate import ForceErrors, StructureErrors, structure_errors
 from bench.kernels.base import Embedding, KernelFacts, KernelInputs
+from bench.record_schema import Quantity
 
-Quantity = Literal["energy", "force"]
 Measure = Callable[[StructureErrors], Float[np.ndarray, " structures"]]
 
 
@@ -46,6 +45,11 @@ class Committee(KernelFacts):
     def needs_forces(self) -> bool:  # type: ignore[override]
         """QBC(F) does."""
         return self.quantity == "force"
+
+    @property
+    def uncertainty_of(self) -> Quantity | None:  # type: ignore[override]
+        """Of what its members disagree on."""
+        return self.quantity
 
     def prepare(self, inputs: KernelInputs) -> "PreparedDiagonal":
         """Nothing to prepare: the committee is trained."""

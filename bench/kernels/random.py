@@ -15,6 +15,8 @@ from bench.seeds import stream
 class Random(KernelFacts):
     """k(S, S') = u_S δ_SS', drawn anew each step for the whole dataset, so that it does not depend on the pool."""
 
+    baseline = True
+
     def prepare(self, inputs: KernelInputs) -> "PreparedRandom":
         """Draw u_S, keyed by seed and N_train."""
         generator = stream(inputs.seed, "random kernel", n_train=len(inputs.labelled))

@@ -12,6 +12,7 @@ from bench.kernels.last_layer import summed_inputs
 from bench.model.dense import Dense, hidden_layers, silu_and_slope, sum_atoms
 from bench.model.network import BIAS_FACTOR, SILU_FACTOR
 from bench.model.potential import Potential
+from bench.record_schema import Quantity
 from bench.seeds import stream
 
 Projections = list[tuple[Float[Tensor, "_ projections"], Float[Tensor, "_ projections"]]]
@@ -25,6 +26,11 @@ class RandomProjection(KernelFacts):
     posterior: bool
     n_projections: int = 512
     has_features = True
+
+    @property
+    def uncertainty_of(self) -> Quantity | None:  # type: ignore[override]
+        """GP(RP): of energies."""
+        return "energy" if self.posterior else None
 
     def prepare(self, inputs: KernelInputs) -> PreparedFeatures:
         """Draw the projections, compute the training features and, for GP(RP), the posterior."""

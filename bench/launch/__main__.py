@@ -16,7 +16,7 @@ from bench.launch.cluster import Cluster, Local, Slurm, cluster_of, places
 from bench.launch.queue import Entry, Queue, entries_of, read_queue
 from bench.launch.watch import Watch
 from bench.record import make_folder
-from bench.schema import NUMERICS_VERSION
+from bench.record_schema import SCHEMA_VERSION
 from bench.sweep import expand
 
 MOST_FAILURES_SHOWN = 10
@@ -114,7 +114,7 @@ def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool
     if isinstance(cluster, Local):
         _refuse_a_second_pool(root)
     make_folder(folder)
-    Queue(NUMERICS_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
+    Queue(SCHEMA_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
     if isinstance(cluster, Slurm):
         try:
             job = slurm.submit(folder, cluster, workers)

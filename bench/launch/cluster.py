@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.compose import composed_group
 from bench.errors import UserError
-from bench.schema import plugin
+from bench.plugins import plugin
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 from bench.data.split import draw_split
 from bench.data.structures import Structures
 from bench.errors import UserError
+from bench.identity import identity_of
 from bench.locks import is_locked
 from bench.loop import check
+from bench.plugins import plugin
 from bench.record import LOCK, RECORD, read_record, run_folder, state_of, write_atomically
-from bench.schema import NUMERICS_VERSION, RunConfig, plugin
+from bench.record_schema import SCHEMA_VERSION, Failure
+from bench.schema import RunConfig
 from bench.sweep import Cell
 from bench.training.shared import initial_model
 
@@ -37,14 +40,15 @@ class Entry:
 
     def failures(self) -> int:
         """How often it has failed so far."""
-        return int(_state(self)[1].get("attempt", 0))
+        failure = _state(self)[1]
+        return failure.attempt if failure else 0
 
     def reason(self) -> str:
         """Why it failed, in one line."""
         state, failure = _state(self)
         if state == "damaged":
             return f"{self.folder / RECORD} is damaged: move that folder away and launch again"
-        return f"{failure.get('error', '')}: {failure.get('message', '')}".splitlines()[0]
+        return failure.line if failure else ""
 
     def state(self, *, mine: bool = False) -> str:
         """done, running, interrupted, failed, missing or damaged; `mine` if it is the caller who holds its lock."""
@@ -59,29 +63,31 @@ class Entry:
         state, failure = _state(self, mine)
         if state != "failed":
             return state in ("interrupted", "missing")
-        return failure.get("attempt", 1) - self.failures_before < (attempts if failure.get("error") == DIED else 1)
+        if failure is None:
+            return False
+        return failure.attempt - self.failures_before < (attempts if failure.error == DIED else 1)
 
     def waits_for_another(self) -> bool:
         """Whether another process trains the initial model just now."""
         return not self.initial.exists() and is_locked(self.initial.with_suffix(".lock"))
 
 
-def _state(entry: Entry, mine: bool = False) -> tuple[str, dict[str, Any]]:
+def _state(entry: Entry, mine: bool = False) -> tuple[str, Failure | None]:
     in_progress = not mine and is_locked(entry.folder / LOCK)
     if not (entry.folder / RECORD).exists():
-        return ("running" if in_progress else "missing"), {}
+        return ("running" if in_progress else "missing"), None
     try:
-        record = read_record(entry.folder / RECORD) | {"in_progress": in_progress}
+        record = read_record(entry.folder / RECORD)
     except UserError:
-        return "damaged", {}
-    return state_of(record), record.get("failure", {})
+        return "damaged", None
+    return state_of(record, entry.run.scenario.final, in_progress=in_progress), record.failure
 
 
 @dataclass(frozen=True)
 class Queue:
     """The runs of one launch, of this version of the code; a worker trains up to `pack` of them in lockstep."""
 
-    numerics_version: int
+    schema_version: int
     attempts: int
     pack: int
     entries: list[Entry]
@@ -96,7 +102,7 @@ def read_queue(folder: Path) -> Queue:
     path = folder / QUEUE
     try:
         content = json.loads(path.read_bytes())
-        if content["numerics_version"] != NUMERICS_VERSION:
+        if content["schema_version"] != SCHEMA_VERSION:
             raise UserError(f"{path} is of another version of this code: launch the sweep again")
         queue: Queue = TypeAdapter(Queue).validate_python(content)
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
@@ -112,7 +118,7 @@ def entries_of(cells: Sequence[Cell]) -> list[Entry]:
         run = replace(cell.run, results=str(Path(cell.run.results).absolute()))
         kernel, _ = check(run)
         data = load(json.dumps(run.dataset, sort_keys=True), run.scenario)
-        folder = run_folder(run.results, run.identity(data))
+        folder = run_folder(run.results, identity_of(run, data))
         entries.append(Entry(folder, initial_model(run, data, kernel.members), list(cell.words), 0, data, run))
     return _ordered(entries)
 

@@ -21,6 +21,7 @@ from types import FrameType
 
 from bench.device import prepare_device
 from bench.errors import BusyError, UserError
+from bench.identity import identity_of
 from bench.launch.queue import DIED, Entry, Queue, read_queue
 from bench.locks import locked
 from bench.loop import alike, check, run_pack
@@ -145,7 +146,7 @@ class Worker:
             silent = state != "done" and entry.failures() == failures_before
             if silent and not self.stopping and (died or code == Outcome.FAILED):
                 how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-                record = RunRecord.open(entry.folder, entry.run.identity(entry.data_checksum), entry.run.deviations)
+                record = RunRecord.open(entry.folder, entry.run, identity_of(entry.run, entry.data_checksum))
                 record.fail(DIED, f"its process ended by {how} after {len(record.steps)} steps")
                 state = "failed"
             log.info("run %s is %s after %.1f s", entry.folder.name, state, time.monotonic() - started)

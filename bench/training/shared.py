@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Int
 
 from bench.data.split import Split
+from bench.identity import hash_of, identity_of
 from bench.locks import locked
 from bench.model.geometry import GeometryBuilder
 from bench.record import make_folder, remove_leftovers
-from bench.schema import RunConfig, hash_of
+from bench.schema import RunConfig
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult, Job, fit_many
 from bench.training.scaling import EnergyScaling
@@ -105,10 +106,9 @@ def _save(path: Path, fitted: FitResult, reference_energies: dict[int, float]) -
 
 def initial_model(run: RunConfig, data_checksum: str, members: int) -> Path:
     """Where the initial model lies. It depends on the run's identity without what comes after it."""
-    identity = run.identity(data_checksum)
-    for later in ("kernel", "selection", "final_kernels", "batch_size"):
+    identity = identity_of(run, data_checksum)
+    for later in ("kernel", "selection", "batch_size"):
         del identity[later]
-    del identity["scenario"]["final"]
     return Path(run.results) / "initial" / f"{hash_of(identity | {'members': members})}.pt"
 
 

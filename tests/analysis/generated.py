@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from analysis.plan import current_checksums
-from bench.record import LAST_STEP, RECORD, SCHEMA_VERSION
-from bench.schema import hash_of
+from bench.identity import hash_of, identity_of
+from bench.record import RECORD, end_file
+from bench.record_schema import SCHEMA_VERSION
 from bench.sweep import expand
+from tests.analysis.records import facts
 
 # the level of an error beside random selection's, and how it changes when the batch doubles
 EFFECTS = {"MaxDiag": (1.04, 1.03), "MaxDet": (0.93, 1.0), "MaxDist": (0.95, 1.0), "LCMD": (0.9, 1.0)}
@@ -23,7 +25,7 @@ EXTRA = ("structure_mean_mae", "max_structure_rmse", "max_component", "mean_max_
 
 
 def generate(results, cells, arrays=True):
-    """Write a record for every cell, and last_step.npz for those with the largest batch of their scenario."""
+    """Write a record for every cell, and the arrays of its end for those with the largest batch of their scenario."""
     checksums = current_checksums(cells)
     largest = {}
     for cell in cells:
@@ -36,11 +38,11 @@ def generate(results, cells, arrays=True):
         folder.mkdir(parents=True)
         (folder / RECORD).write_text(json.dumps(record))
         if arrays and run.batch_size == largest[run.scenario.name]:
-            np.savez(folder / LAST_STEP, **last_step(run))
+            np.savez(folder / end_file(run.scenario.final), **last_step(run))
 
 
 def record_of(run, checksum):
-    identity = run.identity(checksum)
+    identity = identity_of(run, checksum)
     sizes = run.training_set_sizes()
     rng = np.random.default_rng([run.seed, run.batch_size, zlib.crc32(f"{run.selection} {run.kernel}".encode())])
     members = run.kernel.get("members", 1)
@@ -96,7 +98,7 @@ def record_of(run, checksum):
                 }
                 for name in dict.fromkeys(known)
             },
-            "picked": list(picked),
+            "picked": None if last else list(picked),
             "pool_labels_read": 0 if last or not kernel.startswith("AE") else run.scenario.pool - start + len(picked),
             "peak_memory_mb": 1000.0,
         }
@@ -109,7 +111,10 @@ def record_of(run, checksum):
         "schema_version": SCHEMA_VERSION,
         "run_id": hash_of(identity),
         "identity": identity,
-        "deviations": dict(run.deviations),
+        "kernels": {name: facts(name) for name in (kernel, "GP(LL)", "GP(RP)")},
+        "deviations": {key: value for key, value in run.deviations.items() if key != "scenario.final"},
+        "filed_final": run.filed_final,
+        "finals": [run.scenario.final],
         "status": "done",
         "sessions": [session | {"versions": {"torch": "0", "numpy": "0"}}],
         "steps": steps,

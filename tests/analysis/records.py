@@ -6,8 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.collect import Collector
-from bench.record import RECORD, SCHEMA_VERSION
-from bench.schema import NUMERICS_VERSION, hash_of
+from analysis.records import Found
+from bench.identity import hash_of
+from bench.record import RECORD
+from bench.record_schema import SCHEMA_VERSION, Record
 
 UNITS = {"force": "kcal_mol_A", "energy": "kcal_mol"}
 
@@ -16,27 +18,41 @@ def metrics(value, quantities=("force", "energy")):
     return {f"{q}_{m}_{UNITS[q]}": value * k for q in quantities for k, m in enumerate(("mae", "rmse", "maxe"), 1)}
 
 
+def facts(kernel):
+    """What the kernels of the project state of themselves."""
+    uncertain = {"GP": "energy", "QBC(E)": "energy", "QBC(F)": "force"}
+    return {
+        "members": 3 if kernel.startswith("QBC") else 1,
+        "uncertainty": next((of for name, of in uncertain.items() if kernel.startswith(name)), None),
+        "baseline": kernel == "RND",
+        "reads_pool_labels": kernel.startswith("AE"),
+    }
+
+
 def record(selection, kernel, seed, values, *, scenario="demo", batch_size=10, status="done", **changes):
     """A run whose force and energy MAE are `values`, RMSE twice, MAXE thrice that; N_train starts at batch_size."""
     sizes = [batch_size * (i + 1) for i in range(len(values))]
+    deviations = changes.get("deviations", {})
     identity = {
-        "numerics_version": changes.get("numerics_version", NUMERICS_VERSION),
-        "scenario": {"name": scenario, "initial": sizes[0], "final": changes.get("final", sizes[-1]), "validation": 5},
         "dataset": {"name": "d", "checksum": changes.get("checksum", "c")},
+        "scenario": {"name": scenario, "initial": sizes[0], "validation": 5},
+        "model": {"name": "GM-NN"} | ({"version": changes["version"]} if "version" in changes else {}),
         "selection": {"name": selection},
         "kernel": {"name": kernel},
         "batch_size": batch_size,
         "seed": seed,
+        "altered": deviations,
     }
-    deviations = changes.get("deviations", {})
-    identity["altered"] = deviations
     read = changes.get("pool_labels_read", 0)
     steps = [
         {
             "n_train": n,
-            "picked": [1],
+            "session": 0,
+            "energy_scale_eV": 1.0,
+            "validation_eV": [0.1],
+            "picked": None if n == sizes[-1] else [1] * batch_size,
             "best_epochs": [1],
-            "metrics": metrics(v, changes.get("quantities", ("force", "energy"))),
+            "metrics": metrics(v),
             "seconds_training": 1.0,
             "seconds_features": 0.5,
             "seconds_selection": None if n == sizes[-1] else 0.25,
@@ -45,17 +61,27 @@ def record(selection, kernel, seed, values, *, scenario="demo", batch_size=10, s
         }
         for n, v in zip(sizes, values, strict=True)
     ]
+    final = changes.get("final", sizes[-1])
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": hash_of(identity),
         "identity": identity,
+        "kernels": {name: facts(name) for name in (kernel, "GP(LL)", "GP(RP)")},
         "deviations": deviations,
+        "filed_final": final,
+        "finals": [final],
         "status": status,
         "sessions": [],
         "steps": steps,
         "failure": {"error": "ValueError", "message": "no luck"},
-        "in_progress": False,
     }
+
+
+def found(content):
+    """A record as the analysis takes it in; a text is what is wrong with a damaged one."""
+    if isinstance(content, str):
+        return Found("broken", None, damage=content)
+    return Found(content["run_id"], Record.model_validate(content))
 
 
 def write(results, *arguments, **changes):
@@ -79,7 +105,7 @@ JITTER = {("MaxDiag", "GP(LL)"): (1.02, 0.99, 1.0, 1.03), ("LCMD", "FEAT(LL)"): 
 def tables_of(contents, results="results", checksums=None):
     collector = Collector()
     for content in contents:
-        collector.add(content)
+        collector.add(found(content))
     return collector.tables(Path(results), pd.DataFrame(), checksums or {})
 
 

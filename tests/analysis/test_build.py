@@ -70,11 +70,11 @@ def test_holes_failures_and_damage(tmp_path):
     contents[0]["status"], contents[0]["steps"] = "failed", contents[0]["steps"][:4]
     contents[0]["failure"] = {"error": "ArithmeticError", "message": "no rank"}
     contents[1]["steps"][3]["metrics"]["force_mae_kcal_mol_A"] = math.nan
-    contents[2]["identity"]["numerics_version"] = -1
+    contents[2]["identity"]["model"]["version"] = -1
     for path, content in zip(paths, contents, strict=True):
         path.write_text(json.dumps(content))
     paths[3].write_text("{")
-    (paths[4].parent / "last_step.npz").unlink()
+    next(paths[4].parent.glob("end_*.npz")).unlink()
     collected = collect(tmp_path, "figure_3")
     assert sorted(collected.runs["state"]) == ["damaged", "done", "done", "failed", "stale"]
     assert len(collected.plan) == 35 and (collected.plan["state"] == "missing").sum() == 35 - 4

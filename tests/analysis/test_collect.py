@@ -50,10 +50,10 @@ def test_states():
     contents = [
         better,
         records.record("MaxDiag", "RND", 0, [2.0, 1.5], checksum="other"),
-        records.record("MaxDiag", "RND", 1, [2.0, 1.0], numerics_version=0),
+        records.record("MaxDiag", "RND", 1, [2.0, 1.0], version=0),
         records.record("MaxDiag", "RND", 2, [2.0], status="failed", final=20),
         records.record("MaxDiag", "RND", 3, [2.0], status="running", final=20),
-        {"run_id": "broken", "damaged": "it is damaged"},
+        "it is damaged",
     ]
     runs = tables_of(contents, checksums={"d": "c"}).runs
     assert sorted(runs["state"]) == ["damaged", "done", "failed", "interrupted", "stale", "stale"]
@@ -77,7 +77,8 @@ def test_random_selection_may_come_as_its_last_point_alone():
     alone = {"scenario.initial": 30, "scenario.pool": 7}
     points = [records.record("MaxDiag", "RND", seed, [4.0], deviations=alone) for seed in range(6)]
     for content in points:
-        content["identity"]["scenario"] |= {"initial": 30, "final": 30}
+        content["identity"]["scenario"]["initial"] = 30
+        content |= {"filed_final": 30, "finals": [30]}
         content["steps"][0]["n_train"] = 30
     tables = tables_of([*runs(), *points])
     assert set(tables.steps["deviations"]) == {""}
@@ -90,6 +91,7 @@ def test_random_selection_may_come_as_its_last_point_alone():
     assert counts.loc["final"].tolist() == [6, 7.5] and counts.loc["curve", "count"] == 4
     # other algorithms are not drawn at random
     points[0]["identity"]["kernel"]["name"] = "GP(LL)"
+    points[0]["kernels"] = {"GP(LL)": records.facts("GP(LL)")}
     assert set(tables_of([*runs(), *points]).steps["deviations"]) == {"", "scenario.initial=30, scenario.pool=7"}
 
 
@@ -129,7 +131,7 @@ def test_records_on_disk(tmp_path):
     broken = records.write(tmp_path, "MaxDiag", "RND", 1, [2.0, 1.0])
     (broken / "record.json").write_text('{"schema_ver')
     found = [read_or_describe(path) for path in record_paths(tmp_path)]
-    assert sorted("damaged" in content for content in found) == [False, True]
+    assert sorted(bool(one.damage) for one in found) == [False, True]
 
 
 @pytest.mark.parametrize("arguments", [["--results"], ["--output", "out", "--data"]])

@@ -120,7 +120,7 @@ def test_values_under_the_pointer_lie_on_the_points(drawn, tmp_path):
 
 def test_fewer_seeds_are_dotted():
     contents = [records.record("A", "B", 0, [4.0, 3.0, 2.0]), records.record("A", "B", 1, [4.0, 3.0], status="running")]
-    contents[1]["identity"]["scenario"]["final"] = 30
+    contents[1] |= {"filed_final": 30, "finals": [30]}
     means = over_seeds(tables_of(contents).steps, "force")
     drawing = learning_curves(means, "force", style.looks(["A + B"]), paper_numbers().head(0))
     solid, dotted = drawing.figure.axes[0].get_lines()

@@ -12,10 +12,12 @@ from analysis.costs import benchmarked
 from analysis.plan import current_checksums, describe, states
 from analysis.records import read_records
 from bench.errors import UserError
+from bench.identity import hash_of, identity_of
 from bench.locks import locked
-from bench.record import LOCK, SCHEMA_VERSION
-from bench.schema import hash_of, plugin
+from bench.plugins import plugin
+from bench.record import LOCK
 from bench.sweep import expand
+from tests.analysis import records
 
 SECONDS = {10: 100.0, 20: 200.0, 30: 300.0, 40: 400.0}
 
@@ -31,20 +33,16 @@ def checksum(cells):
 
 
 def write(results, run, checksum, status, sizes, **changes):
-    identity = run.identity(checksum) | changes
-    steps = [{"n_train": n, "best_epochs": [1], "seconds_training": SECONDS[n], "seconds_features": 7.0} for n in sizes]
+    identity = identity_of(run, checksum) | changes
+    whole = records.record("MaxDiag", "RND", 0, [1.0])
+    measured = {"best_epochs": [1], "seconds_features": 7.0, "seconds_selection": None}
+    steps = [whole["steps"][0] | measured | {"n_train": n, "seconds_training": SECONDS[n]} for n in sizes]
+    failure = {"error": "ValueError", "message": "no luck\nat all"}
+    content = whole | {"identity": identity, "status": status, "steps": steps, "failure": failure}
     folder = results / "runs" / hash_of(identity)
     folder.mkdir(parents=True)
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": folder.name,
-        "identity": identity,
-        "deviations": {},
-        "status": status,
-        "steps": steps,
-        "failure": {"error": "ValueError", "message": "no luck\nat all"},
-    }
-    (folder / "record.json").write_text(json.dumps(content))
+    ends = {"filed_final": run.filed_final, "finals": [run.scenario.final]}
+    (folder / "record.json").write_text(json.dumps(content | ends | {"run_id": folder.name}))
     return folder
 
 
@@ -56,7 +54,14 @@ def test_states_and_costs(tmp_path, cells, checksum):
     at_work = write(tmp_path, runs[2], checksum, "running", [10])
     write(tmp_path, runs[3], checksum, "running", [10, 20, 30])
     write(tmp_path, runs[4], "another data version", "done", [10, 20, 30, 40])
-    write(tmp_path, runs[5], checksum, "done", [10, 20, 30, 40], numerics_version=0)
+    write(
+        tmp_path,
+        runs[5],
+        checksum,
+        "done",
+        [10, 20, 30, 40],
+        model=identity_of(runs[5], checksum)["model"] | {"version": 0},
+    )
     with locked(at_work / LOCK, wait=False):
         table = states(cells, read_records(tmp_path)[0])
     assert table["state"].tolist() == ["done", "failed", "running", "interrupted", "stale", "stale"]
@@ -132,11 +137,11 @@ def test_other_reference_energies_are_other_cells(tmp_path, cells, checksum):
     other = plugin(altered.run.dataset, "dataset").load().checksum
     assert other != checksum
     write(tmp_path, altered.run, other, "done", [10, 20, 30, 40])
-    records = read_records(tmp_path)[0]
-    assert states(cells, records)["state"].eq("missing").all()
-    assert states([altered], records)["state"].tolist() == ["done"]
-    assert list(label(records, current_checksums(cells)).values()) == ["done"]
-    assert list(label(records, current_checksums([altered])).values()) == ["done"]
+    found = read_records(tmp_path)[0]
+    assert states(cells, found)["state"].eq("missing").all()
+    assert states([altered], found)["state"].tolist() == ["done"]
+    assert list(label(found, current_checksums(cells)).values()) == ["done"]
+    assert list(label(found, current_checksums([altered])).values()) == ["done"]
 
 
 def test_a_damaged_record_hides_nothing_else(tmp_path, cells, checksum):

@@ -7,8 +7,9 @@ from conftest import PROJECT
 
 from bench.compose import compose_run
 from bench.errors import UserError
+from bench.identity import hash_of, identity_of
 from bench.loop import check
-from bench.schema import hash_of, plugin
+from bench.plugins import plugin
 
 CONF = PROJECT / "conf"
 GROUPS = ["scenario", "dataset", "model", "training", "kernel", "selection", "algorithm", "sweep", "reduced"]
@@ -54,10 +55,10 @@ def test_identity():
         composed("scenario.pool=100"),
         composed("precision=float64"),
     ]
-    names = [hash_of(run.identity("checksum")) for run in (base, *same, *other)]
+    names = [hash_of(identity_of(run, "checksum")) for run in (base, *same, *other)]
     assert len(set(names[:4])) == 1
     assert all(a != b for a, b in itertools.combinations([names[0], *names[4:]], 2))
-    assert hash_of(base.identity("another")) != names[0]
+    assert hash_of(identity_of(base, "another")) != names[0]
 
 
 def test_paper_settings():

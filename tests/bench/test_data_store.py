@@ -24,7 +24,7 @@ from bench.data.download import Download, fetch
 from bench.data.neighbours import find_neighbours
 from bench.data.store import open_store, read_store, write_store
 from bench.errors import UserError
-from bench.schema import plugin
+from bench.plugins import plugin
 
 
 @pytest.fixture

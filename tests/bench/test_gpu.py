@@ -12,7 +12,8 @@ from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
 from bench.model.potential import Potential, make_batch, whole_batch
-from bench.schema import LearningRates, TrainingSettings, plugin
+from bench.plugins import plugin
+from bench.schema import LearningRates, TrainingSettings
 from bench.training import fit as module
 from bench.training.fit import Job, fit, fit_many
 

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from bench_commands import command, file_system, records
+from bench_commands import command, file_system, record_at, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import all_numbers, launch, process_ids, states, wait_until, words
 
@@ -62,7 +62,7 @@ def test_failures_are_recorded_and_the_others_go_on(tmp_path):
     done = launch(results, *options, "--wait", **settings)
     assert done.returncode == 1, done.stdout + done.stderr
     assert states(results, SEEDS, "threads=1", **settings) == {0: "done", 1: "failed", 2: "failed", 3: "done"}
-    raised, died = (read_record(folder_of(results, seed) / RECORD)["failure"] for seed in (1, 2))
+    raised, died = (record_at(folder_of(results, seed))["failure"] for seed in (1, 2))
     assert (raised["error"], raised["message"], raised["attempt"]) == ("ArithmeticError", "seed 1\nmisbehaves", 1)
     assert "in prepare" in raised["traceback"] and raised["host"] == os.uname().nodename
     assert (died["error"], died["attempt"]) == ("ProcessDied", 2) and "SIGSEGV after 1 steps" in died["message"]
@@ -107,7 +107,7 @@ def test_failures_in_a_pack(tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
     found = states(tmp_path / "results", SEEDS, "threads=1", **settings)
     assert found == {0: "done", 1: "failed", 2: "failed", 3: "done"}
-    attempts = [read_record(folder_of(tmp_path / "results", s) / RECORD).get("failure", {}) for s in range(4)]
+    attempts = [record_at(folder_of(tmp_path / "results", s)).get("failure", {}) for s in range(4)]
     assert [one.get("error") for one in attempts][1:3] == ["ArithmeticError", "ProcessDied"]
     assert [one.get("attempt") for one in attempts] == [1, 1, 3, 1]  # with the pack, and twice alone
 
@@ -231,7 +231,7 @@ def test_a_damaged_record_is_left_alone(tmp_path):
     done = launch(tmp_path, "seed=0,1", "threads=1", "--wait")
     assert done.returncode == 1 and f"{path} is damaged: move that folder away" in done.stdout
     assert len(path.read_bytes()) == 99
-    assert [read_record(p)["status"] for p in tmp_path.glob(f"runs/*/{RECORD}") if p != path] == ["done"]
+    assert [read_record(p).status for p in tmp_path.glob(f"runs/*/{RECORD}") if p != path] == ["done"]
 
 
 def test_mistakes_are_one_line(tmp_path):
@@ -266,12 +266,12 @@ def test_cores_and_gpus_are_divided(monkeypatch):
 def test_order_of_a_queue(tmp_path):
     """First one run of every initial model, then the costly ones; a queue survives its file."""
     from bench.launch.queue import Queue
-    from bench.schema import NUMERICS_VERSION
+    from bench.record_schema import SCHEMA_VERSION
 
     entries = entries_of(expand(["sweep=demo", *words(tmp_path, "seed=0,1", "batch_size=1,2,3")]))
     assert len({entry.initial for entry in entries[:2]}) == 2
     assert [entry.run.batch_size for entry in entries[2:]] == sorted(e.run.batch_size for e in entries[2:])
-    queue = Queue(NUMERICS_VERSION, 3, 1, entries)
+    queue = Queue(SCHEMA_VERSION, 3, 1, entries)
     queue.write(tmp_path)
     assert read_queue(tmp_path) == queue
 

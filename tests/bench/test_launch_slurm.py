@@ -157,7 +157,7 @@ def test_time_limit(slurm, tmp_path, undisturbed):
     assert set(states(tmp_path, SEEDS, **settings).values()) == {"done"}
     assert all_by_seed(tmp_path) == undisturbed
     assert any(len(record["sessions"]) > 1 for record in records(tmp_path))
-    assert not any("failure" in read_record(path) for path in tmp_path.glob(f"runs/*/{RECORD}"))
+    assert not any(read_record(path).failure for path in tmp_path.glob(f"runs/*/{RECORD}"))
 
 
 @pytest.mark.long

@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import ase
 import numpy as np
 import pytest
-from bench_commands import command, file_system, records
+from bench_commands import command, file_system, record_at, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import numbers, wait_until
 
 from bench.calculator import PotentialCalculator
+from bench.compose import compose_run
 from bench.record import RunRecord, read_record
 
 TINY = [
@@ -39,12 +41,12 @@ def undisturbed(tmp_path_factory):
 def test_a_run_records_everything(undisturbed):
     results, done = undisturbed
     folder = only_folder(results)
-    record = read_record(folder / "record.json")
+    record = record_at(folder)
     assert record["status"] == "done"
     assert [step["n_train"] for step in record["steps"]] == [6, 8, 10]
     assert folder.name == record["run_id"]
     split = np.load(folder / "split.npz")
-    picked = [index for step in record["steps"] for index in step["picked"]]
+    picked = [index for step in record["steps"] for index in step.get("picked", [])]
     assert len(set(picked)) == 4 and set(picked) <= set(split["pool"].tolist())
     session = record["sessions"][0]
     assert {"host", "cpu", "cores", "threads", "versions", "git_commit", "git_dirty"} <= set(session)
@@ -55,7 +57,7 @@ def test_a_run_records_everything(undisturbed):
             assert 0 < metrics[f"{quantity}_mae_{unit}"] <= metrics[f"{quantity}_rmse_{unit}"]
         assert metrics["force_maxe_kcal_mol_A"] <= metrics["force_max_component_kcal_mol_A"]
         assert step["seconds_training"] > 0 and step["peak_memory_mb"] > 100
-    last = np.load(folder / "last_step.npz")
+    last = np.load(folder / "end_10.npz")
     metrics = record["steps"][-1]["metrics"]
     kcal = 23.060547830619
     assert metrics["force_maxe_kcal_mol_A"] == pytest.approx(last["force_error_eV_A"].max() * kcal, rel=1e-5)
@@ -74,10 +76,13 @@ def test_run_again_says_that_it_is_done(undisturbed):
 
 def test_deviations_follow_the_scenario_s_file(tmp_path):
     """A record made before the file was changed says what it departs from today; nothing else in it changes."""
-    record = RunRecord.open(tmp_path, {"seed": 0}, {"training.minibatch": 10})
+    run = compose_run(["algorithm=maxdiag_rnd", "training.minibatch=10"])
+    record = RunRecord.open(tmp_path, run, {"seed": 0})
     record.save(status="done")
-    assert RunRecord.open(tmp_path, {"seed": 0}, {}).content == record.content | {"deviations": {}}
-    assert read_record(tmp_path / "record.json") == record.content | {"deviations": {}}
+    again = RunRecord.open(tmp_path, replace(run, deviations={}), {"seed": 0}).content
+    assert record.content.deviations == {"training.minibatch": 10}
+    assert again == record.content.model_copy(update={"deviations": {}})
+    assert read_record(tmp_path / "record.json") == again
 
 
 def test_the_model_loads_as_a_calculator(undisturbed):
@@ -86,7 +91,7 @@ def test_the_model_loads_as_a_calculator(undisturbed):
     folder = only_folder(results)
     data = np.load(PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz")
     numbers_z, positions, energies, forces = (data[key] for key in ("Z", "R", "E_eV", "F_eV_A"))
-    last = np.load(folder / "last_step.npz")
+    last = np.load(folder / "end_10.npz")
     calculator = PotentialCalculator(folder / "model.pt")
     for position, structure in enumerate(last["structure"][:4]):
         atoms = ase.Atoms(numbers_z, positions[structure], calculator=calculator)
@@ -223,7 +228,7 @@ def test_every_algorithm_runs(tmp_path):
         last = record["steps"][-1]["correlations"]
         assert {"GP(LL)", "GP(RP)"} <= set(last)
         assert all(-1 <= values["pearson"] <= 1 for by_target in last.values() for values in by_target.values())
-        arrays = np.load(tmp_path / "runs" / record["run_id"] / "last_step.npz")
+        arrays = np.load(tmp_path / "runs" / record["run_id"] / "end_10.npz")
         assert {"uncertainty GP(LL)", "uncertainty GP(RP)"} <= set(arrays.files)
 
 

@@ -7,7 +7,7 @@ from bench_commands import command
 
 from bench.compose import compose_run
 from bench.errors import UserError
-from bench.schema import cell_of
+from bench.identity import cell_of, identity_of
 from bench.sweep import expand
 
 # METHOD section 1: structures of the dataset, N_train, N_batch, pool, validation, test, r_max, algorithms
@@ -35,7 +35,7 @@ def test_the_292(paper):
     runs = [cell.run for cell in paper]
     assert len(runs) == 1460 and {run.seed for run in runs} == set(range(5))
     assert len({(run.scenario.name, algorithm(run), run.batch_size) for run in runs}) == 292
-    assert len({cell_of(run.identity("")) for run in runs}) == 1460
+    assert len({cell_of(identity_of(run, "")) for run in runs}) == 1460
     for name, (total, start, end, batches, pool, validation, test, r_max, algorithms) in PAPER.items():
         of_scenario = [run for run in runs if run.scenario.name == name]
         sizes = of_scenario[0].scenario
@@ -54,12 +54,12 @@ def test_the_292(paper):
 
 
 def test_figures_are_parts_of_the_paper(paper):
-    cells = {cell_of(cell.run.identity("")) for cell in paper}
+    cells = {cell_of(identity_of(cell.run, "")) for cell in paper}
     counts = {2: 21, 3: 7, 4: 24, 5: 21, 6: 7, 7: 24, 8: 21, 9: 21, 10: 7, 11: 24}
     for number, experiments in counts.items():
         runs = [cell.run for cell in expand([f"sweep=figure_{number}"])]
         assert len(runs) == 5 * experiments
-        assert {cell_of(run.identity("")) for run in runs} <= cells
+        assert {cell_of(identity_of(run, "")) for run in runs} <= cells
 
 
 def test_expansion_is_what_the_words_compose(paper):

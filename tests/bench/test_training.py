@@ -12,7 +12,8 @@ from conftest import PROJECT, SMALL, make_builder
 from bench import stopping
 from bench.data.neighbours import find_neighbours
 from bench.model.geometry import GeometryBuilder
-from bench.schema import LearningRates, TrainingSettings, plugin
+from bench.plugins import plugin
+from bench.schema import LearningRates, TrainingSettings
 from bench.training import fit as module
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.fit import Job, _held_out, _Optimizer, _TrainingData, fit, fit_many, validation_error

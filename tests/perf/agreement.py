@@ -16,8 +16,8 @@ from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
 from bench.model.geometry import GeometryBuilder
+from bench.plugins import plugin
 from bench.record import read_record
-from bench.schema import plugin
 from bench.training.store import load_potential
 from tests.perf.selections import peer, select
 
@@ -33,7 +33,7 @@ def main() -> None:
     data = plugin(config, "dataset").load()
     potential, _, _ = load_potential(folder / "model.pt")
     record, split = read_record(folder / "record.json"), np.load(folder / "split.npz")
-    labelled = np.concatenate([split["initial"], *(np.array(s["picked"], dtype=np.int64) for s in record["steps"])])
+    labelled = np.concatenate([split["initial"], *(np.array(s.picked or [], dtype=np.int64) for s in record.steps)])
     pool = np.setdiff1d(np.arange(len(data)), labelled)[:POOL]
     settings = potential.settings
     builder = GeometryBuilder(data, find_neighbours(data, settings.r_max), settings.r_min, settings.n_gaussians)

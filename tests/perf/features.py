@@ -31,8 +31,9 @@ from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
 from bench.model.geometry import ATOMS_PER_CHUNK, GeometryBuilder
 from bench.model.potential import Potential, initial_parameters
+from bench.plugins import plugin
 from bench.provenance import peak_memory_mb, provenance
-from bench.schema import ModelSettings, plugin
+from bench.schema import ModelSettings
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROJECTIONS = 512

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 
 from bench.kernels.base import Embedding, squared_norms
+from bench.plugins import plugin
 from bench.provenance import provenance
-from bench.schema import plugin
 
 METHODS = {
     "MaxDiag": "max_diag.MaxDiag",
