@@ -24,12 +24,15 @@ CURRENT = ("done", "running", "interrupted", "failed")
 EXPERIMENT = ["study", "scenario", "deviations", "batch_size", "algorithm"]
 End = tuple[str, int]
 """A run and its final size: a run that was continued counts at each end it has reached."""
-KEYS = ["run_id", "state", *EXPERIMENT, "seed"]
+KEYS = ["run_id", "state", *EXPERIMENT, "baseline", "seed"]
+RUN = ["run_id", *EXPERIMENT, "baseline", "seed"]
+"""What tells the runs of a table of steps apart; `baseline`: whether the kernel picks at random."""
 REQUIRED = {
     "runs": {**dict.fromkeys(["run_id", "state", "study", "scenario", "deviations", "algorithm"], "object")},
     "steps": {
         **dict.fromkeys(["run_id", "state", "study", "scenario", "deviations", "algorithm"], "object"),
         **dict.fromkeys(["batch_size", "seed", "step", "n_train", "final", "labels_bought"], "int64"),
+        "baseline": "bool",
     },
     "calibration": {**dict.fromkeys(["run_id", "uncertainty", "of", "target"], "object"), "predicted": "float64"},
     "plan": {"scenario": "object", "state": "object", "steps": "int64"},

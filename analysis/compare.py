@@ -8,13 +8,13 @@ from scipy import stats
 
 from analysis.collect import EXPERIMENT
 from analysis.paper import split_deviations
-from analysis.stats import BASELINE, NUMBER, detectable_factor, t_interval
+from analysis.stats import BASELINE, NUMBER, against, detectable_factor, t_interval
 
 STUDY = ["study", "scenario", "deviations", "batch_size"]
 
 
-def paired(per_run: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
-    """Differences to a baseline at equal study, batch size and seed: mean, standard error, 95 % interval, p.
+def paired(per_run: pd.DataFrame) -> pd.DataFrame:
+    """Differences to random selection at equal study, batch size and seed: mean, standard error, 95 % interval, p.
 
     `p_adjusted` controls the false discovery rate (Benjamini and Hochberg) among all algorithms, batch sizes,
     quantities and measures of a study and statistic. `detectable` is the smallest difference that a paired t-test at 5
@@ -22,8 +22,9 @@ def paired(per_run: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     baseline's mean.
     """
     keys = [*STUDY, "seed", *NUMBER]
-    base = per_run[per_run["algorithm"] == baseline][[*keys, "value", "run_id"]]
-    pairs = per_run[per_run["algorithm"] != baseline].merge(base, on=keys, suffixes=("", "_base"))
+    random = against(per_run)
+    base = per_run[random][[*keys, "value", "run_id"]]
+    pairs = per_run[~random].merge(base, on=keys, suffixes=("", "_base"))
     pairs["difference"] = pairs["value"] - pairs["value_base"]
     grouped = pairs.groupby([*EXPERIMENT, *NUMBER], sort=True)
     table = grouped["difference"].agg(difference="mean", sem="sem", pairs="count")

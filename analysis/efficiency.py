@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.collect import EXPERIMENT
-from analysis.stats import BASELINE, MEASURES, column, measured
+from analysis.stats import MEASURES, against, column, measured
 
 LABEL_SECONDS = 300.0
 """Price of a label: five minutes of computing ("a few minutes" for density functional theory: the paper, Section 5)."""
@@ -23,7 +23,7 @@ def efficiency(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.
     """
     rows = []
     for _, part in steps.groupby(["study", "batch_size"], sort=True):
-        base = part[(part["algorithm"] == BASELINE) & (part["n_train"] == part["final"]) & (part["state"] == "done")]
+        base = part[against(part) & (part["n_train"] == part["final"]) & (part["state"] == "done")]
         columns = {(q, m): column(q, m) for q in measured(part) for m in MEASURES}
         targets = {key: base[name].mean() for key, name in columns.items() if base[name].notna().any()}
         for names, curve in part.groupby([*EXPERIMENT, "seed", "run_id"], sort=True):

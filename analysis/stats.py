@@ -12,13 +12,21 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from analysis.collect import EXPERIMENT
+from analysis.collect import EXPERIMENT, RUN
 from bench.record_schema import MEASURES, QUANTITIES
 
 STATISTICS = {"final": "last step", "curve": "curve average", "curve_grown": "curve average without the first step"}
 NUMBER = ["statistic", "quantity", "measure"]
 BASELINE = "MaxDiag + RND"
+"""What the paper compares with."""
 POWER, LEVEL = 0.8, 0.05
+
+
+def against(table: pd.DataFrame) -> pd.Series:
+    """Whether a row is of what its study is compared with: the paper's random selection, or another baseline."""
+    marked = table[table["baseline"]].groupby("study")["algorithm"].unique()
+    chosen = {study: BASELINE if BASELINE in names else min(names) for study, names in marked.items()}
+    return table["algorithm"] == table["study"].map(chosen)
 
 
 def column(quantity: str, measure: str) -> str:
@@ -55,17 +63,16 @@ def per_run(steps: pd.DataFrame) -> pd.DataFrame:
     """
     done = steps[steps["state"] == "done"]
     columns = [column(q, m) for q in measured(done) for m in MEASURES]
-    keys = ["run_id", *EXPERIMENT, "seed"]
-    longer = done[done.groupby(keys)["step"].transform("max") > 0]
+    longer = done[done.groupby(RUN)["step"].transform("max") > 0]
     parts = []
     for statistic in STATISTICS:
         if statistic == "final":
-            values = done[done["n_train"] == done["final"]].set_index(keys)[columns]
+            values = done[done["n_train"] == done["final"]].set_index(RUN)[columns]
         else:
             part = longer if statistic == "curve" else longer[longer["step"] > 0]
-            grouped = part.groupby(keys)[columns]
+            grouped = part.groupby(RUN)[columns]
             values = grouped.mean().where(grouped.count().eq(grouped.size(), axis=0))
-        parts.append(values.reset_index().melt(id_vars=keys, var_name="name").assign(statistic=statistic))
+        parts.append(values.reset_index().melt(id_vars=RUN, var_name="name").assign(statistic=statistic))
     table = pd.concat(parts, ignore_index=True).dropna(subset="value")
     names = {column(q, m): (q, m) for q in QUANTITIES for m in MEASURES}
     table["quantity"] = table["name"].map(lambda name: names[name][0])
@@ -92,7 +99,7 @@ def run_values(steps: pd.DataFrame) -> pd.DataFrame:
     own = last[last["uncertainty"] == "own"]
     pcc = own.drop(columns=["uncertainty"]).rename(columns={"coefficient": "measure"}).assign(statistic="pcc")
     both = seconds[seconds["name"].isin(["features", "selection"])]
-    both = both.groupby(["run_id", *EXPERIMENT, "seed"], as_index=False)["value"].sum()
+    both = both.groupby(RUN, as_index=False)["value"].sum()
     seconds = pd.concat([seconds, both.assign(name="features and selection")], ignore_index=True)
     seconds = seconds.rename(columns={"name": "measure"}).assign(statistic="seconds", quantity="")
     return pd.concat([errors, pcc, seconds[seconds["run_id"].isin(errors["run_id"])]], ignore_index=True)
@@ -103,8 +110,7 @@ def last_correlations(steps: pd.DataFrame) -> pd.DataFrame:
     done = steps[(steps["state"] == "done") & (steps["n_train"] == steps["final"])]
     pattern = r"(?P<coefficient>pearson|spearman)_(?P<quantity>energy|force)_(?!of_mean_)(?P<uncertainty>.+)"
     names = done.columns.to_series().str.extract(f"^{pattern}$").dropna()
-    keys = ["run_id", *EXPERIMENT, "seed"]
-    table = done.melt(id_vars=keys, value_vars=list(names.index), var_name="name").dropna(subset="value")
+    table = done.melt(id_vars=RUN, value_vars=list(names.index), var_name="name").dropna(subset="value")
     return table.join(names, on="name").drop(columns="name")
 
 
@@ -113,10 +119,9 @@ def seconds_per_step(steps: pd.DataFrame) -> pd.DataFrame:
     parts = {"seconds_training": "training", "seconds_features": "features", "seconds_selection": "selection"}
     # the last step selects nothing, and its features serve the correlations only
     choosing = steps[steps["n_train"] < steps["final"]].rename(columns=parts)
-    keys = ["run_id", *EXPERIMENT, "seed"]
     present = [name for name in parts.values() if name in choosing]
-    means = choosing.groupby(keys)[present].mean()
-    return means.reset_index().melt(id_vars=keys, var_name="name").dropna(subset="value")
+    means = choosing.groupby(RUN)[present].mean()
+    return means.reset_index().melt(id_vars=RUN, var_name="name").dropna(subset="value")
 
 
 @functools.cache

@@ -192,3 +192,29 @@ def test_summaries_name_the_runs(found):
     tables, values = found[0], found[1].values
     row = summarise(values[values["statistic"] == "final"], ["batch_size", "algorithm", "quantity", "measure"]).iloc[0]
     assert set(row["runs"].split()) <= set(tables.runs["run_id"]) and len(row["runs"].split()) == row["seeds"]
+
+
+def test_kernels_that_the_paper_does_not_know_are_drawn_by_what_they_state():
+    """Whatever their names hold: an underscore, GP(…), of forces; and a baseline of one's own is compared with."""
+    coefficients = {"energy": {"pearson": 0.5, "spearman": 0.4}, "force": {"pearson": 0.25, "spearman": 0.2}}
+    contents = []
+    for kernel, facts in {
+        "GP(mine)": {"uncertainty": "energy"},
+        "my_force": {"uncertainty": "force"},
+        "own_ensemble": {"uncertainty": "energy", "members": 4},
+        "coin": {"baseline": True},
+    }.items():
+        found = {kernel: coefficients} if "uncertainty" in facts else {}
+        for seed in range(3):
+            content = records.record("MaxDiag", kernel, seed, [4.0, 3.0, 2.0 + seed], correlations=found)
+            contents.append(content | {"kernels": {kernel: facts}})
+    tables = tables_of(contents)
+    found = Statistics.of(tables)
+    table = found.correlations
+    assert set(table["algorithm"]) == {"MaxDiag + GP(mine)", "MaxDiag + my_force", "MaxDiag + own_ensemble"}
+    means = summarise(table, [*EXPERIMENT, "quantity", "uncertainty", "coefficient"])
+    drawing = correlations(means)
+    told = {text.split(":")[0] for *_, text in drawing.points}
+    assert {name.split(", ")[0] for name in told} == set(table["algorithm"])
+    assert set(found.paired["algorithm"]) == set(table["algorithm"])  # against the coin
+    assert set(found.efficiency["algorithm"]) == {*table["algorithm"], "MaxDiag + coin"}
