@@ -81,6 +81,9 @@ def build(collected: Tables, output: Path, label_seconds: float = LABEL_SECONDS,
         sheet.save(folders["tables"])
     write_atomically(output / "report.html", page(collected, made, drawn).encode())
     print(last_errors(made))
+    told = collected.runs[(collected.runs["failure"] != "") & collected.runs["state"].isin(["done", "damaged"])]
+    for failure in told["failure"]:
+        print(f"left out: {failure}", file=sys.stderr)
     print(f"wrote {len(made)} tables, {len(drawn)} figures and {output / 'report.html'}")
 
 

@@ -1,5 +1,7 @@
 """Uncertainties beside errors per structure, from the arrays of finished runs: thinned for a picture, and binned."""
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,24 +23,31 @@ TARGETS = {"energy": ("energy_error_eV", "kcal_mol"), "force": ("force_error_eV_
 COLUMNS = ["run_id", "study", "algorithm", "seed", "uncertainty", "target", "kind", "predicted", "error", "of"]
 
 
-def calibration_of(done: pd.DataFrame, results: Path, kernels: Mapping[str, Mapping[str, KernelFacts]]) -> pd.DataFrame:
+def calibration_of(
+    done: pd.DataFrame, results: Path, kernels: Mapping[str, Mapping[str, KernelFacts]]
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """Read the arrays at the end of the finished runs with the largest batch of their study.
 
     A row per bin (`kind` is bin: mean uncertainty, root-mean-square error) and per kept structure (point); energies in
     kcal/mol, force errors ΔF(S) in kcal/mol/Å, the uncertainty in the unit of what it is `of`. A run's own uncertainty
-    is read; of a baseline, those that every run tells at its end. `kernels` are the facts by run and name.
+    is read; of a baseline, those that every run tells at its end. `kernels` are the facts by run and name. Also returns
+    what is wrong with files that cannot be read, by run.
     """
-    parts = []
+    parts, damaged = [], {}
     if len(done):
         largest = done["batch_size"] == done.groupby("study")["batch_size"].transform("max")
         for run in done[largest & ~done["algorithm"].isin(ALIKE)].to_dict("records"):
             path = results / "runs" / run["run_id"] / end_file(run["final"])
             known = {name: facts for name, facts in kernels[run["run_id"]].items() if facts.uncertainty}
             names = known if run["baseline"] else known.keys() & {run["kernel"]}
-            if path.exists():
+            if not path.exists():
+                continue
+            try:
                 parts += _run(run, path, {name: known[name].uncertainty or "" for name in names})
+            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+                damaged[run["run_id"]] = f"{path} is damaged ({type(error).__name__}): copy it anew or run again"
     table = pd.DataFrame(parts, columns=COLUMNS)
-    return table.sort_values(COLUMNS[:7], ignore_index=True, kind="stable")
+    return table.sort_values(COLUMNS[:7], ignore_index=True, kind="stable"), damaged
 
 
 def _run(run: Mapping[Any, Any], path: Path, names: Mapping[str, str]) -> list[dict[str, object]]:

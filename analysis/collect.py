@@ -128,7 +128,9 @@ class Collector:
         plan = plan if len(plan) else pd.DataFrame(columns=list(REQUIRED["plan"]))
         done = runs[runs["state"] == "done"]
         kernels = {found.run_id: found.record.kernels for found in self.slim if found.record}
-        return Tables(runs, table, calibration_of(done, results, kernels), plan)
+        calibration, damaged = calibration_of(done, results, kernels)
+        runs["failure"] = runs["run_id"].map(damaged).fillna(runs["failure"])
+        return Tables(runs, table, calibration, plan)
 
 
 def _end(row: Mapping[str, Any]) -> End:

@@ -7,14 +7,9 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.locks import is_locked
-from bench.record import LOCK, RECORD, read_record
+from bench.record import LOCK, read_record, record_paths
 from bench.record_schema import Record
 from bench.versions import METHODS
-
-
-def record_paths(results: Path) -> list[Path]:
-    """Every record below `results`/runs, by folder name."""
-    return sorted((results / "runs").glob(f"*/{RECORD}"))
 
 
 @dataclass(frozen=True)
@@ -29,9 +24,8 @@ class Found:
 
 def read_or_describe(path: Path) -> Found:
     """Read a record, or say what is wrong with it."""
-    in_progress = is_locked(path.parent / LOCK)
     try:
-        return Found(path.parent.name, read_record(path), in_progress)
+        return Found(path.parent.name, read_record(path), is_locked(path.parent / LOCK))
     except (UserError, OSError) as error:
         return Found(path.parent.name, None, damage=str(error))
 

@@ -20,7 +20,17 @@ from bench.identity import hash_of, identity_of
 from bench.locks import locked
 from bench.loop import facts_of
 from bench.plugins import build, plugin
-from bench.record import LOCK, RECORD, as_json, end_file, read_json, read_record, remove_leftovers, write_atomically
+from bench.record import (
+    LOCK,
+    RECORD,
+    as_json,
+    end_file,
+    read_json,
+    read_validated,
+    record_paths,
+    remove_leftovers,
+    write_atomically,
+)
 from bench.record_schema import SCHEMA_VERSION, KernelFacts, Record, Step
 from bench.schema import REFERENCES, RunConfig
 
@@ -50,7 +60,7 @@ def main() -> None:
 def migrate(results: Path) -> list[str]:
     """Bring over every run below `results`; returns what became of each. Raises WriteError."""
     outcomes = []
-    for path in sorted(results.glob(f"runs/*/{RECORD}")):
+    for path in record_paths(results):
         try:
             with locked(path.parent / LOCK, wait=False):
                 outcomes.append(_migrate_run(path.parent))
@@ -66,7 +76,7 @@ def _migrate_run(folder: Path) -> str:
     remove_leftovers(folder, "*")
     content = read_json(folder / RECORD)
     new = content["schema_version"] == SCHEMA_VERSION
-    record = read_record(folder / RECORD) if new else brought_over(content, folder / RECORD)
+    record = read_validated(folder / RECORD) if new else brought_over(content, folder / RECORD)
     target = folder.with_name(record.run_id)
     named = target == folder
     if not named and (target / RECORD).exists():

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import socket
 import traceback
@@ -25,7 +26,8 @@ LOCK = "run.lock"
 SPLIT = "split.npz"
 MODEL = "model.pt"
 TRAINING = "training.pt"
-PICKING = ("picked", "picked_at_random", "pool_labels_read")
+TOLERANCE = 1e-6
+"""By which errors (relative) and correlations (absolute) may differ between machines: see bench/versions.py."""
 MACHINE = ("session", "models_in_lockstep", "timing", *(c for c in Step.columns() if c.startswith(("seconds", "peak"))))
 """Fields of a step that two machines may differ in."""
 
@@ -135,16 +137,28 @@ def numbers_of(step: Step) -> dict[str, Any]:
 
 
 def agree(one: Step, other: Step) -> bool:
-    """Whether two steps of a size say the same where both say something: one may not have picked yet."""
-    ours, theirs = numbers_of(one), numbers_of(other)
-    if one.picked is None or other.picked is None:
-        for numbers in (ours, theirs):
-            for key in PICKING:
-                numbers.pop(key, None)
-    both = ours["correlations"].keys() & theirs["correlations"].keys()
-    for numbers in (ours, theirs):
-        numbers["correlations"] = {kernel: numbers["correlations"][kernel] for kernel in both}
-    return ours == theirs
+    """Whether two steps of a size say the same where both say something: one may not have picked yet.
+
+    What was picked must be equal. Measured numbers may differ by TOLERANCE: threads and kinds of processors do that.
+    """
+    if one.picked is not None and other.picked is not None and one.picked != other.picked:
+        return False
+    return _close(_measured(one), _measured(other))
+
+
+def _measured(step: Step) -> dict[str, Any]:
+    """Numbers that may differ in their last digits."""
+    return {"metrics": step.metrics.model_dump(), "correlations": step.model_dump()["correlations"]}
+
+
+def _close(one: Any, other: Any) -> bool:
+    """Whether values are alike: of keys that both have, and of numbers within TOLERANCE (correlations: absolute)."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_close(one[key], other[key]) for key in one.keys() & other.keys())
+    if isinstance(one, float) and isinstance(other, float):
+        both_nan = math.isnan(one) and math.isnan(other)
+        return both_nan or math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(one == other)
 
 
 def now() -> str:
@@ -153,7 +167,15 @@ def now() -> str:
 
 
 def read_record(path: Path) -> Record:
-    """Read a record. Raises UserError if it is damaged or of another schema."""
+    """Read a record. Raises UserError if it is damaged, of another schema, or in a folder of another name."""
+    record = read_validated(path)
+    if record.run_id != path.parent.name:
+        raise UserError(f"{path.parent} is a copy of run {record.run_id}, which is named by its folder: move it away")
+    return record
+
+
+def read_validated(path: Path) -> Record:
+    """Read a record, whatever its folder is called. Raises UserError if it is damaged or of another schema."""
     content = read_json(path)
     version = content["schema_version"]
     if version != SCHEMA_VERSION:
@@ -175,6 +197,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): move that folder away and run again") from None
     return content
+
+
+def record_paths(results: Path) -> list[Path]:
+    """Every record below `results`/runs, by folder name; folders whose name begins with a dot are no runs."""
+    return sorted(path for path in (results / "runs").glob(f"*/{RECORD}") if not path.parent.name.startswith("."))
 
 
 def run_folder(results: str | Path, identity: Mapping[str, Any]) -> Path:

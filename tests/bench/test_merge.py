@@ -1,12 +1,21 @@
 """Results of several machines in one folder: nothing lost, nothing overwritten by something else."""
 
+import contextlib
 import json
 import shutil
+from pathlib import Path
 
-from bench_commands import command, records
+import pandas as pd
+import pytest
+from bench_commands import command, file_system, records
 from small_sweeps import all_numbers, words
 
-from bench.record import RECORD
+from analysis.build import collect
+from bench.locks import locked
+from bench.merge import merge as merge_folders
+from bench.record import LOCK, RECORD, read_record, record_paths
+from bench.sweep import expand
+from tests.analysis.generated import generate
 
 
 def run(results, seeds):
@@ -56,6 +65,136 @@ def test_merge(tmp_path):
     assert f"conflict: {there}/runs/{by_seed[2]}" in done.stderr and "is damaged" in done.stderr
     assert all_numbers(here) == complete
     assert not [path for path in (here / "runs").iterdir() if path.name.startswith(".")]
+
+
+def made_up(results, n=6):
+    """Records of the demo's cells, with arrays and models of a few bytes: a merge reads no more."""
+    generate(results, expand(["sweep=demo"])[:n])
+    for folder in (results / "runs").iterdir():
+        (folder / "model.pt").write_bytes(folder.name.encode())
+    return results
+
+
+def contents(results):
+    files = {path.relative_to(results): path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    return {path: content for path, content in files.items() if path.suffix != ".lock"}
+
+
+def test_killed_at_any_write_nothing_is_lost(tmp_path, monkeypatch):
+    """At every point where a merge writes: what was there stays readable, and the same command ends as undisturbed."""
+    source, whole = made_up(tmp_path / "source"), tmp_path / "whole"
+    merge_folders(source, whole)
+    half = tmp_path / "half"
+    merge_folders(source, half)
+    for path in record_paths(half)[::2]:
+        alter(path.parent, lambda record: record.update(status="running", steps=record["steps"][:2]))
+    states = {path.parent.name: len(read_record(path).steps) for path in record_paths(half)}
+    kept = Path.replace
+    for point in range(1, 20):
+        target = tmp_path / f"killed_{point}"
+        shutil.copytree(half, target)
+        left = [point]
+
+        def dying(path, other, left=left):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return kept(path, other)
+
+        monkeypatch.setattr(Path, "replace", dying)
+        with contextlib.suppress(KeyboardInterrupt):
+            merge_folders(source, target)
+        monkeypatch.setattr(Path, "replace", kept)
+        found = {path.parent.name: len(read_record(path).steps) for path in record_paths(target)}
+        assert found.keys() == states.keys() and all(found[run] >= states[run] for run in states)
+        merge_folders(source, target)
+        assert contents(target) == contents(whole)
+        if left[0] > 0:
+            break
+    assert point > 9
+
+
+def test_a_run_at_work_is_left_alone_and_the_others_are_merged(tmp_path):
+    source, target = made_up(tmp_path / "source"), tmp_path / "target"
+    merge_folders(source, target)
+    first, *_ = record_paths(target)
+    alter(first.parent, lambda record: record.update(status="running", steps=record["steps"][:1]))
+    before = first.read_bytes()
+    with locked(first.parent / LOCK, wait=False):
+        assert sorted(merge_folders(source, target)) == ["already there"] * 5 + ["in use"]
+    assert first.read_bytes() == before
+    # a source at work gives what it has recorded
+    with locked(record_paths(source)[0].parent / LOCK, wait=False):
+        assert merge_folders(source, tmp_path / "other") == ["new"] * 6
+
+
+def test_a_source_that_cannot_be_written_to(tmp_path):
+    with file_system(tmp_path) as remount:
+        source = made_up(tmp_path / "source", 2)
+        remount("ro")
+        other = tmp_path.parent / f"{tmp_path.name}_target"
+        assert merge_folders(source, other) == ["new"] * 2
+        remount("rw")
+    shutil.rmtree(other)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    source = made_up(tmp_path / "source", 3)
+    target = tmp_path / "small"
+    target.mkdir()
+    with file_system(target, "40k"):
+        done = merge(source, target)
+        assert done.returncode == 2 and "make room" in done.stderr and len(done.stderr.splitlines()) == 1
+        assert all(read_record(path) for path in record_paths(target)) and not list(target.rglob("*.tmp"))
+
+
+def test_last_digits_may_differ_and_picks_may_not(tmp_path):
+    """Threads and processors change the last digits of errors and correlations."""
+    here, there = made_up(tmp_path / "here", 2), made_up(tmp_path / "there", 2)
+
+    def slightly(record):
+        for step in record["steps"]:
+            step["metrics"] = {key: value * (1 + 1e-9) for key, value in step["metrics"].items()}
+            for found in step["correlations"].values():
+                found["energy"]["pearson"] += 1e-13
+
+    for path in record_paths(there):
+        alter(path.parent, slightly)
+    assert merge_folders(there, here) == ["already there"] * 2
+    alter(record_paths(there)[0].parent, lambda record: record["steps"][0]["picked"].reverse())
+    assert merge_folders(there, here) == ["conflicts", "already there"]
+
+
+def test_a_copy_of_a_run_s_folder_harms_nothing(tmp_path):
+    """It is named and left out, whatever it is called; a hidden folder is no run at all."""
+    results = made_up(tmp_path / "results")
+    first, second, *_ = (path.parent for path in record_paths(results))
+    shutil.copytree(first, first.with_name(f"{first.name}.bak"))
+    shutil.copytree(second, second.with_name(f".{second.name}.0123"))
+    done = command("--results", str(results), "--sweep", "demo", "--workers", "1", module="analysis.build")
+    assert done.returncode == 0 and f"left out: {first}.bak is a copy of run {first.name}" in done.stderr
+    states = pd.read_csv(results / "analysis/tables/runs.csv")["state"].value_counts()
+    assert states.to_dict() == {"done": 6, "damaged": 1}
+    done = command("sweep=demo", "--results", str(results), module="analysis.plan")
+    assert done.stdout.splitlines()[1].split()[:4] == ["demo", "3", "6", "6"] and ".bak is a copy" in done.stdout
+    assert merge_folders(results, tmp_path / "other").count("new") == 6
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "folder"])
+def test_damaged_arrays_are_named_and_harm_nothing_else(tmp_path, damage):
+    results = made_up(tmp_path / "results")
+    path = next(results.glob("runs/*/end_40.npz"))
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "text": b"no arrays"}[damage])
+    tables = collect(results, "demo")
+    told = tables.runs.set_index("run_id")["failure"]
+    assert str(path) in told[path.parent.name] and "is damaged" in told[path.parent.name]
+    assert (told.drop(path.parent.name) == "").all() and set(tables.runs["state"]) == {"done"}
+    assert tables.calibration["run_id"].nunique() >= 1
 
 
 def test_mistakes_are_one_line(tmp_path):
