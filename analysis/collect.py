@@ -129,7 +129,7 @@ class Collector:
         done = runs[runs["state"] == "done"]
         kernels = {found.run_id: found.record.kernels for found in self.slim if found.record}
         calibration, damaged = calibration_of(done, results, kernels)
-        runs["failure"] = runs["run_id"].map(damaged).fillna(runs["failure"])
+        runs["failure"] = [damaged.get(run, told) for run, told in zip(runs["run_id"], runs["failure"], strict=True)]
         return Tables(runs, table, calibration, plan)
 
 

@@ -5,12 +5,15 @@ records are read; a field that changes its meaning raises SCHEMA_VERSION, and `b
 """
 
 # ruff: noqa: N815 - units stand in the names of fields
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
 
 SCHEMA_VERSION: Final = 3
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+"""What a scenario may be called: figures and tables of it are files of that name."""
 QUANTITIES = {"force": "kcal_mol_A", "energy": "kcal_mol"}
 """What errors are measured of, forces first, and the unit at the end of its columns' names."""
 MEASURES = ("mae", "rmse", "maxe")
@@ -175,6 +178,14 @@ class Record(Recorded):
     failure: Failure | None = None
     sessions: list[Session] = Field(default_factory=list)
     steps: list[Step] = Field(default_factory=list)
+
+    @field_validator("identity")
+    @classmethod
+    def _names_files(cls, identity: dict[str, Any]) -> dict[str, Any]:
+        name = identity.get("scenario", {}).get("name")
+        if name is not None and not NAME.fullmatch(str(name)):
+            raise ValueError(f"scenario.name {name!r} is no name of a file")
+        return identity
 
     @property
     def batch_size(self) -> int:

@@ -8,6 +8,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from bench.errors import UserError
 from bench.plugins import Plugin, as_plain, build, plugin
+from bench.record_schema import NAME
 
 REFERENCES = "dataset.reference_energies"
 
@@ -143,6 +144,10 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
         if key in config:
             raise UserError(f"configuration key {key} is found out, not given: leave it out")
     run = build(RunConfig, config, "")
+    if not NAME.fullmatch(run.scenario.name):
+        raise UserError(
+            f"scenario.name = {run.scenario.name!r}: at most 64 letters, digits and . _ + -, for it names files"
+        )
     if run.scenario.final < run.scenario.initial:
         raise UserError(f"scenario.final = {run.scenario.final} is below scenario.initial = {run.scenario.initial}")
     if run.training.early_stopping == "forces" and not run.training.forces:

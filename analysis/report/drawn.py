@@ -1,7 +1,10 @@
 """Figures as the page takes them: inline SVG that follows the page's colours, and the values under the pointer."""
 
+import hashlib
 import re
 from dataclasses import dataclass
+
+from markupsafe import Markup, escape
 
 
 @dataclass(frozen=True)
@@ -15,20 +18,22 @@ class Drawn:
     svg: str
     values: list[tuple[float, float, str]]
 
-    def inline(self) -> str:
+    def inline(self) -> Markup:
         """The SVG for a page: no prologue, ids of its own, two decimals, the page's black, white and grid."""
         text = self.svg[self.svg.index("<svg") :]
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-        text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
-        text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{self.name}-", text)
+        own = "f" + hashlib.sha256(self.name.encode()).hexdigest()[:10]
+        text = re.sub(r'\bid="([^"]+)"', rf'id="{own}-\1"', text)
+        text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{own}-", text)
         # coordinates only: what is written in the figure stays
         text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), text)
         for colour, variable in COLOURS.items():
             text = text.replace(colour, variable)
         size = re.search(r'<svg [^>]*?height="([\d.]+)pt"[^>]*?viewBox="([^"]+)"[^>]*>', text)
         box = size.group(2) if size else "0 0 504 200"
-        opening = f'<svg class="figure" role="img" aria-label="{self.heading}" viewBox="{box}"'
-        return re.sub(r"<svg [^>]*>", f'{opening} xmlns:xlink="http://www.w3.org/1999/xlink">', text, count=1)
+        opening = f'<svg class="figure" role="img" aria-label="{escape(self.heading)}" viewBox="{box}"'
+        opening += ' xmlns:xlink="http://www.w3.org/1999/xlink">'
+        return Markup(re.sub(r"<svg [^>]*>", lambda _: opening, text, count=1))
 
 
 COLOURS = {"#000000": "currentColor", "#ffffff": "var(--paper)", "#dddddd": "var(--grid)"}

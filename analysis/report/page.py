@@ -1,12 +1,15 @@
 """One self-contained page: what was run, how far it is, verdicts, figures, tables, and the run behind each number."""
 
+import base64
+import hashlib
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from string import Template
+from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from analysis import style
 from analysis.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED
@@ -19,6 +22,9 @@ HERE = Path(__file__).parent
 TITLE = "Batch-mode active learning of interatomic potentials: what has been reproduced"
 PAPER = "V. Zaverkin, D. Holzmüller, I. Steinwart, J. Kästner, Digital Discovery 2022, 1, 605"
 KEYS = {"study": "study", "scenario": "study", "batch_size": "batch_size", "algorithm": "algorithm"}
+PAGE = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+PARTS: Any = PAGE.get_template("parts.html").module
+"""Whatever comes from records is escaped by these templates; only they, and the files beside them, make markup."""
 COLOURS = {"done": "#009E73", "running": "#56B4E9", "interrupted": "#E69F00", "failed": "#D55E00", "stale": "#CC79A7"}
 
 
@@ -26,37 +32,35 @@ def page(collected: Tables, made: Sequence[Sheet], drawn: Sequence[Drawn]) -> st
     """The whole page as text, the same for the same tables."""
     known = {sheet.name: sheet for sheet in made}
     apart = ("claims", "paper", "completeness", "runs")
+    folded = [PARTS.folded(one.title, PARTS.sheet(one.name, one.note)) for one in made if one.name not in apart]
     sections = [
-        ("run", "What was run", _studies(collected) + _problems(collected.runs)),
+        ("run", "What was run", _studies(collected) + PARTS.problems(_problems(collected.runs))),
         ("completeness", "Completeness", _completeness(collected.plan)),
         ("verdicts", "The paper's claims", _sheet(known, "claims")),
         ("numbers", "The paper's numbers", _sheet(known, "paper")),
         ("figures", "Figures", _figures(collected, drawn)),
-        ("tables", "Tables", "".join(_folded(sheet) for sheet in made if sheet.name not in apart)),
+        ("tables", "Tables", Markup("").join(folded)),
         ("runs", "Runs", _sheet(known, "runs")),
     ]
-    body = "".join(
-        f'<section id="{i}"><h2>{escape(t)}</h2>{content}</section>' for i, t, content in sections if content
-    )
-    links = "".join(f'<a href="#{i}">{escape(t)}</a>' for i, t, content in sections if content)
     content = {
         "sheets": {sheet.name: _json(sheet) for sheet in made},
         "values": {figure.name: figure.values for figure in drawn},
     }
-    embedded = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-    return Template(HERE.joinpath("page.html").read_text()).substitute(
-        title=escape(TITLE),
-        paper=escape(PAPER),
-        css=HERE.joinpath("page.css").read_text(),
-        script=HERE.joinpath("page.js").read_text(),
+    script = HERE.joinpath("page.js").read_text()
+    return PAGE.get_template("page.html").render(
+        title=TITLE,
+        paper=PAPER,
+        css=Markup(HERE.joinpath("page.css").read_text()),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         tiles=_tiles(collected, known),
-        links=links,
-        body=body,
-        data=embedded,
+        sections=[section for section in sections if section[2]],
+        # no tag of HTML begins within the text of a script
+        data=Markup(json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
     )
 
 
-def _tiles(collected: Tables, known: dict[str, Sheet]) -> str:
+def _tiles(collected: Tables, known: dict[str, Sheet]) -> list[tuple[str, str]]:
     plan, runs = collected.plan, collected.runs
     tiles = []
     for name, part in _sweeps(plan):
@@ -73,9 +77,7 @@ def _tiles(collected: Tables, known: dict[str, Sheet]) -> str:
             tiles.append((f"{supported} / {not_supported}", "claims supported / not supported on reduced pools"))
     spent = collected.steps.filter(regex="^seconds_(training|features|selection|evaluation)$").sum().sum() / 3600
     tiles.append((f"{spent:.1f} h", "computed"))
-    return (
-        '<div class="tiles">' + "".join(f'<div class="tile"><b>{n}</b>{escape(t)}</div>' for n, t in tiles) + "</div>"
-    )
+    return tiles
 
 
 def _sweeps(plan: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -85,7 +87,7 @@ def _sweeps(plan: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(name, part) for name, part in (("demo", plan[demo]), ("paper's sweep", plan[~demo])) if len(part)]
 
 
-def _studies(collected: Tables) -> str:
+def _studies(collected: Tables) -> Markup:
     runs = collected.runs[collected.runs["state"].isin(CURRENT)]
     rows = []
     for study, part in sorted(
@@ -110,7 +112,7 @@ def _studies(collected: Tables) -> str:
             "; ".join(hardware),
             ", ".join(commits) or "unknown",
         ]
-        rows.append([escape(cell) for cell in cells])
+        rows.append(cells)
     heads = [
         "Scenario",
         "Name",
@@ -123,78 +125,48 @@ def _studies(collected: Tables) -> str:
         "Hardware",
         "Commits",
     ]
-    return _plain_table(heads, rows)
+    return _table(heads, rows)
 
 
-def _problems(runs: pd.DataFrame) -> str:
+def _problems(runs: pd.DataFrame) -> list[str]:
     wrong = runs[runs["state"].isin(["failed", "stale", "superseded", "damaged", "interrupted"])]
     strange = runs[runs.get("not_finite", pd.Series(0, runs.index)).fillna(0) > 0]
-    if wrong.empty and strange.empty:
-        return '<p class="note">No failed, interrupted, stale, superseded or damaged run; every value is finite.</p>'
-    counts = wrong["state"].value_counts()
-    told = [f"{count} {state}" for state, count in counts.items()]
-    told += [f"{len(strange)} with values that are not finite"] if len(strange) else []
-    return (
-        f'<p><b class="failed">Not in the means over runs:</b> {escape(", ".join(told))}. They are listed under Runs;'
-        " steps that unfinished ones have reached are in learning curves and beside the paper's points of a curve.</p>"
-    )
+    told = [f"{count} {state}" for state, count in wrong["state"].value_counts().items()]
+    return told + ([f"{len(strange)} with values that are not finite"] if len(strange) else [])
 
 
-def _completeness(plan: pd.DataFrame) -> str:
+def _completeness(plan: pd.DataFrame) -> Markup:
     rows = []
     for row in completeness(plan).to_dict("records"):
-        parts = [
-            f'<i style="width:{100 * row[s] / row["runs"]:.2f}%;background:{COLOURS[s]}" title="{row[s]} {s}"></i>'
-            for s in STATES
-            if s in COLOURS and row[s]
-        ]
+        states = [s for s in STATES if s in COLOURS and row[s]]
+        parts = [(f"{100 * row[s] / row['runs']:.2f}", COLOURS[s], f"{row[s]} {s}") for s in states]
         to_come = "unknown" if pd.isna(row["hours_to_come"]) else f"{row['hours_to_come']:.1f}"
         cells = [row["scenario"], row["experiments"], row["runs"], *(row[state] for state in STATES)]
-        cells += [f"{row['hours_spent']:.1f}", to_come]
-        rows.append([*(escape(str(cell)) for cell in cells), f'<div class="bar">{"".join(parts)}</div>'])
+        rows.append([*cells, f"{row['hours_spent']:.1f}", to_come, PARTS.bar(parts)])
     heads = ["Scenario", "Experiments", "Runs", *(s.capitalize() for s in STATES), "Hours spent", "Hours to come", ""]
-    return _plain_table(heads, rows) if rows else ""
+    return _table(heads, rows) if rows else Markup("")
 
 
-def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col" class="plain">{escape(h)}</th>' for h in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll" tabindex="0">{table}</div>'
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
+    return Markup(PARTS.table(heads, rows))
 
 
-def _figures(collected: Tables, drawn: Sequence[Drawn]) -> str:
+def _figures(collected: Tables, drawn: Sequence[Drawn]) -> Markup:
     scenarios = collected.steps.drop_duplicates("study").set_index("study")
     parts = []
     for number, study in enumerate(dict.fromkeys(figure.study for figure in drawn)):
-        own = "".join(_figure(figure) for figure in drawn if figure.study == study)
+        own = Markup("").join(PARTS.figure(figure) for figure in drawn if figure.study == study)
         title = "The three criteria"
         if study:
             first = scenarios.loc[study]
             title = style.scenario_title(first["scenario"], first["deviations"])
             title += f": {first['deviations']}" if first["deviations"] else ""
-        parts.append(f"<details{' open' if number < 2 else ''}><summary>{escape(title)}</summary>{own}</details>")
-    return "".join(parts)
+        parts.append(PARTS.folded(title, own, number < 2))
+    return Markup("").join(parts)
 
 
-def _figure(figure: Drawn) -> str:
-    links = "".join(f' <a href="figures/{figure.name}.{suffix}">{suffix.upper()}</a>' for suffix in ("svg", "png"))
-    return (
-        f'<figure data-figure="{figure.name}"><h3>{escape(figure.heading)}</h3>'
-        f'<div class="plots"><div class="frame">{figure.inline()}</div></div>'
-        f'<figcaption>{escape(figure.caption)} <button type="button">Enlarge</button>{links}</figcaption></figure>'
-    )
-
-
-def _sheet(known: dict[str, Sheet], name: str) -> str:
-    if name not in known:
-        return ""
-    return f'<p class="note">{escape(known[name].note)}</p><div data-sheet="{name}"></div>'
-
-
-def _folded(sheet: Sheet) -> str:
-    note = f'<p class="note">{escape(sheet.note)}</p><div data-sheet="{sheet.name}"></div>'
-    return f"<details><summary>{escape(sheet.title)}</summary>{note}</details>"
+def _sheet(known: dict[str, Sheet], name: str) -> Markup:
+    return Markup(PARTS.sheet(name, known[name].note)) if name in known else Markup("")
 
 
 def _json(sheet: Sheet) -> dict[str, object]:

@@ -1,11 +1,13 @@
 """The page in a real browser: quiet console, sorting, filtering, values, zoom, provenance, no overflow."""
 
+import json
 import os
 import shutil
 
 import pytest
 
 from analysis.build import build
+from analysis.records import read_records
 from analysis.report.drawn import Drawn
 from tests.analysis import records
 from tests.analysis.records import runs, tables_of
@@ -135,3 +137,37 @@ def test_light_and_dark(page):
     assert {first, second} == {"rgb(255, 255, 255)", "rgb(21, 24, 28)"}
     ink = page.evaluate("getComputedStyle(document.querySelector('svg.figure text')).fill")
     assert ink == page.evaluate("getComputedStyle(document.body).color")
+
+
+HOSTILE = "\"'><img src=y onerror=\"document.title='hit'\"><script>document.title='hit'</script><!--"
+
+
+def test_what_records_say_is_text_and_never_markup(browser, tmp_path):
+    """Records may come from anywhere: names, values and messages of theirs are shown, and do nothing."""
+    contents = [*runs(), *(records.record(f"A{HOSTILE}", f"B{HOSTILE}", s, [4.0, 3.0, 2.0]) for s in range(3))]
+    contents += [records.record("MaxDiag", "RND", 0, [3.0, 2.0, 1.0], deviations={f"key{HOSTILE}": HOSTILE})]
+    failed = records.record("LCMD", "FEAT(RP)", 0, [3.0, 2.0], status="failed", final=30)
+    contents += [failed | {"failure": {"error": HOSTILE, "message": HOSTILE}}, f"broken {HOSTILE}"]
+    for content in contents:
+        content if isinstance(content, str) else content["identity"]["dataset"].update(name=HOSTILE)
+    build(tables_of(contents), tmp_path)
+    context = browser.new_context()
+    opened = context.new_page()
+    said = []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.goto((tmp_path / "report.html").as_uri())
+    opened.get_by_text("Runs", exact=True).first.click()
+    assert opened.title() != "hit" and said == []
+    assert opened.locator("img").count() == 0 and opened.locator("script").count() == 2
+    assert HOSTILE in opened.locator("#runs").inner_text()
+    context.close()
+
+
+def test_a_record_whose_scenario_s_name_is_a_path_is_damaged(tmp_path):
+    content = records.record("MaxDiag", "RND", 0, [2.0, 1.0], scenario="../../up")
+    folder = tmp_path / "runs" / content["run_id"]
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(content))
+    (told,) = read_records(tmp_path)[1]
+    assert "is damaged" in told and "'../../up' is no name of a file" in told

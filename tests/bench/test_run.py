@@ -264,6 +264,7 @@ MISTAKES = {
     "one bad value of a sweep": (["-m", "seed=0,1,x"], "configuration key seed = 'x'"),
     "too large": (["scenario.pool=5000"], "holds 4019 structures, but the scenario asks for"),
     "final": (["scenario.final=9000"], "scenario.final = 9000 asks for more than initial + pool"),
+    "a name that files cannot have": (["scenario.name=my/test"], "scenario.name = 'my/test': at most 64 letters"),
     "shrinking": (["scenario.final=5"], "scenario.final = 5 is below scenario.initial = 6"),
     "illegal pair": (["kernel=rnd", "selection=lcmd"], "selection LCMD needs distances"),
     "no forces": (
