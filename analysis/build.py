@@ -21,6 +21,7 @@ from analysis.report.drawn import Drawn
 from analysis.report.page import page
 from analysis.sheets import Statistics, sheets
 from analysis.tables import Sheet
+from bench.commands import called
 from bench.errors import UserError
 from bench.progress import progress
 from bench.record import make_folder, write_atomically
@@ -29,7 +30,7 @@ from bench.sweep import Cell, expand
 
 def main() -> None:
     """Entry point; exits with 2 when there is nothing to analyse."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.build", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=called("build"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder given to the runs as results=")
     parser.add_argument("--output", type=Path, help="where to write (RESULTS/analysis)")
     parser.add_argument("--data", type=Path, help="folder of tables of an earlier build, instead of records")

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.costs import Costs, benchmarked, recorded
 from analysis.records import Found, algorithm_of, deviations_text, progress_of, read_records
+from bench.commands import called
 from bench.errors import UserError
 from bench.identity import cell_of, data_of, identity_of, is_current
 from bench.plugins import plugin
@@ -26,7 +27,7 @@ FAILURES_SHOWN = 10
 
 def main() -> None:
     """Entry point; exits with 2 after a mistake in the input."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.plan", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=called("plan"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("words", nargs="*", default=[], metavar="sweep=NAME", help="a sweep (paper) and overrides")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder given to the runs as results=")
     parser.add_argument(

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import UserError, nearest
-from bench.plugins import CONF
+from bench.places import CONF
 from bench.schema import RunConfig, bind, deviations
 
 

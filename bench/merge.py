@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from bench.commands import called
 from bench.errors import BusyError, UserError, WriteError
 from bench.locks import locked
 from bench.record import (
@@ -28,14 +29,14 @@ from bench.record_schema import Record
 
 def main() -> None:
     """Entry point; exits with 1 if a run was left out (conflict, damage, in use), with 2 after a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m bench.merge", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=called("merge"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders given to runs as results=")
     parser.add_argument("--without-models", action="store_true", help="leave out the last models: 2 MB a run")
     arguments = parser.parse_args()
     folders, models = arguments.folders, not arguments.without_models
     try:
         if len(folders) < 2:
-            raise UserError("say from where and into what: python -m bench.merge FROM INTO")
+            raise UserError("say from where and into what: " + called("merge") + " FROM INTO")
         outcomes = Counter(outcome for source in folders[:-1] for outcome in merge(source, folders[-1], models=models))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench import versions
 from bench.errors import UserError, nearest
+from bench.places import CONF
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 PROJECT = "bench."
 """What the import path of a class of the project begins with."""
 

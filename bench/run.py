@@ -12,10 +12,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from bench.compose import CONF, bind_chosen, compose_run, parse, values_of
+from bench.compose import bind_chosen, compose_run, parse, values_of
 from bench.device import prepare_device
 from bench.errors import UserError
 from bench.loop import check, run_active_learning
+from bench.places import CONF
 from bench.record import make_folder
 from bench.schema import RunConfig
 from bench.stopping import Stopped, listen

@@ -9,21 +9,23 @@ from typing import Any
 
 import yaml
 
+from bench.commands import called
 from bench.data.datasets.file import FileDataset
 from bench.data.datasets.stored import StoredDataset
 from bench.data.prepare import prepare
-from bench.data.store import PROJECT, data_folder, is_prepared, read_store, store_folder
+from bench.data.store import data_folder, is_prepared, read_store, store_folder
 from bench.data.verify import describe
 from bench.errors import UserError, nearest
 from bench.plugins import plugin
+from bench.places import CONF
 
-DATASETS = PROJECT / "conf" / "dataset"
+DATASETS = CONF / "dataset"
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """One line, as everywhere."""
-        self.exit(2, f"error: {message} (python -m bench.data --help)\n")
+        self.exit(2, f"error: {message} ({called('data')} --help)\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m bench.data", description=__doc__)
+    parser = _Parser(prog=called("data"), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     commands.add_parser("list", help="every dataset: whether it is here, its size, licence and source")
     prepare_parser = commands.add_parser("prepare", help="fetch a dataset, or convert a local copy, into the store")

@@ -11,17 +11,20 @@ import numpy as np
 from bench.data.columns import META, read_columns, write_columns
 from bench.data.structures import Origin, Structures
 from bench.errors import UserError
+from bench.places import FROM_WHEEL, PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 DATA_FOLDER_VARIABLE = "BMDAL_BENCH_DATA"
 STORE_VERSION = 1
 """Raised by hand when the columns or their meaning change: older stores are then prepared again."""
 
 
 def data_folder() -> Path:
-    """Where prepared datasets and downloads lie: $BMDAL_BENCH_DATA, else data/ in the project."""
+    """Where prepared datasets and downloads lie: $BMDAL_BENCH_DATA, else data/ in the checkout.
+
+    Installed from a wheel there is no checkout, and data/ in the working folder takes its place.
+    """
     given = os.environ.get(DATA_FOLDER_VARIABLE)
-    return Path(given).expanduser() if given else PROJECT / "data"
+    return Path(given).expanduser() if given else (Path.cwd() if FROM_WHEEL else PROJECT) / "data"
 
 
 def store_folder(name: str) -> Path:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.commands import called
 from bench.errors import UserError
 from bench.launch import pool, slurm
 from bench.launch.cluster import Cluster, Local, Slurm, cluster_of, places
@@ -24,7 +25,7 @@ MOST_FAILURES_SHOWN = 10
 
 def main() -> None:
     """Entry point; exits with 0 only if all is submitted or, with --wait, done; with 2 after a mistake in the input."""
-    parser = argparse.ArgumentParser(prog="python -m bench.launch", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=called("launch"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("words", nargs="+", metavar="sweep=NAME", help="a sweep, a cluster, and overrides of both")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--wait", action="store_true", help="stay, with a live table, until no worker is left")

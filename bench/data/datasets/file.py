@@ -11,9 +11,9 @@ from bench.data.formats.ase_files import read_ase_files
 from bench.data.neighbours import shortest_distances
 from bench.data.read import read_source
 from bench.data.sources import is_archive
-from bench.data.store import PROJECT
 from bench.data.structures import Structures
 from bench.errors import UserError
+from bench.places import PROJECT
 from bench.units import energy_unit
 
 STRUCTURES_MEASURED = 200
