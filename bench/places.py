@@ -1,5 +1,7 @@
-"""Where the project's own files lie: in a checkout, or among the packages where it was installed from a wheel."""
+"""Where the project's own files lie, in a checkout or installed from a wheel, and those of the working folder."""
 
+import contextlib
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -7,3 +9,11 @@ PROJECT = PACKAGE.parent
 """The checkout, or the folder of all packages."""
 FROM_WHEEL = (PACKAGE / "conf").is_dir()
 CONF = (PACKAGE if FROM_WHEEL else PROJECT) / "conf"
+
+
+def import_from_working_folder() -> None:
+    """Let modules of the working folder be imported, after all others: a folder named `bench` there hides nothing."""
+    with contextlib.suppress(FileNotFoundError):  # the folder was removed
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.append(here)

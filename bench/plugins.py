@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench import versions
 from bench.errors import UserError, nearest
-from bench.places import CONF
+from bench.places import CONF, import_from_working_folder
 
 PROJECT = "bench."
 """What the import path of a class of the project begins with."""
@@ -29,9 +29,10 @@ def plugin(config: Plugin, where: str) -> Any:
 
 
 def class_of(config: Plugin, where: str) -> type:
-    """Import the class that a yaml names. Raises UserError."""
+    """Import the class that a yaml names, which may be in a file of the working folder. Raises UserError."""
     target = str(config.get("_target_", ""))
     module, _, name = target.rpartition(".")
+    import_from_working_folder()
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bench.places import FROM_WHEEL, PACKAGE
 from bench.record import now
 from bench.versions import ENGINE
 
@@ -52,12 +53,13 @@ def _cpu_model() -> str:
 
 
 def _git() -> dict[str, Any]:
-    here = Path(__file__).resolve().parent
+    if FROM_WHEEL:  # a repository around it is another project's
+        return {"git_commit": None, "git_dirty": None}
 
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=False
+                ["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=10, check=False
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.compose import composed_group
 from bench.errors import UserError
+from bench.places import FROM_WHEEL, PROJECT
 from bench.plugins import plugin
 
 
@@ -96,6 +97,15 @@ def visible_gpus() -> list[str]:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What keeps the libraries of one worker to its threads; they read it when they are imported."""
+    """What keeps the libraries of one worker to its threads, and has it import this code whatever its folder holds."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return dict.fromkeys(names, str(threads))
+    return dict.fromkeys(names, str(threads)) | this_code()
+
+
+def this_code() -> dict[str, str]:
+    """Has a process of `python -m` find this code before anything in its working folder."""
+    found = {"PYTHONSAFEPATH": "1"}
+    if not FROM_WHEEL:
+        others = os.environ.get("PYTHONPATH")
+        found["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *([others] if others else [])])
+    return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from bench.errors import UserError
-from bench.launch.cluster import Place, environment
+from bench.launch.cluster import Place, environment, this_code
 from bench.locks import is_locked, locked
 from bench.record import write_atomically
 
@@ -34,6 +34,7 @@ def start(folder: Path, places: Sequence[Place]) -> None:
     with (folder / "pool.log").open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.launch.pool", str(folder)],
+            env=os.environ | this_code(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -19,7 +19,6 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from bench.errors import UserError
 from bench.launch.cluster import Slurm, environment
-from bench.places import PROJECT
 
 if TYPE_CHECKING:
     from bench.launch.worker import Worker
@@ -63,7 +62,7 @@ def submit(folder: Path, cluster: Slurm, workers: int) -> str:
     if shutil.which("srun") is None or shutil.which("sbatch") is None:
         raise UserError("there is no SLURM here (no sbatch, srun): run this where jobs are submitted, or cluster=local")
     executor = SlurmExecutor(folder=folder / "slurm", max_num_timeout=ENDLESS)
-    exports = environment(cluster.cpus_per_worker) | {"PYTHONPATH": f"{PROJECT}:$PYTHONPATH"}
+    exports = environment(cluster.cpus_per_worker)
     options: dict[str, Any] = {
         "job_name": PREFIX + folder.name,
         "partition": cluster.partition,
