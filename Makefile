@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test test-long perf clean
+.PHONY: help setup run test test-long perf lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# The versions in constraints.txt are those that this project is tested with; ranges stand in pyproject.toml.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
@@ -31,6 +32,12 @@ perf: $(READY)  ## benchmarks of training, features, selections and scaling: tab
 	$(BIN)/python -m tests.perf.training
 	$(BIN)/python -m tests.perf.scaling
 	$(BIN)/python -m tests.perf.selections
+
+lock:  ## write constraints.txt anew for every Python and system; LOCK=--upgrade takes the newest versions
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --no-annotate --no-emit-index-url \
+		--custom-compile-command "make lock" $(LOCK) --output-file constraints.txt pyproject.toml
 
 clean:  ## remove the environment and everything recorded outside results/reference
 	rm -rf $(VENV) results/runs results/initial results/launch results/analysis results/multirun

@@ -101,7 +101,7 @@ def test_plain_folders_of_our_names_hide_nothing(tmp_path):
 
 
 def test_a_wheel_holds_everything(tmp_path):
-    """The files of the checkout beside the modules too; unpacked elsewhere it runs, with data/ in the working folder."""
+    """The files of the checkout beside the modules too; unpacked elsewhere it runs, data/ in its folder."""
     build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, PROJECT]
     assert called(tmp_path, sys.executable, "-m", *build).returncode == 0
     (wheel,) = tmp_path.glob("*.whl")
