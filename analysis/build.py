@@ -5,7 +5,6 @@ Writes data/*.parquet, tables/*.{csv,md,tex}, figures/*.{svg,png} and report.htm
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +25,7 @@ from bench.errors import UserError
 from bench.progress import progress
 from bench.record import make_folder, write_atomically
 from bench.sweep import Cell, expand
+from bench.system import cores
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of tables of an earlier build, instead of records")
     parser.add_argument("--sweep", default="paper", help="the sweep whose completeness is told (paper)")
     parser.add_argument("--label-seconds", type=float, default=LABEL_SECONDS, help="price of a label in seconds")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that draw")
+    parser.add_argument("--workers", type=int, default=len(cores()), help="processes that draw")
     arguments = parser.parse_args()
     output = arguments.output or arguments.results / "analysis"
     try:

@@ -6,6 +6,7 @@ import torch
 
 from bench.errors import UserError
 from bench.schema import RunConfig
+from bench.system import cores
 
 
 def prepare_device(run: RunConfig) -> None:
@@ -16,4 +17,4 @@ def prepare_device(run: RunConfig) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.set_num_threads(run.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(run.threads or len(cores()))

@@ -2,8 +2,8 @@
 
 import contextlib
 import errno
-import fcntl
 import os
+import socket
 import threading
 import time
 import uuid
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import BusyError
+from bench.system import fcntl, require_unix
 
 HEARTBEAT = 10.0
 LEASE_LASTS = 60.0
@@ -25,8 +26,10 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold an exclusive lock on a file; it is released when the process ends, however it ends.
 
     Raises BusyError if another process holds it and `wait` is False, OSError if the file cannot be opened. Where locks
-    of different machines do not see each other, two may hold it: all that is written is then written twice.
+    of different machines do not see each other, two may hold it: all that is written is then written twice. Raises
+    UserError on a system without such locks.
     """
+    require_unix()
     with path.open("a") as file:
         try:
             _flock(file.fileno(), wait)
@@ -47,7 +50,9 @@ def _busy(path: Path) -> BusyError:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a file."""
+    """Whether a process holds the lock of a file; never where the system has no locks."""
+    if fcntl is None:
+        return False
     try:
         with path.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -80,7 +85,7 @@ def _flock(descriptor: int, wait: bool) -> None:
 @contextlib.contextmanager
 def _leased(locked_path: Path, wait: bool) -> Iterator[None]:
     path = _lease(locked_path)
-    token = f"{os.uname().nodename} {os.getpid()} {uuid.uuid4().hex}"
+    token = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
     while not _create(path, token):
         if _is_abandoned(path, wait):
             _take_away(path)

@@ -25,6 +25,7 @@ from bench.record import (
     write_atomically,
 )
 from bench.record_schema import Record
+from bench.system import require_unix
 
 
 def main() -> None:
@@ -50,6 +51,7 @@ def merge(source: Path, target: Path, *, models: bool = True) -> list[str]:
 
     Raises UserError if there are no results in `source`.
     """
+    require_unix()
     if not (source / "runs").is_dir():
         raise UserError(f"no results in {source}: give a folder with runs/ in it")
     make_folder(target / "runs")

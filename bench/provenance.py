@@ -1,9 +1,7 @@
 """Where numbers come from: versions, hardware, threads and git commit, recorded with every session of a run."""
 
 import importlib.metadata
-import os
 import platform
-import resource
 import socket
 import subprocess
 import sys
@@ -15,6 +13,7 @@ import torch
 from bench.places import FROM_WHEEL, PACKAGE
 from bench.record import now
 from bench.versions import ENGINE
+from bench.system import cores, peak_memory
 
 PACKAGES = ("torch", "numpy", "vesin", "ase", "hydra-core")
 
@@ -25,7 +24,7 @@ def provenance(device: str) -> dict[str, Any]:
         "started": now(),
         "host": socket.gethostname(),
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(cores()),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         "python": sys.version.split()[0],
@@ -38,7 +37,7 @@ def provenance(device: str) -> dict[str, Any]:
 
 def peak_memory_mb(device: str) -> dict[str, float]:
     """Largest resident memory of this process so far, and of the GPU where there is one, in MB."""
-    peak = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    peak = {"peak_memory_mb": peak_memory()}
     if device.startswith("cuda"):
         peak["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1024**2
     return peak

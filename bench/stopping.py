@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 SECONDS_BEFORE_THE_END = 60.0
 _END = "SLURM_JOB_END_TIME"
 

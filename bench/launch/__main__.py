@@ -19,6 +19,7 @@ from bench.launch.watch import Watch
 from bench.record import make_folder
 from bench.record_schema import SCHEMA_VERSION
 from bench.sweep import expand
+from bench.system import require_unix
 
 MOST_FAILURES_SHOWN = 10
 
@@ -96,6 +97,7 @@ def _is_to_do(state: str, *, retry_failed: bool) -> bool:
 
 def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool) -> None:
     """Write the queue of a launch and start its workers."""
+    require_unix()
     folder = root / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     most = -(-len(todo) // cluster.pack)
     ours = places(cluster, most) if isinstance(cluster, Local) else []

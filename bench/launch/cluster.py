@@ -11,6 +11,7 @@ from bench.compose import composed_group
 from bench.errors import UserError
 from bench.places import FROM_WHEEL, PROJECT
 from bench.plugins import plugin
+from bench.system import cores
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,17 @@ def cluster_of(words: Sequence[str]) -> Cluster:
 
 def places(cluster: Local, most: int) -> list[Place]:
     """Divide the cores and GPUs that this process may use among at most `most` workers. Raises UserError."""
-    cores = sorted(os.sched_getaffinity(0))
+    mine = cores()
     gpus = visible_gpus() if cluster.gpus_per_worker else []
-    limit = len(gpus) if cluster.gpus_per_worker else len(cores)
+    limit = len(gpus) if cluster.gpus_per_worker else len(mine)
     workers = cluster.workers or limit
     if workers > limit or limit == 0:
         what = "GPUs" if cluster.gpus_per_worker else "cores"
         raise UserError(f"cluster.workers = {workers}: there are {limit} {what} here; every worker needs its own")
     workers = max(1, min(workers, most))
-    share = max(1, len(cores) // workers)
+    share = max(1, len(mine) // workers)
     return [
-        Place([cores[(worker * share + i) % len(cores)] for i in range(share)], gpus[worker] if gpus else None)
+        Place([mine[(worker * share + i) % len(mine)] for i in range(share)], gpus[worker] if gpus else None)
         for worker in range(workers)
     ]
 

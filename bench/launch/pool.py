@@ -19,6 +19,7 @@ from bench.errors import UserError
 from bench.launch.cluster import Place, environment, this_code
 from bench.locks import is_locked, locked
 from bench.record import write_atomically
+from bench.system import bind_to, cores
 
 PLACES = "places.json"
 PID = "pool.pid"
@@ -133,9 +134,9 @@ class _Post:
 
     def _start(self) -> None:
         """Start a worker that inherits its cores: pinned before it imports anything that counts them."""
-        everywhere = os.sched_getaffinity(0)
+        everywhere = cores()
         gpu = {} if self.place.gpu is None else {"CUDA_VISIBLE_DEVICES": self.place.gpu}
-        os.sched_setaffinity(0, self.place.cores)
+        bind_to(self.place.cores)
         try:
             self.started = time.monotonic()
             self.process = subprocess.Popen(
@@ -143,7 +144,7 @@ class _Post:
                 env=os.environ | environment(len(self.place.cores)) | gpu,
             )
         finally:
-            os.sched_setaffinity(0, everywhere)
+            bind_to(everywhere)
 
 
 if __name__ == "__main__":

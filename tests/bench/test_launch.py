@@ -19,9 +19,10 @@ from bench.launch.cluster import Local, Place, cluster_of, places, visible_gpus
 from bench.launch.queue import entries_of, read_queue
 from bench.record import RECORD, read_record
 from bench.sweep import expand
+from bench.system import cores
 
 SEEDS = "seed=0,1,2,3"
-two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a core for each of two workers")
+two_cores = pytest.mark.skipif(len(cores()) < 2, reason="needs a core for each of two workers")
 
 
 @pytest.fixture(scope="module")

@@ -84,14 +84,14 @@ def apax_milliseconds(python: str, data: Structures, case: Case, minibatch: int,
 def _run(folder: str, threads: int, *command: object) -> str:
     """What a command of apax's environment prints. Raises RuntimeError with the end of its errors."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(everywhere)[:threads])
+    everywhere = cores()
+    bind_to(everywhere[:threads])
     try:
         done = subprocess.run(
             list(map(str, command)), capture_output=True, text=True, check=False, cwd=folder, env=environment
         )
     finally:
-        os.sched_setaffinity(0, everywhere)
+        bind_to(everywhere)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return done.stdout

@@ -34,6 +34,7 @@ from bench.model.potential import Potential, initial_parameters
 from bench.plugins import plugin
 from bench.provenance import peak_memory_mb, provenance
 from bench.schema import ModelSettings
+from bench.system import cores
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROJECTIONS = 512
@@ -152,7 +153,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/perf"))
     parser.add_argument("--pools", type=int, nargs="*", default=[1000, 10_000, 100_000, 150_000])
     parser.add_argument("--what", nargs="*", default=["LL", "RP", "forces"])
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=len(cores()))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

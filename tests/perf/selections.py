@@ -21,6 +21,7 @@ import torch
 from bench.kernels.base import Embedding, squared_norms
 from bench.plugins import plugin
 from bench.provenance import provenance
+from bench.system import cores
 
 METHODS = {
     "MaxDiag": "max_diag.MaxDiag",
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100, help="at most a quarter of the pool")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--decay", type=float, default=0.75)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=len(cores()))
     parser.add_argument("--peer", help="an interpreter with bmdal_reg 3.0.2")
     parser.add_argument("--peer-cases", nargs="*", default=["LCMD:150000:1000:100"], help="METHOD:POOL:TRAINING:BATCH")
     arguments = parser.parse_args()

@@ -26,6 +26,7 @@ from bench.kernels.base import KernelInputs
 from bench.model.geometry import GeometryBuilder
 from bench.provenance import provenance
 from bench.schema import LearningRates, TrainingSettings
+from bench.system import cores
 from bench.training.fit import Job, _groups, validation_error
 from bench.training.scaling import EnergyScaling
 from tests.perf.apax_steps import apax_milliseconds
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--models", type=int, nargs="*", default=[1, 3])
     parser.add_argument("--minibatches", type=int, nargs="*", default=[10, MINIBATCH])
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, len(os.sched_getaffinity(0))])
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, len(cores())])
     parser.add_argument("--device", default="cpu", help="cuda: with models in lockstep, e.g. --models 1 4 16 64")
     parser.add_argument("--apax", help="an interpreter with apax 0.14")
     parser.add_argument("--rounds", type=int, default=3)
