@@ -13,9 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from bench.compose import bind_chosen, compose_run, parse, values_of
-from bench.device import prepare_device
 from bench.errors import UserError
-from bench.loop import check, run_active_learning
 from bench.places import CONF
 from bench.record import make_folder
 from bench.schema import RunConfig
@@ -47,6 +45,9 @@ def _hydra_main(config: DictConfig) -> None:
 
 def execute(run: RunConfig) -> None:
     """Do one run in this process with its threads."""
+    from bench.device import prepare_device  # noqa: PLC0415 - torch, which takes seconds to import
+    from bench.loop import run_active_learning  # noqa: PLC0415
+
     prepare_device(run)
     run_active_learning(run)
 
@@ -65,6 +66,8 @@ def check_command_line(arguments: list[str]) -> RunConfig:
         for option in options[1:]
     ]
     runs = [compose_run(variant) for variant in itertools.chain([first], variants)]
+    from bench.loop import check  # noqa: PLC0415 - torch: a mistake above is told without waiting for it
+
     for run in runs:
         check(run)
     return runs[0]

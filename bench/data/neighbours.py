@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import vesin
 from jaxtyping import Float, Int, UInt
 
 from bench.data.columns import META, read_columns, write_columns
 from bench.data.structures import Origin, Structures, ragged_rows
+from bench.data.vesin_alone import NeighborList
 from bench.errors import UserError
 from bench.locks import locked
 from bench.progress import progress
@@ -102,7 +102,7 @@ def _open(folder: Path) -> Neighbours:
 
 def _compute(data: Structures, r_max: float) -> Neighbours:
     """Look for all pairs within r_max (vesin)."""
-    calculator = vesin.NeighborList(cutoff=r_max, full_list=True, sorted=True, n_threads=1)
+    calculator = NeighborList(cutoff=r_max, full_list=True, sorted=True, n_threads=1)
     any_periodic = bool(data.periodic.any())
     centres, neighbours, shifts, counts = [], [], [], np.zeros(len(data), dtype=np.int64)
     for structure in progress(range(len(data)), "neighbour lists", unit="structure"):
@@ -131,7 +131,7 @@ def shortest_distances(
     data: Structures, structures: Int[np.ndarray, " picked"], farthest: float
 ) -> Float[np.ndarray, " picked"]:
     """The shortest distance between two atoms or images of each of some structures in Å; infinite beyond `farthest`."""
-    calculator = vesin.NeighborList(cutoff=farthest, full_list=False, sorted=False, n_threads=1)
+    calculator = NeighborList(cutoff=farthest, full_list=False, sorted=False, n_threads=1)
     result = np.full(len(structures), np.inf)
     for row, structure in enumerate(progress(structures.tolist(), "shortest distances", unit="structure")):
         (distances,) = _within(data, structure, calculator, "d")
@@ -139,7 +139,7 @@ def shortest_distances(
     return result
 
 
-def _within(data: Structures, structure: int, calculator: vesin.NeighborList, quantities: str) -> Sequence[np.ndarray]:
+def _within(data: Structures, structure: int, calculator: NeighborList, quantities: str) -> Sequence[np.ndarray]:
     rows = slice(data.offsets[structure], data.offsets[structure + 1])
     return calculator.compute(
         data.positions[rows].astype(np.float64, copy=False),
