@@ -30,6 +30,7 @@ from bench.seeds import stream
 from bench.selection.base import Selection
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
+from bench.training.ready import make_ready
 from bench.training.shared import Request, fit_requests
 from bench.training.store import load_potential, save_potential
 
@@ -147,6 +148,7 @@ class _Shared:
                 getattr(torch, run.precision),
                 torch.device(run.device),
             )
+            make_ready(self.builders[key], run.model, run.training)
         return self.builders[key]
 
 

@@ -27,12 +27,8 @@ def gather_pairs(
     centres, others, vectors = np.empty(total, np.int64), np.empty(total, np.int64), np.empty((total, 3))
     first_pair = np.empty(int(n_atoms.sum()) + 1, np.int64)
     first_pair[-1] = total
-    shifts = np.zeros((0, 3), np.int16) if neighbours.shifts is None else neighbours.shifts
-    lists = Lists(
-        data.offsets, data.positions, data.cells, neighbours.offsets, neighbours.centres, neighbours.neighbours, shifts
-    )
     with torch_threads():
-        _gather(picked, lists, first_atom, first_of, first_pair, centres, others, vectors)
+        _gather(picked, lists_of(data, neighbours), first_atom, first_of, first_pair, centres, others, vectors)
     return first_pair, centres, others, vectors
 
 
@@ -46,6 +42,14 @@ class Lists(NamedTuple):
     centres: UInt[np.ndarray, " pairs"]
     neighbours: UInt[np.ndarray, " pairs"]
     shifts: Int[np.ndarray, "pairs 3"]
+
+
+def lists_of(data: Structures, neighbours: Neighbours) -> Lists:
+    """What the kernel reads."""
+    shifts = np.zeros((0, 3), np.int16) if neighbours.shifts is None else neighbours.shifts
+    return Lists(
+        data.offsets, data.positions, data.cells, neighbours.offsets, neighbours.centres, neighbours.neighbours, shifts
+    )
 
 
 @compiled
