@@ -8,6 +8,7 @@ import dataclasses  # noqa: E402
 import os  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -18,6 +19,8 @@ from bench.model.geometry import GeometryBuilder  # noqa: E402
 from bench.model.potential import INVARIANT_VARIANCE, Potential, initial_parameters  # noqa: E402
 from bench.schema import ModelSettings  # noqa: E402
 
+hypothesis.settings.register_profile("no test depends on the machine's speed", deadline=None)
+hypothesis.settings.load_profile("no test depends on the machine's speed")
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 SMALL = ModelSettings(r_max=4.0, n_gaussians=5, n_radial=3, hidden=(16, 12))

@@ -46,15 +46,21 @@ class FewMolecules:
 
 @dataclass(frozen=True)
 class Misbehaving(Random):
-    """RND that, for some seeds, raises or dies at its second step, as long as a file exists; and takes its time."""
+    """RND that, for some seeds, raises or dies at its second step, as long as a file exists; and takes its time.
+
+    As long as the file `gate` exists, it waits at the second step: runs outlast what a test does to them.
+    """
 
     raises: tuple[int, ...] = ()
     dies: tuple[int, ...] = ()
     seconds: float = 0.0
     fault: str = ""
+    gate: str = ""
 
     def prepare(self, inputs):
         time.sleep(self.seconds)
+        while len(inputs.labelled) > 2 and Path(self.gate).is_file():
+            time.sleep(0.05)
         if len(inputs.labelled) > 2 and Path(self.fault).is_file():
             if inputs.seed in self.raises:
                 raise ArithmeticError(f"seed {inputs.seed}\nmisbehaves")
@@ -114,7 +120,7 @@ def running(results):
     return sum(is_locked(path) for path in results.glob("runs/*/run.lock"))
 
 
-def wait_until(condition, seconds=120.0):
+def wait_until(condition, seconds=600.0):
     """Wait for something that other processes do."""
     started = time.monotonic()
     while not condition():

@@ -86,12 +86,15 @@ def test_a_pack_on_one_worker(tmp_path, undisturbed):
     assert all_numbers(tmp_path / "whole") == undisturbed
     assert {step["models_in_lockstep"] for r in records(tmp_path / "whole") for step in r["steps"]} == {4}
     stopped = [*options, "checkpoint_seconds=0"]
-    slow = {"seconds": 1.5}  # the runs outlast the start of a command
+    gate = tmp_path / "gate"
+    gate.touch()
+    slow = {"gate": gate}
     assert launch(tmp_path / "stopped", *stopped, **slow).returncode == 0
     wait_until(lambda: sum(len(record["steps"]) for record in records(tmp_path / "stopped")) >= 3)
     cancelled = launch(tmp_path / "stopped", *stopped, "--cancel", **slow)
     assert cancelled.returncode == 0 and "stopped 1 workers" in cancelled.stdout
     assert any(record["status"] == "running" for record in records(tmp_path / "stopped"))
+    gate.unlink()
     done = launch(tmp_path / "stopped", *stopped, "--wait", **slow)
     assert done.returncode == 0, done.stdout + done.stderr
     by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(tmp_path / "stopped").values()}
@@ -115,45 +118,51 @@ def test_failures_in_a_pack(tmp_path):
 
 def test_cancelled_and_launched_again(tmp_path, undisturbed):
     """`--cancel` stops workers with their runs saved; `--status` and `--dry-run` start nothing."""
+    gate, results = tmp_path / "gate", tmp_path / "results"
+    gate.touch()
     options = ["seed=0,1", "threads=1", "cluster.workers=1"]
-    slow = {"seconds": 6.0}  # the runs outlast the start of three commands
-    started = launch(tmp_path, *options, **slow)
+    slow = {"gate": gate}
+    started = launch(results, *options, **slow)
     assert started.returncode == 0 and "started 1 workers" in started.stdout
-    wait_until(lambda: records(tmp_path) and records(tmp_path)[0]["steps"])
-    twice = launch(tmp_path, *options, **slow)
+    wait_until(lambda: records(results) and records(results)[0]["steps"])
+    twice = launch(results, *options, **slow)
     assert "0 to do, 2 with workers already" in twice.stdout
-    cancelled = launch(tmp_path, *options, "--cancel", **slow)
+    cancelled = launch(results, *options, "--cancel", **slow)
     assert cancelled.returncode == 0 and "stopped 1 workers" in cancelled.stdout
-    assert not process_ids(str(tmp_path))
-    found = launch(tmp_path, *options, "--status", **slow)
+    assert not process_ids(str(results))
+    found = launch(results, *options, "--status", **slow)
     assert found.returncode == 0 and "interrupted" in found.stdout
-    assert "interrupted" in states(tmp_path, "seed=0,1", "threads=1", **slow).values()
-    assert "failed" not in states(tmp_path, "seed=0,1", "threads=1", **slow).values()
-    planned = launch(tmp_path, *options, "--dry-run", **slow)
-    assert "would start 1 workers of" in planned.stdout and not process_ids(str(tmp_path))
-    done = launch(tmp_path, *options, "--wait", **slow)
+    assert "interrupted" in states(results, "seed=0,1", "threads=1", **slow).values()
+    assert "failed" not in states(results, "seed=0,1", "threads=1", **slow).values()
+    planned = launch(results, *options, "--dry-run", **slow)
+    assert "would start 1 workers of" in planned.stdout and not process_ids(str(results))
+    gate.unlink()
+    done = launch(results, *options, "--wait", **slow)
     assert done.returncode == 0, done.stdout + done.stderr
-    by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(tmp_path).values()}
+    by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(results).values()}
     assert by_seed == {n[1]["seed"]: n[2:] for n in undisturbed.values() if n[1]["seed"] < 2}
 
 
 @two_cores
 def test_killed_workers_are_replaced(tmp_path, undisturbed):
     """kill -9 of workers, runs, and at last of the pool itself; launched again, the same numbers."""
+    gate, results = tmp_path / "gate", tmp_path / "results"
+    gate.touch()
     options = [SEEDS, "threads=1", "cluster.workers=2", "cluster.attempts=9"]
-    slow = {"seconds": 0.3}
-    assert launch(tmp_path, *options, **slow).returncode == 0
+    slow = {"gate": gate}
+    assert launch(results, *options, **slow).returncode == 0
     for _ in range(3):
-        wait_until(lambda: len(process_ids(str(tmp_path))) >= 4)
-        workers = [pid for pid in process_ids(str(tmp_path)) if b"launch.worker" in cmdline(pid)]
+        wait_until(lambda: len(process_ids(str(results))) >= 4)
+        workers = [pid for pid in process_ids(str(results)) if b"launch.worker" in cmdline(pid)]
         os.kill(random.choice(workers), signal.SIGKILL)
         time.sleep(0.7)
-    (pool,) = [pid for pid in process_ids(str(tmp_path)) if b"launch.pool" in cmdline(pid)]
+    (pool,) = [pid for pid in process_ids(str(results)) if b"launch.pool" in cmdline(pid)]
     os.kill(pool, signal.SIGKILL)
-    wait_until(lambda: not process_ids(str(tmp_path)))
-    done = launch(tmp_path, *options, "--wait", **slow)
+    wait_until(lambda: not process_ids(str(results)))
+    gate.unlink()
+    done = launch(results, *options, "--wait", **slow)
     assert done.returncode == 0, done.stdout + done.stderr
-    by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(tmp_path).values()}
+    by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(results).values()}
     assert by_seed == {n[1]["seed"]: n[2:] for n in undisturbed.values()}
 
 

@@ -17,6 +17,7 @@ from small_sweeps import numbers, wait_until
 from bench.calculator import PotentialCalculator
 from bench.compose import compose_run
 from bench.record import RunRecord, read_record
+from bench.stopping import listen
 
 TINY = [
     *("scenario.initial=6", "scenario.final=10", "scenario.pool=60", "scenario.validation=8", "scenario.test=12"),
@@ -147,14 +148,17 @@ def longer(tmp_path_factory):
     return numbers(only_folder(results))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGALRM])
 def test_stopped_by_a_signal_and_resumed(longer, tmp_path, signum):
-    """In a long training: it is saved, one line is said; the same command goes on in it with the same numbers."""
+    """In a long training: it is saved, one line is said; the same command goes on in it with the same numbers.
+
+    SIGALRM is what `listen` sets for the end of a SLURM job's time.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored, also for children
     started = subprocess.Popen(
         [sys.executable, "-m", "bench.run", *LONGER, f"results={tmp_path}", "checkpoint_seconds=0"],
         cwd=PROJECT,
-        env=subprocess_environment(),
+        env=subprocess_environment() | {"SLURM_JOB_END_TIME": str(int(time.time()) + 10**6)},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -171,21 +175,18 @@ def test_stopped_by_a_signal_and_resumed(longer, tmp_path, signum):
     assert not list(tmp_path.rglob("training.pt"))
 
 
-def test_the_end_of_a_job_s_time_is_known(tmp_path):
-    """SLURM tells a job when it will end: a run stops a minute ahead of it, its training saved."""
-    arguments = [sys.executable, "-m", "bench.run", *TINY, "training.epochs=100000", f"results={tmp_path}"]
-    done = subprocess.run(
-        arguments,
-        cwd=PROJECT,
-        env=subprocess_environment() | {"SLURM_JOB_END_TIME": str(int(time.time()) + 75)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 128 + signal.SIGALRM
-    assert done.stderr.splitlines()[-1].startswith("stopped by SIGALRM")
-    assert list(tmp_path.glob("initial/*.training"))
+def test_the_end_of_a_job_s_time_is_known(monkeypatch):
+    """SLURM tells a job when it will end: a run is stopped a minute ahead of it, at once if that is past."""
+    asked = []
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "setitimer", lambda timer, seconds: asked.append((timer, seconds)))
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    listen()
+    assert asked == []
+    for end in ("1075", "1030"):
+        monkeypatch.setenv("SLURM_JOB_END_TIME", end)
+        listen()
+    assert asked == [(signal.ITIMER_REAL, 15.0), (signal.ITIMER_REAL, 1.0)]
 
 
 def test_multirun_shares_the_initial_model_and_pairs_runs(tmp_path):
