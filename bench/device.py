@@ -1,12 +1,16 @@
 """The device of a run: threads of the CPU, or a GPU whose sums are the same every time."""
 
+import logging
 import os
 
 import torch
 
+import bench
 from bench.errors import UserError
 from bench.schema import RunConfig
 from bench.system import cores
+
+log = logging.getLogger(__name__)
 
 
 def prepare_device(run: RunConfig) -> None:
@@ -17,4 +21,10 @@ def prepare_device(run: RunConfig) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.set_num_threads(run.threads or len(cores()))
+    threads = run.threads or len(cores())
+    if bench.SPINS and threads > 1 and run.device == "cpu":
+        log.warning(
+            "torch was imported before bench, so that threads which wait take the cores from other runs: import bench"
+            " first, or set OMP_WAIT_POLICY=passive"
+        )
+    torch.set_num_threads(threads)

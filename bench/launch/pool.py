@@ -140,7 +140,7 @@ class _Post:
         try:
             self.started = time.monotonic()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bench.launch.worker", str(self.folder)],
+                [sys.executable, "-m", "bench.launch.worker", str(self.folder), str(os.getpid())],
                 env=os.environ | environment(len(self.place.cores)) | gpu,
             )
         finally:

@@ -214,7 +214,7 @@ def log_to_stderr() -> None:
 if __name__ == "__main__":
     log_to_stderr()
     try:
-        die_with(os.getppid())
+        die_with(int(sys.argv[2]))  # the pool may have died while this process imported
         sys.exit(work_until_stopped(Path(sys.argv[1])))
     except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)

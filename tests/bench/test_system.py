@@ -49,6 +49,34 @@ def test_every_command_starts(system, module):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("before", "given", "policy", "told"),
+    [
+        ("", {}, "passive", False),
+        ("torch", {}, "passive", True),
+        ("torch", {"OMP_WAIT_POLICY": "active"}, "active", False),
+    ],
+    ids=["usual", "torch first", "chosen"],
+)
+def test_how_threads_wait(before, given, policy, told):
+    """Set before OpenMP is loaded; where torch came first, it is said; a choice of the user's is left alone."""
+    code = f"""
+import {before or "sys"}, bench, os
+from bench.compose import compose_run
+from bench.device import prepare_device
+prepare_device(compose_run(["threads=2"]))
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+    kept = {
+        name: v for name, v in subprocess_environment().items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=kept | given, cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout.split() == [policy], done.stderr
+    assert ("torch was imported before bench" in done.stderr) == told
+
+
 def test_a_sweep_without_affinity(tmp_path):
     """A local pool on macOS: what binds workers to cores is left out."""
     sizes = ["scenario.initial=2", "scenario.final=3", "scenario.pool=9", "scenario.validation=4", "scenario.test=6"]
