@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
-.PHONY: help setup run test test-long perf lock clean
+.PHONY: help setup run test test-long perf lock wheelhouse clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -12,7 +13,7 @@ help:  ## show this help
 # The versions in constraints.txt are those that this project is tested with; ranges stand in pyproject.toml.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(OFFLINE) -c constraints.txt -e '.[test]'
 	touch $@
 
 setup: $(READY)  ## create the environment
@@ -38,6 +39,10 @@ lock:  ## write constraints.txt anew for every Python and system; LOCK=--upgrade
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --no-annotate --no-emit-index-url \
 		--custom-compile-command "make lock" $(LOCK) --output-file constraints.txt pyproject.toml
+
+wheelhouse: $(READY)  ## every package as a file in wheelhouse/; without internet: make setup WHEELHOUSE=wheelhouse
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir wheelhouse -c constraints.txt \
+		'.[test]' hatchling editables
 
 clean:  ## remove the environment and everything recorded outside results/reference
 	rm -rf $(VENV) results/runs results/initial results/launch results/analysis results/multirun

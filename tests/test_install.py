@@ -121,3 +121,20 @@ def test_a_wheel_holds_everything(tmp_path):
     assert record["status"] == "done" and record["sessions"][0]["git_commit"] is None
     listed = called(tmp_path, sys.executable, "-P", "-m", "bench", "data", "list", **here)
     assert f"data folder: {tmp_path}/data" in listed.stdout and "rmd17_aspirin" in listed.stdout
+
+
+@pytest.mark.long
+def test_installed_without_an_index(tmp_path):
+    """`make wheelhouse` where there is internet, then `make setup` from that folder alone: in a checkout, and a wheel."""
+    checkout = tmp_path / "checkout"
+    assert called(tmp_path, "git", "clone", "--quiet", PROJECT, checkout).returncode == 0
+    made = called(checkout, "make", "wheelhouse", f"VENV={BIN.parent}", "READY=/dev/null", f"PYTHON={sys.executable}")
+    assert made.returncode == 0, made.stderr
+    nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_INDEX_URL": "https://localhost:9/"}
+    done = called(checkout, "make", "setup", "WHEELHOUSE=wheelhouse", f"PYTHON={sys.executable}", **nowhere)
+    assert done.returncode == 0, done.stderr
+    assert called(tmp_path, checkout / ".venv/bin/bmdal-bench", "data", "list").returncode == 0
+    assert called(tmp_path, sys.executable, "-m", "venv", "plain").returncode == 0
+    pip = [tmp_path / "plain/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--find-links"]
+    assert called(tmp_path, *pip, checkout / "wheelhouse", "bmdal-bench", **nowhere).returncode == 0
+    assert called(tmp_path, tmp_path / "plain/bin/bmdal-bench", "run", *TINY).returncode == 0
