@@ -125,7 +125,7 @@ def test_a_wheel_holds_everything(tmp_path):
 
 @pytest.mark.long
 def test_installed_without_an_index(tmp_path):
-    """`make wheelhouse` where there is internet, then `make setup` from that folder alone: in a checkout, and a wheel."""
+    """`make wheelhouse` where there is internet, then `make setup` from that folder alone, and a wheel from it."""
     checkout = tmp_path / "checkout"
     assert called(tmp_path, "git", "clone", "--quiet", PROJECT, checkout).returncode == 0
     made = called(checkout, "make", "wheelhouse", f"VENV={BIN.parent}", "READY=/dev/null", f"PYTHON={sys.executable}")
