@@ -22,6 +22,9 @@ COMMANDS = {
     "launch": Command("bench.launch.__main__", "bench.launch", "a whole sweep on many workers, here or on SLURM"),
     "data": Command("bench.data.__main__", "bench.data", "datasets: list, prepare, verify"),
     "merge": Command("bench.merge", "bench.merge", "results of several machines in one folder"),
+    "migrate": Command(
+        "bench.migrate", "bench.migrate", "records of an earlier schema brought over to the present one"
+    ),
     "plan": Command("analysis.plan", "analysis.plan", "the state and the cost of every run of a sweep"),
     "build": Command("analysis.build", "analysis.build", "figures, tables and a report of all that is recorded"),
 }

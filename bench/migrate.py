@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench.commands import called
 from bench.compose import compose_run
 from bench.errors import BusyError, UserError, WriteError
 from bench.identity import hash_of, identity_of
@@ -42,7 +43,7 @@ COMPILING_SECONDS = 10.0
 
 def main() -> None:
     """Entry point; exits with 1 if a record is damaged or in use, with 2 after a mistake in the input."""
-    parser = argparse.ArgumentParser(prog="python -m bench.migrate", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=called("migrate"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="RESULTS", help="a folder given to runs as results=")
     outcomes: Counter[str] = Counter()
     try:

@@ -12,8 +12,8 @@ import torch
 
 from bench.places import FROM_WHEEL, PACKAGE
 from bench.record import now
-from bench.versions import ENGINE
 from bench.system import cores, peak_memory
+from bench.versions import ENGINE
 
 PACKAGES = ("torch", "numpy", "vesin", "ase", "hydra-core")
 

@@ -16,8 +16,8 @@ from bench.data.prepare import prepare
 from bench.data.store import data_folder, is_prepared, read_store, store_folder
 from bench.data.verify import describe
 from bench.errors import UserError, nearest
-from bench.plugins import plugin
 from bench.places import CONF
+from bench.plugins import plugin
 
 DATASETS = CONF / "dataset"
 
