@@ -118,7 +118,7 @@ def test_a_wheel_holds_everything(tmp_path):
     done = called(tmp_path, sys.executable, "-P", "-m", "bench.run", *TINY, **here)
     assert done.returncode == 0, done.stderr
     (record,) = records(tmp_path / "results")
-    assert record["status"] == "done" and record["sessions"][0]["git_commit"] is None
+    assert record["status"] == "done" and record["sessions"][0].get("git_commit") is None
     listed = called(tmp_path, sys.executable, "-P", "-m", "bench", "data", "list", **here)
     assert f"data folder: {tmp_path}/data" in listed.stdout and "rmd17_aspirin" in listed.stdout
 
