@@ -4,15 +4,20 @@ python -m analysis.plan [sweep=NAME] [overrides …] [--results FOLDER] [--costs
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis.costs import Costs, benchmarked, recorded
 from analysis.records import Found, algorithm_of, deviations_text, progress_of, read_records
+from bench.command_line import OneLineParser, add_config_flags, files_of
 from bench.commands import called
+from bench.compose import composed_cluster, split_cluster
+from bench.config_files import parse
 from bench.errors import UserError
 from bench.identity import cell_of, data_of, identity_of, is_current
 from bench.plugins import plugin
@@ -27,31 +32,41 @@ FAILURES_SHOWN = 10
 
 def main() -> None:
     """Entry point; exits with 2 after a mistake in the input."""
-    parser = argparse.ArgumentParser(prog=called("plan"), description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("words", nargs="*", default=[], metavar="sweep=NAME", help="a sweep (paper) and overrides")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder given to the runs as results=")
+    parser = OneLineParser(prog=called("plan"), description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("words", nargs="*", metavar="sweep=NAME", help="a sweep (paper) and overrides, as for a launch")
+    add_config_flags(parser)
+    parser.add_argument("--results", type=Path, help="folder given to the runs as results=")
     parser.add_argument(
         "--costs", type=Path, help="predict from the benchmarks of a machine: what make perf wrote there"
     )
     parser.add_argument("--workers", type=int, help="say how long as many workers of one thread will take")
     parser.add_argument("--csv", type=Path, help="write a row for every run to this file")
-    arguments = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="for scripts (keys: analysis/plan.py)")
     try:
-        if arguments.workers is not None and arguments.workers < 1:
-            raise UserError(f"--workers {arguments.workers}: must be at least 1")
-        words = arguments.words
-        if not any(word.startswith("sweep=") for word in words):
-            words = ["sweep=paper", *words]
-        cells = expand(words)
-        records, damaged = read_records(arguments.results)
-        costs = benchmarked(arguments.costs) if arguments.costs else None
-        table = states(cells, records, costs)
-        if arguments.csv:
-            write_atomically(arguments.csv, table.to_csv(index=False).encode())
-        print("\n".join([describe(table, arguments.workers), *damaged]))
+        _plan(parser.parse_intermixed_args())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: must be at least 1")
+    files, words = files_of(arguments, arguments.words)
+    of_cluster, own = split_cluster(words, files)
+    composed_cluster(of_cluster, files)  # where it runs changes nothing here, but a wrong word is wrong
+    if not any(override.key_or_group == "sweep" for override in parse(own, files)):
+        own = ["sweep=paper", *own]
+    cells = expand(own, files)
+    records, damaged = read_records(arguments.results or Path(cells[0].run.results))
+    costs = benchmarked(arguments.costs) if arguments.costs else None
+    table = states(cells, records, costs)
+    if arguments.csv:
+        write_atomically(arguments.csv, table.to_csv(index=False).encode())
+    if arguments.json:
+        print(json.dumps(as_json(table, arguments.workers, damaged), indent=1, allow_nan=False))
+    else:
+        print("\n".join([describe(table, arguments.workers), *damaged]))
 
 
 def states(cells: Sequence[Cell], records: Sequence[Found], costs: Costs | None = None) -> pd.DataFrame:
@@ -101,6 +116,32 @@ def _answer(found: Sequence[Found], final: int, checksum: str | None) -> tuple[s
     return state_of(best.record, final, in_progress=best.in_progress) if current else "stale", best.record
 
 
+def as_json(table: pd.DataFrame, workers: int | None, damaged: Sequence[str]) -> dict[str, Any]:
+    """The plan for scripts (`--json`); these keys stay as they are.
+
+    `counts` of the runs by state; `seconds_spent`, `seconds_to_come` on one worker, and `seconds_to_come_with_workers`
+    as `--workers` asks, null where that is unknown; `runs`, a row of `states` each; `damaged`, a line for every record
+    that cannot be read.
+    """
+    counts = table["state"].value_counts()
+    left = table.loc[table["state"] != "done", "seconds_to_come"]
+    known = bool(left.notna().all())
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return {
+        "counts": {state: int(counts.get(state, 0)) for state in STATES},
+        "seconds_spent": float(table["seconds_spent"].sum()),
+        "seconds_to_come": float(left.sum()) if known else None,
+        "seconds_to_come_with_workers": _with_workers(left, workers) if workers and known else None,
+        "runs": rows,
+        "damaged": list(damaged),
+    }
+
+
+def _with_workers(left: pd.Series, workers: int) -> float:
+    """How long so many workers take for runs of these seconds, at least."""
+    return float(max(left.sum() / workers, left.max())) if len(left) else 0.0
+
+
 def describe(table: pd.DataFrame, workers: int | None = None) -> str:
     """The table in lines: a row per scenario, the total, failures, and what is unknown."""
     experiments = ["scenario", "deviations", "algorithm", "batch_size"]
@@ -117,7 +158,7 @@ def describe(table: pd.DataFrame, workers: int | None = None) -> str:
         )
     left = table.loc[table["state"] != "done", "seconds_to_come"]
     if workers and len(left) and left.notna().all():
-        lines.append(f"{workers} workers: {max(left.sum() / workers, left.max()) / 3600:.1f} hours to come")
+        lines.append(f"{workers} workers: {_with_workers(left, workers) / 3600:.1f} hours to come")
     failed = table[table["state"] == "failed"]
     for row in failed.head(FAILURES_SHOWN).to_dict("records"):
         lines.append(f"failed: {row['run_id']} ({row['words']}): {row['failure']}")

@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "plan": Command("analysis.plan", "analysis.plan", "the state and the cost of every run of a sweep"),
     "build": Command("analysis.build", "analysis.build", "figures, tables and a report of all that is recorded"),
+    "completion": Command("bench.completion", "bench.completion", "completion of all this in bash, zsh or fish"),
 }
 
 

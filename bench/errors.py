@@ -19,8 +19,8 @@ class WriteError(UserError):
     """The disk is full or not writable: no fault of the run, which goes on when there is room."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a `did you mean` hint for a misspelt word, or the list of what is known."""
+def nearest(word: str, known: Iterable[str], *, listed: Iterable[str] | None = None, cutoff: float = 0.5) -> str:
+    """Return a `did you mean` hint for a misspelt word, or the list of what is known (or `listed` in its place)."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    close = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(listed or names))}"

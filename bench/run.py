@@ -1,23 +1,30 @@
 """One run, or with `-m` a Hydra multirun: python -m bench.run scenario=… algorithm=… batch_size=… seed=…"""
 
-import itertools
 import logging
 import os
+import statistics
 import sys
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bench.compose import bind_chosen, compose_run, parse, values_of
-from bench.errors import UserError
+from bench.command_line import HydraLine
+from bench.compose import bind_chosen, compose_run, composed, plain
+from bench.config_files import VERSION_BASE, is_pattern, parse, refuse_interval, values_of, written_out
+from bench.errors import UserError, nearest
+from bench.hydra_mistakes import SEVERAL, dotted_keys
 from bench.places import CONF
 from bench.record import make_folder
+from bench.record_schema import Step
 from bench.schema import RunConfig
 from bench.stopping import Stopped, listen
+from bench.sweep import is_plain
 
 log = logging.getLogger(__name__)
 FAILURES = "BMDAL_BENCH_FAILURES"
@@ -25,13 +32,15 @@ FAILURES = "BMDAL_BENCH_FAILURES"
 _failures: list[str] = []
 
 
-@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def _hydra_main(config: DictConfig) -> None:
-    """One job. A failure is told and the sweep goes on; a signal ends the sweep."""
+@hydra.main(config_path=str(CONF), config_name="config", version_base=VERSION_BASE)
+def _hydra_main(config: DictConfig) -> float | None:
+    """One job; returns its objective for Hydra's sweepers, nothing where it failed.
+
+    A failure is told and the sweep goes on; a signal ends the sweep.
+    """
     try:
         listen()
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        execute(bind_chosen(plain, HydraConfig.get().runtime.choices))
+        return execute(bind_chosen(plain(config), HydraConfig.get().runtime))
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
@@ -41,31 +50,61 @@ def _hydra_main(config: DictConfig) -> None:
         else:
             log.exception("run failed")
         _tell(f"{type(error).__name__}: {error}")
+        return None
 
 
-def execute(run: RunConfig) -> None:
-    """Do one run in this process with its threads."""
+def execute(run: RunConfig) -> float:
+    """Do one run in this process with its threads. Returns its objective."""
     from bench.device import prepare_device  # noqa: PLC0415 - torch, which takes seconds to import
     from bench.loop import run_active_learning  # noqa: PLC0415
 
     prepare_device(run)
-    run_active_learning(run)
+    steps = run_active_learning(run).content.steps
+    return objective(run, next(step for step in steps if step.n_train == run.scenario.final))
 
 
-def check_command_line(arguments: list[str]) -> RunConfig:
+def objective(run: RunConfig, step: Step) -> float:
+    """What a sweeper is to lower, of a run's last step: the mean over the models of a committee.
+
+    The error on the validation set by which training stopped early (MAE(E) in eV + MAE(F) in eV/Å, or what
+    `training.early_stopping` says), or an error on the test set in kcal/mol or kcal/mol/Å.
+    """
+    if run.objective == "validation":
+        return float(statistics.fmean(step.validation_eV))
+    unit = "kcal_mol_A" if "force" in run.objective else "kcal_mol"
+    return float(getattr(step.metrics, f"{run.objective.removeprefix('test_')}_{unit}"))
+
+
+def check_command_line(line: HydraLine) -> RunConfig:
     """Compose and bind every value on the command line once, so that a mistake is one line, before anything runs.
 
     Returns the first run. Raises UserError with the nearest right name.
     """
-    overrides = parse([word for word in arguments if not word.startswith("-")])
-    choices = [values_of(o) for o in overrides if not (o.key_or_group or "").startswith("hydra")]
+    overrides = parse(line.words, line.files)
+    of_hydra = [override.input_line or "" for override in overrides if override.is_hydra_override()]
+    for override in overrides:
+        if override.is_hydra_override() and override.is_sweep_override():
+            raise UserError(f"{override.input_line}: Hydra's own keys take one value, not several")
+    own = {o.get_key_element(): o for o in overrides if not o.is_hydra_override()}
+    config = composed([*of_hydra, *(values_of(override)[0] for override in own.values())], line.files)
+    if not isinstance(config.hydra.sweeper, DictConfig):
+        raise UserError(f"hydra.sweeper = {config.hydra.sweeper}: choose one with hydra/sweeper=…")
+    multirun = line.flags.multirun or config.hydra.mode == RunMode.MULTIRUN
+    if multirun:
+        params = config.hydra.sweeper.get("params") or {}
+        swept = {o.get_key_element(): o for o in parse((f"{k}={v}" for k, v in params.items()), line.files)}
+        line.overrides += [written_out(o) for key, o in swept.items() if key not in own and is_pattern(o)]
+        own = swept | own
+    _check_sweeps(own.values(), config, multirun=multirun)
+    choices = [values_of(override) for override in own.values()]
     first = [options[0] for options in choices]
     variants = [
         [*first[:position], option, *first[position + 1 :]]
         for position, options in enumerate(choices)
         for option in options[1:]
+        if not is_plain(option)
     ]
-    runs = [compose_run(variant) for variant in itertools.chain([first], variants)]
+    runs = [compose_run([*of_hydra, *variant], line.files) for variant in [first, *variants]]
     from bench.loop import check  # noqa: PLC0415 - torch: a mistake above is told without waiting for it
 
     for run in runs:
@@ -73,22 +112,51 @@ def check_command_line(arguments: list[str]) -> RunConfig:
     return runs[0]
 
 
+def check_what_is_shown(line: HydraLine) -> None:
+    """Compose what is to be shown, so that a mistake is one line. Raises UserError."""
+    if line.flags.shell_completion:
+        return
+    config, package = composed(line.words, line.files), line.flags.package
+    if line.flags.cfg and package not in (None, "_global_") and OmegaConf.select(config, package) is None:
+        raise UserError(f"--package {package}: nothing is there; {nearest(package, dotted_keys(config))}")
+
+
+def _check_sweeps(overrides: Iterable[Override], config: DictConfig, *, multirun: bool) -> None:
+    """Refuse several values of a key where nothing sweeps over them. Raises UserError."""
+    basic = "BasicSweeper" in str(config.hydra.sweeper.get("_target_"))
+    for override in overrides:
+        if override.is_sweep_override() and not multirun:
+            raise UserError(f"{override.input_line}: {SEVERAL}")
+        if basic:
+            refuse_interval(override)
+
+
 def main() -> None:
     """Entry point; exits with 0 only when every run is done, with 2 after a mistake in the input."""
-    if {"--help", "-h", "--hydra-help", "--version"} & set(sys.argv):
-        _hydra_main()
-        return
     try:
-        first = check_command_line(sys.argv[1:])
+        line = HydraLine(sys.argv[1:])
+        if line.flags.experimental_rerun is not None:
+            results = Path("results")
+        elif line.only_shows:
+            results = None
+            check_what_is_shown(line)
+        else:
+            results = Path(check_command_line(line).results)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    told = Path(first.results).absolute() / "multirun" / f"failures.{os.getpid()}.{uuid.uuid4().hex}"
+    sys.argv[1:] = line.arguments()
+    if results is None:
+        _hydra_main()
+        return
+    told = results.absolute() / "multirun" / f"failures.{os.getpid()}.{uuid.uuid4().hex}"
     os.environ[FAILURES] = str(told)
-    _hydra_main()
-    if told.exists():
-        _failures.extend(told.read_text().splitlines())
-        told.unlink()
+    try:
+        _hydra_main()
+    finally:
+        if told.exists():
+            _failures.extend(told.read_text().splitlines())
+            told.unlink()
     if _failures:
         sys.exit(2)
 

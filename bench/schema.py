@@ -10,6 +10,17 @@ from bench.errors import UserError
 from bench.plugins import Plugin, as_plain, build, plugin
 from bench.record_schema import NAME
 
+Objective = Literal[
+    "validation",
+    "test_energy_mae",
+    "test_energy_rmse",
+    "test_energy_maxe",
+    "test_force_mae",
+    "test_force_rmse",
+    "test_force_maxe",
+]
+"""What a run returns to a sweeper."""
+
 REFERENCES = "dataset.reference_energies"
 
 
@@ -125,6 +136,7 @@ class RunConfig:
     precision: Literal["float32", "float64"]
     threads: PositiveInt | None
     checkpoint_seconds: NonNegativeFloat = 120.0
+    objective: Objective = "validation"
     deviations: dict[str, Any] = field(default_factory=dict)
     filed_final: PositiveInt | None = None
 
@@ -134,7 +146,7 @@ class RunConfig:
 
     def configuration(self) -> dict[str, Any]:
         """All that was asked for, resolved, as plain values; what only says where and how it is computed left out."""
-        hardware = {"results", "device", "threads", "checkpoint_seconds", "deviations", "filed_final"}
+        hardware = {"results", "device", "threads", "checkpoint_seconds", "objective", "deviations", "filed_final"}
         return as_plain(RunConfig, self, exclude=hardware)
 
 
@@ -152,6 +164,8 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
         raise UserError(f"scenario.final = {run.scenario.final} is below scenario.initial = {run.scenario.initial}")
     if run.training.early_stopping == "forces" and not run.training.forces:
         raise UserError("training.early_stopping = 'forces', but training.force_weight = 0: choose 'energies'")
+    if run.objective.startswith("test_force") and not run.training.forces:
+        raise UserError(f"objective = {run.objective!r}, but training.force_weight = 0: choose an error of energies")
     if run.scenario.final - run.scenario.initial > run.scenario.pool:
         raise UserError(
             f"scenario.final = {run.scenario.final} asks for more than initial + pool ="

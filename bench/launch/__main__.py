@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import shutil
 import socket
 import sys
@@ -10,7 +11,10 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.command_line import OneLineParser, add_config_flags, files_of
 from bench.commands import called
+from bench.compose import split_cluster
+from bench.config_files import parse
 from bench.errors import UserError
 from bench.launch import pool, slurm
 from bench.launch.cluster import Cluster, Local, Slurm, cluster_of, places
@@ -26,16 +30,22 @@ MOST_FAILURES_SHOWN = 10
 
 def main() -> None:
     """Entry point; exits with 0 only if all is submitted or, with --wait, done; with 2 after a mistake in the input."""
-    parser = argparse.ArgumentParser(prog=called("launch"), description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("words", nargs="+", metavar="sweep=NAME", help="a sweep, a cluster, and overrides of both")
+    parser = OneLineParser(prog=called("launch"), description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("words", nargs="*", metavar="sweep=NAME", help="a sweep, a cluster, and overrides of both")
+    add_config_flags(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--wait", action="store_true", help="stay, with a live table, until no worker is left")
     what.add_argument("--dry-run", action="store_true", help="say what would be done")
     what.add_argument("--status", action="store_true", help="show how far the sweep is")
     what.add_argument("--cancel", action="store_true", help="stop all its workers; runs in progress are saved")
     parser.add_argument("--retry-failed", action="store_true", help="do failed runs once more")
-    arguments = parser.parse_intermixed_args()
+    parser.add_argument(
+        "--json", action="store_true", help="with --status: for scripts; keys as in bench/launch/watch.py"
+    )
     try:
+        arguments = parser.parse_intermixed_args()
+        if arguments.json and not arguments.status:
+            raise UserError("--json goes with --status: add it")
         status = _launch(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -47,17 +57,20 @@ def main() -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    of_cluster = [word for word in arguments.words if word.startswith(("cluster=", "cluster."))]
-    cluster = cluster_of(of_cluster)
-    own = [word for word in arguments.words if word not in of_cluster]
-    if cluster.gpus_per_worker and not any(word.startswith("device=") for word in own):
+    files, words = files_of(arguments, arguments.words)
+    of_cluster, own = split_cluster(words, files)
+    cluster = cluster_of(of_cluster, files)
+    if cluster.gpus_per_worker and not any(override.key_or_group == "device" for override in parse(own, files)):
         own.append("device=cuda")
-    entries = entries_of(expand(own))
+    entries = entries_of(expand(own, files))
     root = Path(entries[0].run.results) / "launch"
     watch = Watch(entries)
     at_work = _launches_at_work(root, entries)
     if arguments.status:
         watch.look()
+        if arguments.json:
+            print(json.dumps(watch.status(sum(at_work.values())), indent=1))
+            return 0
         print("\n".join(watch.table(sum(at_work.values()))))
         _tell_failures(watch)
         return 0

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.compose import composed_group
+from bench.compose import composed_cluster
+from bench.config_files import PROJECT_FILES, ConfigFiles
 from bench.errors import UserError
 from bench.places import FROM_WHEEL, PROJECT
 from bench.plugins import plugin
@@ -55,11 +56,9 @@ class Place:
     gpu: str | None
 
 
-def cluster_of(words: Sequence[str]) -> Cluster:
+def cluster_of(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> Cluster:
     """Compose `cluster=NAME` and `cluster.key=value` words. Raises UserError."""
-    names = [word.split("=", 1)[1] for word in words if word.startswith("cluster=")]
-    values = [word for word in words if not word.startswith("cluster=")]
-    cluster: Cluster = plugin(composed_group("cluster", names[-1] if names else "local", values), "cluster")
+    cluster: Cluster = plugin(composed_cluster(words, files), "cluster")
     for key in ("workers", "attempts", "pack"):
         value = getattr(cluster, key)
         if value is not None and value < 1:

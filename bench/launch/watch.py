@@ -4,6 +4,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from bench.errors import UserError
 from bench.launch.queue import Entry
@@ -35,6 +36,37 @@ class Watch:
             counts = Counter(self.state[entry.folder] for entry in part)
             lines.append(f"{name:18} {len(part):5d} " + " ".join(f"{counts[state]:11d}" for state in STATES))
         return [*lines, f"workers: {workers}"]
+
+    def status(self, workers: int) -> dict[str, Any]:
+        """The same for scripts, as last looked (`--status --json`); these keys stay as they are.
+
+        `workers` at work or queued; `counts` of the runs by state; `runs`, each with the id and the folder of its
+        record, its state, scenario, deviations from it, selection, kernel, batch size and seed, the words after
+        `python -m bench.run` that stand for it, and why it failed (null for the others).
+        """
+        counts = Counter(self.state.values())
+        return {
+            "workers": workers,
+            "counts": {state: counts[state] for state in STATES},
+            "runs": [self._row(entry, self.state[entry.folder]) for entry in self.entries],
+        }
+
+    @staticmethod
+    def _row(entry: Entry, state: str) -> dict[str, Any]:
+        run = entry.run
+        return {
+            "run_id": entry.folder.name,
+            "folder": str(entry.folder),
+            "state": state,
+            "scenario": run.scenario.name,
+            "deviations": run.deviations,
+            "selection": run.selection["name"],
+            "kernel": run.kernel["name"],
+            "batch_size": run.batch_size,
+            "seed": run.seed,
+            "words": entry.words,
+            "failure": entry.reason() if state in ("failed", "damaged") else None,
+        }
 
     def until_nobody_works(self, workers: Callable[[], int]) -> Counter[str]:
         """Show the table, live on a terminal, until no worker is left."""
