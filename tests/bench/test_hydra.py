@@ -314,7 +314,7 @@ def test_a_launch_and_a_plan_of_one_s_own_sweep(folder, monkeypatch, capfd):
     given = ["sweep=mine", "-cd", "conf", "cluster=mine", "threads=1", *small, "scenario.initial=2", "scenario.final=4"]
     done = in_folder("bench.launch", *given, "--wait")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {record.configuration["kernel"]["shift"] for record in records(folder / "out")} == {0.5}
+    assert {record["configuration"]["kernel"]["shift"] for record in records(folder / "out")} == {0.5}
     status = json.loads(in_folder("bench.launch", *given, "--status", "--json").stdout)
     assert set(status) == {"workers", "counts", "runs"} and status["workers"] == 0
     assert status["counts"] == {
