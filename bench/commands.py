@@ -39,5 +39,5 @@ def called(name: str) -> str:
 
 def help_text() -> str:
     """What `bmdal-bench --help` says."""
-    listed = "\n".join(f"  {name:10}{command.does}" for name, command in COMMANDS.items())
+    listed = "\n".join(f"  {name:12}{command.does}" for name, command in COMMANDS.items())
     return f"usage: {PROGRAM} COMMAND …      ({PROGRAM} COMMAND --help tells more)\n\n{listed}"

@@ -3,15 +3,14 @@
 import importlib
 import json
 import logging
-import subprocess
 import sys
 
 import pytest
 import yaml
 from bench_commands import records
-from conftest import PROJECT, subprocess_environment
+from conftest import PROJECT
 from hydra._internal.utils import get_args_parser
-from small_sweeps import words
+from own_folder import SMALL, in_folder, write
 
 import analysis.plan
 import bench.run
@@ -24,41 +23,11 @@ from bench.record_schema import Metrics, Step
 from bench.schema import RunConfig
 from bench.sweep import expand
 
-KERNEL = """
-from dataclasses import dataclass
-from bench.kernels.random import Random
-
-@dataclass(frozen=True)
-class Mine(Random):
-    shift: float = 0.0
-"""
-
 
 @pytest.fixture(scope="module")
 def one_folder(tmp_path_factory):
-    """A working folder with a kernel and a folder of configuration of its own."""
     folder = tmp_path_factory.mktemp("own")
-    scenario = yaml.safe_load((PROJECT / "conf/scenario/demo.yaml").read_text())
-    scenario["scenario"] |= {"name": "mine", "initial": 5, "final": 7}
-    copy = yaml.safe_load((PROJECT / "conf/scenario/demo.yaml").read_text())
-    copy["training"]["epochs"] = 7
-    pair = "# @package _global_\ndefaults: [override /kernel: mine, override /selection: max_diag]\n"
-    files = {
-        "own_kernel.py": KERNEL,
-        "conf/scenario/mine.yaml": f"# @package _global_\n{yaml.safe_dump(scenario)}",
-        "conf/scenario/copy_of_demo.yaml": f"# @package _global_\n{yaml.safe_dump(copy)}",
-        "conf/kernel/mine.yaml": "_target_: own_kernel.Mine\nname: MINE\nshift: 0.5\n",
-        "conf/algorithm/maxdiag_mine.yaml": pair,
-        "conf/sweep/mine.yaml": "# @package _global_\ndefaults: [override /scenario: mine]\n"
-        "hydra: {sweeper: {params: {algorithm: glob(maxdiag_m*), seed: 'range(1,3)'}}}\n",
-        "conf/cluster/mine.yaml": "defaults: [local, _self_]\nworkers: 1\n",
-        "conf/primary.yaml": "defaults: [config, _self_]\nseed: 5\nresults: of_seed_${seed}\n",
-        "conf/broken.yaml": "a: [\n",
-    }
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    write(folder)
     return folder
 
 
@@ -297,21 +266,9 @@ def test_a_sweep_of_one_s_own(folder):
             expand(mistaken, files)
 
 
-def in_folder(module, *arguments):
-    """A command in the folder of the test."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        env=subprocess_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_a_launch_and_a_plan_of_one_s_own_sweep(folder, monkeypatch, capfd):
     """Configuration and kernel of the working folder, in the workers too; both tell scripts how far it is."""
-    small = [word for word in words("out") if not word.startswith(("algorithm", "kernel", "scenario.f"))]
-    given = ["sweep=mine", "-cd", "conf", "cluster=mine", "threads=1", *small, "scenario.initial=2", "scenario.final=4"]
+    given = ["sweep=mine", "-cd", "conf", "cluster=mine", *SMALL]
     done = in_folder("bench.launch", *given, "--wait")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {record["configuration"]["kernel"]["shift"] for record in records(folder / "out")} == {0.5}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import own_folder
 import pytest
 from bench_commands import command, records
 from conftest import PROJECT, subprocess_environment
@@ -134,6 +135,16 @@ def test_cancel_and_what_slurm_refuses(slurm, tmp_path):
     assert "stopped 2 workers" in launch(tmp_path, *options, "--cancel", **settings).stdout
     wait_until(lambda: not slurm.jobs() and not process_ids(str(tmp_path)))
     assert set(states(tmp_path, "seed=0,1", **settings).values()) == {"interrupted"}
+
+
+def test_configuration_and_kernel_of_the_working_folder(slurm, tmp_path, monkeypatch):
+    """The workers on the nodes find what the submitting command found."""
+    own_folder.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    given = ["sweep=mine", "--config-dir", "conf", *HERE, "cluster.workers=1", *own_folder.SMALL]
+    done = own_folder.in_folder("bench.launch", *given, "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [r["identity"]["kernel"]["name"] for r in records(tmp_path / "out")] == ["MINE", "MINE"]
 
 
 @pytest.mark.long
