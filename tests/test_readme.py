@@ -1,0 +1,51 @@
+"""The README is short, its links lead somewhere, and its commands are words that the commands take."""
+
+import re
+import shlex
+
+import pytest
+from conftest import PROJECT
+
+from bench.command_line import HydraLine
+from bench.commands import COMMANDS
+from bench.completion import FLAGS
+from bench.compose import compose_run, split_cluster
+from bench.config_files import parse, values_of
+from bench.sweep import expand
+
+PAGES = ["README.md", "docs/guide.md", "results/reference/README.md", "results/reference/perf/README.md"]
+TEXT = (PROJECT / "README.md").read_text()
+LINES = [line.split("  #")[0].strip() for line in TEXT.splitlines() if line.startswith("    bmdal-bench ")]
+
+
+def test_it_is_short():
+    assert len(TEXT.split()) <= 1200
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    path = PROJECT / page
+    for link in re.findall(r"\]\(([^)#]*)(#[^)]*)?\)", path.read_text()):
+        if not link[0].startswith("http"):
+            target = path.parent / link[0] if link[0] else path
+            assert target.exists(), link
+            if link[1]:
+                titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                assert link[1][1:] in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_commands_are_right(line):
+    """Every flag exists; what a run or a sweep is told composes (kernels of one's own in a test of `--config-dir`)."""
+    command, *words = shlex.split(line)[1:]
+    if command == "--help":
+        return
+    assert command in COMMANDS
+    flags = [word for word in words if word.startswith("--")]
+    assert set(flags) <= {*FLAGS[command]}
+    given = [word for word in words if "=" in word]
+    if command == "run" and "--config-dir" not in words:
+        overrides = parse(HydraLine([word for word in words if word not in flags]).words)
+        assert compose_run([values_of(override)[0] for override in overrides])
+    elif command in ("launch", "plan") and given:
+        assert expand(split_cluster(given)[1])
