@@ -24,6 +24,7 @@ FLAGS = {
     "plan": (*OF_CONFIG, "--results", "--costs", "--workers", "--csv", "--json", "--help"),
     "build": ("--results", "--output", "--data", "--sweep", "--workers", "--label-seconds", "--help"),
     "merge": ("--without-models", "--help"),
+    "migrate": ("--help",),
     "data": ("--from", "--rows", "--help"),
     "completion": ("--help",),
 }
@@ -109,7 +110,7 @@ def _of_others(command: str, rest: Sequence[str], word: str) -> list[str]:
     if command == "data":
         names = ("list", "prepare", "verify") if not rest else stems([CONF], "dataset")
         return starting(word, names) if rest[:1] != ["list"] else []
-    return paths(word) if command == "merge" else []
+    return paths(word) if command in ("merge", "migrate") else []
 
 
 if __name__ == "__main__":
