@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from bench.data.duplicates import first_copies
 from bench.data.neighbours import find_neighbours
 from bench.data.split import Split, draw_split
 from bench.data.structures import Structures
@@ -27,7 +28,7 @@ from bench.record import LOCK, MODEL, SPLIT, TRAINING, RunRecord, describe, end_
 from bench.record_schema import MEASURES, QUANTITIES, KernelFacts, Metrics, Record, Session, Step
 from bench.schema import RunConfig
 from bench.seeds import stream
-from bench.selection.base import Selection
+from bench.selection.base import Selection, check_embedding, check_picks, offers
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
 from bench.training.ready import make_ready
@@ -41,8 +42,8 @@ def check(run: RunConfig) -> tuple[Kernel, Selection]:
     """Build the kernel and the selection and refuse pairs that mean nothing. Raises UserError with the reason."""
     check_name("kernel", run.kernel)
     check_name("selection", run.selection)
-    kernel: Kernel = plugin(run.kernel, "kernel")
-    selection: Selection = plugin(run.selection, "selection")
+    kernel: Kernel = offers(plugin(run.kernel, "kernel"), Kernel, "kernel")
+    selection: Selection = offers(plugin(run.selection, "selection"), Selection, "selection")
     if selection.needs_features and not kernel.has_features:
         raise UserError(
             f"selection {selection.name} needs distances between structures, but kernel {kernel.name} is diagonal:"
@@ -157,8 +158,12 @@ def _recorded(run: RunConfig, shared: _Shared, held: contextlib.ExitStack | None
     kernel, selection = check(run)
     data = shared.data(run)
     if run.training.forces and data.forces is None:
-        raise UserError(f"dataset {data.name} has no forces, but training.force_weight > 0: choose training=energies")
+        found = f"give dataset.forces_key={data.like_forces[0]}, or " if data.like_forces else ""
+        raise UserError(
+            f"dataset {data.name} has no forces, but training.force_weight > 0: {found}choose training=energies"
+        )
     split = draw_split(data, run.scenario, run.seed)
+    _tell_copies(data, split)
     identity = identity_of(run, data.checksum)
     folder = run_folder(run.results, identity)
     make_folder(folder)
@@ -215,6 +220,21 @@ def outside_sources(run: RunConfig, content: Record) -> dict[str, dict[str, Any]
             content.run_id,
         )
     return found
+
+
+def _tell_copies(data: Structures, split: Split) -> None:
+    """Say how many test structures are copies of others; a prepared dataset is searched by `bench.data verify`."""
+    if data.origin is None:
+        first = first_copies(data)
+        others = np.concatenate([split.initial, split.pool, split.validation])
+        shared = int(np.isin(first[split.test], first[others]).sum())
+        if shared:
+            log.warning(
+                "note: dataset %s: %d of %d test structures are copies of structures to train on or to validate with",
+                data.name,
+                shared,
+                len(split.test),
+            )
 
 
 def _cycle(
@@ -309,9 +329,12 @@ def _select(
     pool = np.setdiff1d(split.pool, labelled, assume_unique=True)
     started = time.perf_counter()
     embedding = prepared.embed(pool)
+    check_embedding(embedding, pool, run.kernel["name"])
     embedded = time.perf_counter()
     generator = stream(run.seed, "deficit", n_train=len(labelled))
-    selected = selection.select(embedding, min(run.batch_size, len(pool)), generator)
+    batch_size = min(run.batch_size, len(pool))
+    selected = selection.select(embedding, batch_size, generator)
+    check_picks(selected, len(pool), batch_size, selection.name)
     return {
         "picked": pool[selected.rows].tolist(),
         "picked_at_random": selected.n_random,

@@ -28,6 +28,14 @@ def length_unit(name: str) -> float:
     return _look_up(name, LENGTH_UNITS, "length unit")
 
 
+def force_unit(name: str) -> float:
+    """Return one `name` in eV/Å: an energy per length, such as Hartree/Bohr. Raises UserError for an unknown unit."""
+    energy, slash, length = name.rpartition("/")
+    if not slash or energy not in ENERGY_UNITS or length not in LENGTH_UNITS:
+        raise UserError(f"forces unit {name!r} is not known: give an energy per length, such as eV/Å or Hartree/Bohr")
+    return ENERGY_UNITS[energy] / LENGTH_UNITS[length]
+
+
 def _look_up(name: str, table: dict[str, float], kind: str) -> float:
     if name not in table:
         raise UserError(f"{kind} {name!r} is not known: {nearest(name, table)}")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt
+from jaxtyping import Bool, Float, Int, UInt
 
 from bench.data.columns import META, read_columns, write_columns
-from bench.data.structures import Origin, Structures, ragged_rows
+from bench.data.structures import SMALLEST_VOLUME, Origin, Structures, ragged_rows
 from bench.data.vesin_alone import NeighborList
 from bench.errors import UserError
 from bench.locks import locked
@@ -143,7 +143,21 @@ def _within(data: Structures, structure: int, calculator: NeighborList, quantiti
     rows = slice(data.offsets[structure], data.offsets[structure + 1])
     return calculator.compute(
         data.positions[rows].astype(np.float64, copy=False),
-        data.cells[structure],
+        _completed(data.cells[structure], data.periodic[structure]),
         data.periodic[structure],
         quantities=quantities,
     )
+
+
+def _completed(cell: Float[np.ndarray, "3 3"], periodic: Bool[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
+    """A cell with a volume: vectors that do not count are replaced where the search could not do with them.
+
+    No pair crosses a border that is not periodic, so any vector serves there.
+    """
+    if not periodic.any() or periodic.all() or abs(np.linalg.det(cell)) > SMALLEST_VOLUME:
+        return cell
+    completed = np.where(periodic[:, None], cell, 0.0)
+    # the missing directions are those that the periodic vectors leave free
+    free = np.linalg.svd(completed)[2][int(periodic.sum()) :]
+    completed[~periodic] = free
+    return completed

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from bench.data.convert import RawStructures
 from bench.data.formats.npz import read_npz
 from bench.data.formats.qm9 import is_table, is_xyz, read_archive, read_tables
 from bench.data.formats.xsf import is_xsf, read_xsf_files
+from bench.data.raw import RawStructures
 from bench.data.sources import Entry, entries
 from bench.errors import UserError
 

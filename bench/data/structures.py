@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int, Integer
 from bench.errors import UserError
 
 SMALLEST_VOLUME = 1e-6
-"""Å³; a periodic cell below it is flat."""
+"""Å, Å² or Å³; periodic cell vectors that span less are no cell."""
+SPAN = {1: "no length", 2: "no area", 3: "no volume"}
 
 
 class Origin(NamedTuple):
@@ -28,8 +29,9 @@ class Structures:
     """A dataset in eV and Å; positions and forces may be float32 or float64, as published.
 
     `reference_energies` (eV per atomic number) are constants of the dataset; `residual_energies` is what is learned.
-    `forces` is None for a dataset of energies alone. Nothing is checked here: who reads foreign data calls
-    `check_structures`. `origin` is the store the arrays are mapped from, if any; a copy made by `replace` forgets it.
+    `forces` is None for a dataset of energies alone; `like_forces` are then entries of the file that look like forces.
+    Nothing is checked here: who reads foreign data calls `check_structures`. `origin` is the store the arrays are
+    mapped from, if any; a copy made by `replace` forgets it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Structures:
     energies: Float[np.ndarray, " structures"]
     forces: Float[np.ndarray, "atoms 3"] | None
     reference_energies: dict[int, float]
+    like_forces: tuple[str, ...] = ()
     origin: Origin | None = field(default=None, init=False, compare=False)
 
     def __len__(self) -> int:
@@ -127,10 +130,30 @@ def check_structures(data: Structures, labels: Sequence[str] | None = None) -> N
     if bad.size:
         value = data.energies[bad[0]]
         raise UserError(f"{where}: energy of {named(int(bad[0]))} is {value}: remove or mend that structure")
-    periodic = np.flatnonzero(data.periodic.any(axis=1))
-    flat = periodic[~(np.abs(np.linalg.det(data.cells[periodic])) > SMALLEST_VOLUME)]
+    flat = np.flatnonzero(~(spanned(data.cells, data.periodic) > SMALLEST_VOLUME))
     if flat.size:
-        raise UserError(f"{where}: {named(int(flat[0]))} is periodic but its cell has no volume: give a real cell")
+        along = data.periodic[flat[0]]
+        axes = ", ".join(name for name, is_periodic in zip("abc", along, strict=True) if is_periodic)
+        raise UserError(
+            f"{where}: {named(int(flat[0]))} is periodic along {axes} but its cell has {SPAN[int(along.sum())]}:"
+            " give a real cell, or set pbc to F along a missing vector"
+        )
+
+
+def spanned(
+    cells: Float[np.ndarray, "structures 3 3"], periodic: Bool[np.ndarray, "structures 3"]
+) -> Float[np.ndarray, " structures"]:
+    """What the periodic cell vectors span: a length, an area or a volume in Å, Å² or Å³; 1 without any.
+
+    The other vectors do not matter: a slab's may be zero.
+    """
+    result = np.ones(len(cells))
+    for kind in np.unique(periodic, axis=0):
+        rows = (periodic == kind).all(axis=1)
+        if kind.any():
+            vectors = cells[rows][:, kind]
+            result[rows] = np.prod(np.linalg.svd(vectors, compute_uv=False), axis=1)
+    return result
 
 
 def ragged_rows(

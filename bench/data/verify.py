@@ -1,6 +1,5 @@
 """What a dataset holds: every check that can be made on it, and its oddities as notes."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from bench.data.convert import Plausible, check_plausible
+from bench.data.duplicates import contradictions, first_copies
 from bench.data.neighbours import shortest_distances
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
@@ -75,8 +75,15 @@ def _periodicity(data: Structures) -> Iterator[str]:
     if not periodic.any():
         yield "no periodicity"
         return
-    volumes = np.abs(np.linalg.det(data.cells[periodic])) / data.n_atoms[periodic]
-    yield f"{int(periodic.sum())} periodic structures; volume per atom {volumes.min():.2f} to {volumes.max():.2f} Å³"
+    everywhere = data.periodic.all(axis=1)
+    partly = int((periodic & ~everywhere).sum())
+    line = f"{int(periodic.sum())} periodic structures" + (
+        f", {partly} of them not along every vector" if partly else ""
+    )
+    if everywhere.any():
+        volumes = np.abs(np.linalg.det(data.cells[everywhere])) / data.n_atoms[everywhere]
+        line += f"; volume per atom {volumes.min():.2f} to {volumes.max():.2f} Å³"
+    yield line
 
 
 def _series(data: Structures, labels: Sequence[str]) -> Iterator[str]:
@@ -116,19 +123,11 @@ def _series(data: Structures, labels: Sequence[str]) -> Iterator[str]:
 
 def _duplicates(data: Structures, labels: Sequence[str]) -> Iterator[str]:
     """The same atoms at the same places in the same cell, to the last bit."""
-    seen: dict[bytes, int] = {}
-    repeated: Counter[int] = Counter()
-    other_energy = 0
-    for structure in range(len(data)):
-        rows = slice(data.offsets[structure], data.offsets[structure + 1])
-        parts = (data.atomic_numbers[rows], data.positions[rows], data.cells[structure], data.periodic[structure])
-        first = seen.setdefault(b"".join(part.tobytes() for part in parts), structure)
-        if first != structure:
-            repeated[first] += 1
-            other_energy += bool(data.energies[first] != data.energies[structure])
-    if repeated:
-        first = next(iter(repeated))
-        energies = f", {other_energy} of them with another energy" if other_energy else ""
-        yield f"note: {repeated.total()} structures repeat an earlier one, the first {labels[first]}{energies}"
-    else:
+    first = first_copies(data)
+    copies = np.flatnonzero(first != np.arange(len(data)))
+    if not copies.size:
         yield "no structure occurs twice"
+        return
+    other = contradictions(data, first)
+    energies = f", {other.size} of them with other labels" if other.size else ""
+    yield f"note: {copies.size} structures repeat an earlier one, the first {labels[first[copies[0]]]}{energies}"

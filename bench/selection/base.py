@@ -1,7 +1,8 @@
 """What a selection is to the loop: a pure function of kernel values; no model in sight."""
 
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.kernels.base import Embedding
+from bench.kernels.base import BLOCK, Embedding, squared_norms
 
 
 @runtime_checkable
@@ -39,10 +40,110 @@ class Selected:
     n_random: int = 0
 
 
+def offers(made: Any, contract: type, group: str) -> Any:
+    """Return what a yaml of a group has made if it offers all that the contract asks for. Raises UserError."""
+    asked = [name for name in vars(contract) if not name.startswith("_")]
+    missing = [name for name in asked if not hasattr(made, name)]
+    if missing:
+        raise UserError(
+            f"{group} {type(made).__module__}.{type(made).__qualname__} has no {', '.join(missing)}: give the class"
+            f" what {contract.__module__}.{contract.__qualname__} asks for"
+        )
+    return made
+
+
+def check_embedding(embedding: Embedding, pool: Int[np.ndarray, " pool"], kernel: str) -> None:
+    """Refuse kernel values and features that are not finite. Raises UserError naming structures of the dataset."""
+    finite = torch.isfinite(embedding.diagonal)
+    if embedding.pool is not None:
+        finite &= torch.isfinite(embedding.pool.sum(dim=1))
+    bad = pool[~finite.cpu().numpy()]
+    if len(bad):
+        named = ", ".join(map(str, bad[:3].tolist())) + (", …" if len(bad) > 3 else "")
+        raise UserError(
+            f"kernel {kernel}: values of {len(bad)} of {len(pool)} structures are not finite (structures {named} of the"
+            " dataset): look at these structures, or at the training, which may have diverged"
+        )
+    if embedding.training is not None and not torch.isfinite(embedding.training.sum()):
+        raise UserError(f"kernel {kernel}: features of training structures are not finite: has the training diverged?")
+
+
+def check_picks(selected: "Selected", pool: int, batch_size: int, selection: str) -> None:
+    """Refuse picks that are no batch: too few or many, repeated, or rows that are not there. Raises UserError."""
+    rows = selected.rows
+    if len(rows) != batch_size or len(np.unique(rows)) != len(rows) or not ((rows >= 0) & (rows < pool)).all():
+        shown = ", ".join(map(str, rows[:8].tolist())) + (", …" if len(rows) > 8 else "")
+        raise UserError(
+            f"selection {selection} picked rows {shown} of a pool of {pool}, expected {batch_size} different ones: mend"
+            " its select"
+        )
+
+
 def check_size(pool: int, batch_size: int) -> None:
     """Refuse to pick more than there is."""
     if batch_size > pool:
         raise UserError(f"batch_size = {batch_size} but the pool holds {pool} structures: lower batch_size or final")
+
+
+ROUNDING = 1e-12
+"""Relative; norms of equal rows differ by less."""
+
+
+class Copies:
+    """Rows of training set and pool whose features are equal to the last bit.
+
+    A product of matrices rounds equal rows differently, by where they stand: what should tie, does not. Picks are
+    therefore passed through `lowest`, and distances between equal rows are set to zero.
+    """
+
+    def __init__(
+        self,
+        pool: Float[Tensor, "pool features"],
+        norms: Float[Tensor, " pool"],
+        training: Float[Tensor, "training features"] | None = None,
+    ) -> None:
+        self.groups: dict[int, list[int]] = {}
+        """Pool rows that have equals in the pool: a group each, ascending."""
+        self.of_training: list[int] = []
+        """Pool rows that equal a training row."""
+        known = pool[:0] if training is None else training
+        # few rows but equal ones have equal norms
+        norms, order = torch.sort(torch.cat([squared_norms(known), norms]))
+        near = norms.diff() <= ROUNDING * norms[1:]
+        alike = torch.zeros(len(norms), dtype=torch.bool, device=norms.device)
+        alike[1:] |= near
+        alike[:-1] |= near
+        candidates = order[alike].sort().values
+        trained, own = candidates[candidates < len(known)], candidates[candidates >= len(known)] - len(known)
+        of_training = {content for _, content in _contents(known, trained)}
+        by_content: dict[bytes, list[int]] = {}
+        for row, content in _contents(pool, own):
+            by_content.setdefault(content, []).append(row)
+        for content, rows in by_content.items():
+            if content in of_training:
+                self.of_training += rows
+            if len(rows) > 1:
+                self.groups |= dict.fromkeys(rows, rows)
+
+    def lowest(self, row: int, picked: Container[int]) -> int:
+        """The lowest row equal to this one that is not picked yet."""
+        return next((other for other in self.groups.get(row, ()) if other not in picked), row)
+
+    def among(self, candidates: Int[Tensor, " candidates"], row: int) -> Int[Tensor, " places"]:
+        """The places of the rows equal to this one among ascending candidates."""
+        equal = candidates.new_tensor(self.others(row))
+        return torch.nonzero(torch.isin(candidates, equal)).flatten()
+
+    def others(self, row: int) -> list[int]:
+        """The rows equal to this one, itself among them."""
+        return self.groups.get(row, [row])
+
+
+def _contents(features: Float[Tensor, "n features"], rows: Int[Tensor, " rows"]) -> Iterator[tuple[int, bytes]]:
+    """Rows and what they hold; the two zeros are one."""
+    for block in rows.split(BLOCK):
+        held = (features[block] + 0.0).cpu().numpy()
+        yield from zip(block.tolist(), (row.tobytes() for row in held), strict=True)
 
 
 CANDIDATES = 1024

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.kernels.base import Embedding, squared_norms
-from bench.selection.base import Selected, check_size
+from bench.selection.base import Copies, Selected, check_size
 from bench.selection.distances import nearest_centres, squared_distances
 
 AHEAD = 32
@@ -39,8 +39,10 @@ class LargestClusterMaximumDistance:
             raise ValueError("LCMD needs a kernel with features")
         check_size(len(pool), batch_size)
         norms = squared_norms(pool)
+        copies = Copies(pool, norms, training)
         if len(training):
             distance, centre = nearest_centres(pool, training)
+            distance[copies.of_training] = 0.0
         else:
             distance, centre = torch.full_like(norms, torch.inf), torch.zeros_like(norms, dtype=torch.int64)
         foreseen: dict[int, Float[Tensor, " pool"]] = {}
@@ -50,6 +52,7 @@ class LargestClusterMaximumDistance:
                 best = int(torch.argmax(norms))
             else:
                 best = _next(distance, centre, len(training) + step)
+            best = copies.lowest(best, picked)
             if best not in foreseen:
                 left = batch_size - step
                 likely = [best]
@@ -59,6 +62,7 @@ class LargestClusterMaximumDistance:
                 foreseen = dict(zip(likely, squared_distances(pool, norms, pool[likely]), strict=True))
             picked.append(best)
             to_new = foreseen[best]
+            to_new[copies.others(best)] = 0.0
             centre.masked_fill_(to_new < distance, len(training) + step)
             torch.minimum(distance, to_new, out=distance)
             # below every distance: a picked row is in no cluster and never comes closer to anything

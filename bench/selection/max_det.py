@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.kernels.base import Embedding
-from bench.selection.base import Selected, check_size, largest
+from bench.selection.base import Copies, Selected, check_size, largest
 
 RELATIVE_RANK = 1e-12
 """Residuals below this fraction of the largest initial diagonal count as zero (METHOD section 5)."""
@@ -30,7 +31,7 @@ class MaxDet:
     def select(self, embedding: Embedding, batch_size: int, generator: np.random.Generator) -> Selected:
         """Pick the row with the largest residual k(S, S) given the rows picked before; ties go to the lowest row.
 
-        Raises ArithmeticError with the number found if the rank is below `batch_size` and `on_deficit` is `fail`.
+        Raises UserError with the number found if the rank is below `batch_size` and `on_deficit` is `fail`.
         """
         features = embedding.pool
         if features is None:
@@ -39,9 +40,9 @@ class MaxDet:
         picked = _pick(features, embedding.diagonal, batch_size)
         missing = batch_size - len(picked)
         if missing and self.on_deficit == "fail":
-            raise ArithmeticError(
-                f"MaxDet found {len(picked)} of {batch_size} structures: the kernel has no more rank;"
-                " lower batch_size or set selection.on_deficit=random"
+            raise UserError(
+                f"MaxDet found {len(picked)} of {batch_size} structures: the kernel has no more rank, all others are"
+                " copies or combinations of these: lower batch_size or set selection.on_deficit=random"
             )
         rest = np.setdiff1d(np.arange(len(features)), picked)
         filled = generator.choice(rest, missing, replace=False)
@@ -49,7 +50,7 @@ class MaxDet:
 
 
 def _pick(features: Float[Tensor, "pool features"], diagonal: Float[Tensor, " pool"], batch_size: int) -> list[int]:
-    residual = diagonal.clone()
+    residual, copies = diagonal.clone(), Copies(features, diagonal)
     smallest = float(RELATIVE_RANK * residual.max())
     columns = features.new_zeros(batch_size, len(features))
     picked: list[int] = []
@@ -58,12 +59,15 @@ def _pick(features: Float[Tensor, "pool features"], diagonal: Float[Tensor, " po
         if updated < len(picked):
             _extend(columns, features, picked, updated)
             residual -= (columns[updated : len(picked)] ** 2).sum(0)
+            for row in picked[updated:]:
+                residual[copies.others(row)] = 0.0
             residual[picked] = -torch.inf
             updated = len(picked)
         # everything is up to date, so the first pick of a round needs no comparison with the rest
         best = int(torch.argmax(residual))
         if not residual[best] > smallest:
             break
+        best = copies.lowest(best, picked)
         candidates, outside = largest(residual, best)
         among, own, factor = residual[candidates], features[candidates], columns[:, candidates]
         best = int(torch.searchsorted(candidates, best))
@@ -73,10 +77,16 @@ def _pick(features: Float[Tensor, "pool features"], diagonal: Float[Tensor, " po
             column = own @ own[best] - factor[:step].T @ factor[:step, best]
             factor[step] = column / column[best].sqrt()
             among -= factor[step] ** 2
+            equal = copies.among(candidates, picked[-1])
+            among[equal] = among[equal].clamp_max(0.0)
             among[best] = -torch.inf
             best = int(torch.argmax(among))
             if len(picked) == batch_size or not among[best] > max(outside, smallest):
                 break
+            row = copies.lowest(int(candidates[best]), picked)
+            best = int(torch.searchsorted(candidates, row))
+            if best == len(candidates) or int(candidates[best]) != row:
+                break  # its lowest equal is outside: the next round finds it
     return picked
 
 

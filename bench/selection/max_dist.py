@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bench.kernels.base import Embedding, squared_norms
-from bench.selection.base import Selected, check_size, largest
+from bench.selection.base import Copies, Selected, check_size, largest
 from bench.selection.distances import nearest_centres, squared_distances
 
 
@@ -29,28 +29,38 @@ class MaxDist:
             raise ValueError("MaxDist needs a kernel with features")
         check_size(len(pool), batch_size)
         norms = squared_norms(pool)
+        copies = Copies(pool, norms, training)
         distance = nearest_centres(pool, training)[0] if len(training) else torch.full_like(norms, torch.inf)
+        distance[copies.of_training] = 0.0
         picked: list[int] = []
         if not len(training):
-            picked.append(int(torch.argmax(norms)))
+            picked.append(copies.lowest(int(torch.argmax(norms)), ()))
         updated = 0
         while len(picked) < batch_size:
             if updated < len(picked):
                 to_new = squared_distances(pool, norms, pool[picked[updated:]])
                 distance = torch.minimum(distance, to_new.amin(dim=0))
+                for row in picked[updated:]:
+                    distance[copies.others(row)] = 0.0
                 distance[picked] = -torch.inf
                 updated = len(picked)
             # everything is up to date, so the first pick of a round needs no comparison with the rest
-            picked.append(int(torch.argmax(distance)))
+            picked.append(copies.lowest(int(torch.argmax(distance)), picked))
             candidates, outside = largest(distance, picked[-1])
             among, features, among_norms = distance[candidates], pool[candidates], norms[candidates]
             best = int(torch.searchsorted(candidates, picked[-1]))
             while len(picked) < batch_size:
                 to_new = squared_distances(features, among_norms, features[best : best + 1])[0]
                 among = torch.minimum(among, to_new)
+                equal = copies.among(candidates, picked[-1])
+                among[equal] = among[equal].clamp_max(0.0)
                 among[best] = -torch.inf
                 best = int(torch.argmax(among))
                 if not among[best] > outside:
                     break
-                picked.append(int(candidates[best]))
+                row = copies.lowest(int(candidates[best]), picked)
+                best = int(torch.searchsorted(candidates, row))
+                if best == len(candidates) or int(candidates[best]) != row:
+                    break  # its lowest equal is outside: the next round finds it
+                picked.append(row)
         return Selected(np.array(picked, dtype=np.int64))

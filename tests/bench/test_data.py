@@ -119,7 +119,7 @@ def test_damaged_files(tmp_path):
 
 def test_periodic_cell_needs_volume():
     flat = np.diag([3.0, 3.0, 0.0])
-    with pytest.raises(UserError, match="structure 0 is periodic but its cell has no volume"):
+    with pytest.raises(UserError, match="structure 0 is periodic along a, b, c but its cell has no volume"):
         make_structures([([8], [[0, 0, 0]], flat)])
 
 

@@ -145,7 +145,7 @@ XSF = {
     ),
     "flat cell": (
         altered_xsf(flat_cell),
-        r"structure 2 \(structure0003.xsf\) is periodic but its cell has no volume",
+        r"structure 2 \(structure0003.xsf\) is periodic along a, b, c but its cell has no volume",
     ),
     "Hartree declared as eV": (
         energies_in_hartree,

@@ -1,72 +1,143 @@
-"""Any file ASE can read: extended XYZ, databases, trajectories, one or several."""
+"""Any file ASE can read: extended XYZ, databases, trajectories, VASP's output, one or several, whole or in part."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import ase.db
 import ase.io
 import numpy as np
-from ase.io.formats import filetype
+from ase.io.formats import filetype, string2index
 
-from bench.data.convert import RawStructures
-from bench.errors import UserError, nearest
+from bench.data.raw import RawStructures
+from bench.errors import UserError
 from bench.progress import progress
 
+STATES = ("charge", "spin", "multiplicity", "magmom")
+"""Parts of the names of entries that say which state of the electrons was computed."""
+OTHER_LABELS = ("stress", "virial", "dipole", "energy", "energies", "force")
+"""Parts of the names of labels that may be present and not used."""
+ISOLATED = ("isolatedatom", "isolated")
+"""What marks an isolated atom, e.g. `config_type=IsolatedAtom`, written in any way."""
 
-def read_ase_files(paths: Sequence[Path], energy_key: str | None, forces_key: str | None) -> RawStructures:
-    """Read all frames of the files, in their order.
 
-    Without a key the energy and the forces are those ASE itself recognises (its calculator results); a key names an
-    entry of `atoms.info` or an array of `atoms.arrays`. Raises UserError naming the file, the frame and what it holds.
+@dataclass(frozen=True)
+class Part:
+    """A file, and which of its frames: an index as ASE takes it (`0:20`, `-1`), None for all."""
+
+    path: Path
+    index: str | None = None
+
+
+def read_ase_files(parts: Sequence[Part], energy_key: str | None, forces_key: str | None) -> RawStructures:
+    """Read the frames of the files, in their order.
+
+    Without a key the energy and the forces are those of the calculator results that ASE keeps; a key names any entry:
+    of `atoms.info`, `atoms.arrays`, the calculator results, or a database row. An atom alone feels no force: its forces
+    are zero where the file has none. Raises UserError naming the file, the frame and what it holds.
     """
-    frames = [(f"{path.name}:{i}", atoms) for path in paths for i, atoms in enumerate(_frames(path))]
+    frames = [frame for part, name in zip(parts, _names(parts), strict=True) for frame in _frames(part, name)]
     forces = [_forces(atoms, forces_key, label) for label, atoms in frames]
-    without = [label for (label, _), found in zip(frames, forces, strict=True) if found is None]
-    if without and (len(without) < len(frames) or forces_key is not None):
-        raise UserError(f"{without[0]} has no forces, other frames have: remove it, or give dataset.forces_key")
-    given = [found for found in forces if found is not None]
+    hints = like_forces(atoms for _, atoms in frames)
+    without = [label for (label, atoms), f in zip(frames, forces, strict=True) if f is None and len(atoms) > 1]
+    if forces_key is not None and without:
+        raise UserError(f"{without[0]} has no entry {forces_key!r} of 3 numbers per atom: {_hint('forces', hints)}")
+    given = len(without) < sum(len(atoms) > 1 for _, atoms in frames) if without else any(f is not None for f in forces)
+    if without and given:
+        raise UserError(f"{without[0]} has no forces, other frames have: remove it, or {_hint('forces', hints)}")
+    filled = [np.zeros((len(atoms), 3)) if f is None else f for (_, atoms), f in zip(frames, forces, strict=True)]
     return RawStructures(
         labels=[label for label, _ in frames],
         n_atoms=np.array([len(atoms) for _, atoms in frames], dtype=np.int64),
         atomic_numbers=np.concatenate([np.zeros(0, dtype=np.int64), *(atoms.numbers for _, atoms in frames)]),
         positions=np.concatenate([np.zeros((0, 3)), *(atoms.positions for _, atoms in frames)]),
         energies=np.array([_energy(atoms, energy_key, label) for label, atoms in frames], dtype=np.float64),
-        forces=np.concatenate(given) if given else None,
+        forces=np.concatenate(filled) if given else None,
         cells=np.array([np.asarray(atoms.cell) for _, atoms in frames]).reshape(-1, 3, 3),
         periodic=np.array([atoms.pbc for _, atoms in frames], dtype=bool).reshape(-1, 3),
+        isolated=np.array([_marked_isolated(atoms) for _, atoms in frames], dtype=bool),
+        states=[_state(atoms) for _, atoms in frames],
+        like_forces=() if given else hints,
+        remarks=tuple(_remarks([atoms for _, atoms in frames], energy_key, forces_key if given else "")),
     )
 
 
-def _frames(path: Path) -> list[Any]:
+def _names(parts: Sequence[Part]) -> list[str]:
+    """What the files are called in messages: their names, with as much of their folders as tells them apart."""
+    paths = [part.path for part in parts]
+    for depth in range(1, max((len(path.parts) for path in paths), default=1) + 1):
+        names = [Path(*path.parts[-depth:]).as_posix() for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names
+
+
+def _frames(part: Part, name: str) -> list[tuple[str, Any]]:
+    """The frames of a file with their labels, `name:number`, numbered as in the whole file."""
+    path = str(part.path)
     try:
-        if filetype(str(path)) == "db":
-            rows = ase.db.connect(path).select()
-            return [row.toatoms(add_additional_information=True) for row in progress(rows, path.name, unit="row")]
-        return list(progress(ase.io.iread(path, index=":"), path.name, unit="frame"))
+        index = slice(None) if part.index is None else string2index(part.index)
+        if filetype(path) == "db":
+            selection = index if isinstance(index, str) else None
+            rows = progress(ase.db.connect(path).select(selection), name, unit="row")
+            frames = [(f"{name}:{i}", row.toatoms(add_additional_information=True)) for i, row in enumerate(rows)]
+            return frames if isinstance(index, str) else _picked(frames, index)
+        if isinstance(index, str):
+            raise ValueError(f"{index!r} after '@' is no index such as 0:20 or -1")
+        # ASE's own way to leave frames out reads only as far as needed, but does not number them
+        ahead = index if isinstance(index, slice) else slice(index, (index + 1) or None)
+        counted = (ahead.start or 0) >= 0 and (ahead.stop is None or ahead.stop >= 0) and (ahead.step or 1) > 0
+        read = ase.io.iread(path, index=ahead if counted else slice(None), do_not_split_by_at_sign=True)
+        numbers = count(ahead.start or 0, ahead.step or 1) if counted else count()
+        frames = [(f"{name}:{i}", atoms) for i, atoms in zip(numbers, progress(read, name, unit="frame"), strict=False)]
+        return frames if counted else _picked(frames, index)
     except Exception as error:  # every format of ASE has its own errors
         reason = str(error).strip() or type(error).__name__
         raise UserError(f"{path} cannot be read by ASE ({type(error).__name__}: {reason}): mend the file") from None
 
 
+def _picked(frames: list[tuple[str, Any]], index: int | slice) -> list[tuple[str, Any]]:
+    return frames[index] if isinstance(index, slice) else [frames[index]]
+
+
+def _groups(atoms: Any) -> Iterator[Mapping[str, Any]]:
+    """Everything a frame holds beside the atoms, by name."""
+    info = dict(atoms.info)
+    pairs, data = (info.pop(key, None) for key in ("key_value_pairs", "data"))
+    yield from (group for group in (info, pairs, data) if isinstance(group, Mapping))
+    yield {name: values for name, values in atoms.arrays.items() if name not in ("numbers", "positions")}
+    yield _results(atoms)
+
+
+def _results(atoms: Any) -> Mapping[str, Any]:
+    """What the file itself said; constraints do not alter these forces, as `get_forces` would."""
+    return {} if atoms.calc is None else {k: v for k, v in atoms.calc.results.items() if v is not None}
+
+
+def _named(atoms: Any, key: str, label: str) -> Any:
+    """The entry of that name, None if there is none. Raises UserError where two of them differ."""
+    found = [group[key] for group in _groups(atoms) if group.get(key) is not None]
+    if any(not np.array_equal(found[0], other) for other in found[1:]):
+        raise UserError(f"{label} holds {len(found)} different entries {key!r}: rename one of them")
+    return found[0] if found else None
+
+
 def _energy(atoms: Any, key: str | None, label: str) -> float:
-    entries = _entries(atoms)
-    value = _results(atoms).get("energy") if key is None else entries.get(key)
+    value = _results(atoms).get("energy") if key is None else _named(atoms, key, label)
     if value is None:
-        hint = nearest(key or "energy", entries) if entries else "it holds no numbers beside the atoms"
         wanted = f"no entry {key!r}" if key else "no energy"
-        raise UserError(f"{label} has {wanted}: give dataset.energy_key; {hint}")
+        raise UserError(f"{label} has {wanted}: {_hint('energy', _like_energies(atoms))}")
     try:
-        return float(value)
+        return float(np.asarray(value, dtype=np.float64).reshape(()))
     except (TypeError, ValueError):
         raise UserError(f"{label}: energy is {value!r}, expected a number: mend the file") from None
 
 
 def _forces(atoms: Any, key: str | None, label: str) -> np.ndarray | None:
-    value = _results(atoms).get("forces") if key is None else atoms.arrays.get(key)
+    value = _results(atoms).get("forces") if key is None else _named(atoms, key, label)
     if value is None:
-        if key is not None:
-            raise UserError(f"{label} has no array {key!r}: {nearest(key, atoms.arrays)} (dataset.forces_key)")
         return None
     array = np.asarray(value)
     if array.dtype.kind not in "fiu" or array.shape != (len(atoms), 3):
@@ -74,11 +145,71 @@ def _forces(atoms: Any, key: str | None, label: str) -> np.ndarray | None:
     return array.astype(np.float64)
 
 
-def _results(atoms: Any) -> Mapping[str, Any]:
-    """What the file itself said; constraints do not alter these forces, as `get_forces` would."""
-    return {} if atoms.calc is None else atoms.calc.results
+def like_forces(frames: Any) -> tuple[str, ...]:
+    """The names of entries with three numbers per atom that can be forces: called so, or else whatever there is."""
+    found: dict[str, None] = {}
+    for atoms in frames:
+        for group in _groups(atoms):
+            fitting = (
+                k for k, v in group.items() if np.shape(v) == (len(atoms), 3) and np.asarray(v).dtype.kind == "f"
+            )
+            found |= dict.fromkeys(fitting)
+    named = tuple(name for name in found if any(word in name.lower() for word in ("forc", "grad", "f_")))
+    return named or tuple(name for name in found if name not in ("momenta", "velocities"))
 
 
-def _entries(atoms: Any) -> dict[str, Any]:
-    """The entries of a frame, those of a database row among them."""
-    return {**atoms.info, **atoms.info.get("key_value_pairs", {})}
+def _like_energies(atoms: Any) -> tuple[str, ...]:
+    numbers = [k for group in _groups(atoms) for k, v in group.items() if np.ndim(v) == 0 and _is_number(v)]
+    named = tuple(name for name in numbers if any(word in name.lower() for word in ("energ", "e_", "toten", "scf")))
+    return named or tuple(numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return np.asarray(value).dtype.kind in "fiu"
+
+
+def _hint(quantity: str, names: Sequence[str]) -> str:
+    seen = f"these look like it: {', '.join(dict.fromkeys(names))}" if names else "it holds none that looks like it"
+    return f"give dataset.{quantity}_key; {seen}"
+
+
+def _marked_isolated(atoms: Any) -> bool:
+    """Whether a frame of one atom says that it is an isolated atom."""
+    if len(atoms) != 1:
+        return False
+    entries = {k: v for group in _groups(atoms) for k, v in group.items() if isinstance(v, str | bool | np.bool_)}
+    words = [_plain(v) for v in entries.values() if isinstance(v, str)]
+    words += [_plain(k) for k, v in entries.items() if v is True or v is np.True_]
+    return any(word in ISOLATED for word in words)
+
+
+def _plain(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalpha())
+
+
+def _state(atoms: Any) -> str:
+    """The state of the electrons as far as the frame says it: `charge=1, spin=2`."""
+    entries = {k: v for group in _groups(atoms) for k, v in group.items() if np.ndim(v) == 0 and _has(k, STATES)}
+    return ", ".join(f"{name}={value}" for name, value in sorted(entries.items()))
+
+
+def _has(name: str, words: Sequence[str]) -> bool:
+    return any(word in name.lower() for word in words)
+
+
+def _remarks(frames: Sequence[Any], energy_key: str | None, forces_key: str | None) -> Iterator[str]:
+    """What is present and not used, and a free energy that is not the energy; each once for all frames."""
+    used = {energy_key or "energy", "forces" if forces_key is None else forces_key}
+    names = dict.fromkeys(name for atoms in frames for group in _groups(atoms) for name in group)
+    unused = [name for name in names if name not in used and _has(name, STATES + OTHER_LABELS)]
+    if unused:
+        learned = " and ".join(sorted(used - {""}))
+        yield f"learned are {learned}; present and not used: {', '.join(sorted(unused))}"
+    if energy_key is None and forces_key is None:
+        both = [r for r in map(_results, frames) if "free_energy" in r and "energy" in r]
+        apart = max((abs(float(r["free_energy"]) - float(r["energy"])) for r in both), default=0.0)
+        if apart > 1e-6 * max((abs(float(r["energy"])) for r in both), default=1.0):
+            yield (
+                f"the energies learned differ from free_energy, of which ASE's forces are the gradient, by up to"
+                f" {apart:.4g}: dataset.energy_key=free_energy learns that"
+            )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.data.convert import RawStructures
+from bench.data.raw import RawStructures
 from bench.errors import UserError
 
 

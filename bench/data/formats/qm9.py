@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from ase.data import atomic_numbers as ATOMIC_NUMBERS  # noqa: N812 (a table)
 
-from bench.data.convert import RawStructures
+from bench.data.raw import RawStructures
 from bench.data.sources import Entry
 from bench.errors import UserError
 from bench.progress import progress
