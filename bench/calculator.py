@@ -1,12 +1,15 @@
-"""A trained potential as an ASE calculator: energies in eV (reference energies included) and forces in eV/Å."""
+"""A trained potential as an ASE calculator: energies in eV (reference energies included), eV/Å and eV/Å³."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
 
-from bench.data.neighbours import find_neighbours
+from bench.data.neighbours import Neighbours, find_neighbours
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
 from bench.model.geometry import GeometryBuilder
@@ -14,23 +17,38 @@ from bench.model.potential import whole_batch
 from bench.training.store import load_potential
 
 
-class PotentialCalculator(Calculator):
-    """The model of a finished run (`model.pt`); a committee predicts its mean."""
+class NoStressError(UserError, PropertyNotImplementedError):
+    """Stress is asked of atoms without a volume."""
 
-    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (ASE's way)
+
+class PotentialCalculator(Calculator):
+    """The model of a finished run (`model.pt`); a committee predicts its mean.
+
+    The free energy is the energy: the forces and the stress are its derivatives. The stress, like ASE's own, is that of
+    the whole cell, periodic or not; without three cell vectors there is none.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's way)
 
     def __init__(self, path: str | Path, device: str = "cpu", **keywords: Any) -> None:
         super().__init__(**keywords)
-        self.potential, self.reference_energies, _ = load_potential(Path(path), device)
+        self.potential, self.reference_energies, self.trained_on = load_potential(Path(path), device)
+        self._warned: set[tuple[int, int]] = set()
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
     ) -> None:
-        """Compute energy and forces. Raises UserError for an element the model was not trained on."""
+        """Compute everything at once.
+
+        Raises UserError for an element that no training structure held, and warns once of each pair of elements that
+        was never within the cutoff in training: nothing is known of their interaction.
+        """
         super().calculate(atoms, properties, system_changes)
-        unknown = sorted(set(self.atoms.numbers.tolist()) - set(self.reference_energies))
-        if unknown:
-            raise UserError(f"the model knows Z = {sorted(self.reference_energies)} but the atoms hold Z = {unknown}")
+        self._check_elements()
+        if "stress" in properties and self.atoms.cell.rank < 3:
+            raise NoStressError(
+                f"no stress of atoms with {self.atoms.cell.rank} cell vectors, which have no volume: give three"
+            )
         n_atoms, settings = len(self.atoms), self.potential.settings
         data = Structures(
             name="atoms",
@@ -45,14 +63,59 @@ class PotentialCalculator(Calculator):
         )
         check_structures(data)
         neighbours = find_neighbours(data, settings.r_max)
+        self._warn_of_pairs(neighbours)
         potential = self.potential
         builder = GeometryBuilder(
             data, neighbours, settings.r_min, settings.n_gaussians, potential.dtype, potential.device
         )
         batch = whole_batch(builder.build(np.array([0])), potential.n_models, with_pairs=True)
-        energies, forces = potential.predict(batch, forces=True)
-        energy = float(energies.double().mean()) - float(data.residual_energies[0])
-        self.results = {"energy": energy, "free_energy": energy}
-        if forces is not None:
-            by_model = forces.double().reshape(potential.n_models, n_atoms, 3)
-            self.results["forces"] = by_model.mean(0).cpu().numpy()
+        predicted = potential.predict_in_full(batch)
+        references = np.array([self.reference_energies[int(z)] for z in self.atoms.numbers])
+        by_model = predicted.energies.double().reshape(potential.n_models, n_atoms)
+        energies = by_model.mean(0).cpu().numpy() + references
+        energy = float(by_model.sum(1).mean()) + float(references.sum())
+        forces = predicted.forces.double().reshape(potential.n_models, n_atoms, 3)
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": energies,
+            "forces": forces.mean(0).cpu().numpy(),
+        }
+        if self.atoms.cell.rank == 3:
+            virial = predicted.virials[:, 0].mean(0).cpu().numpy()
+            self.results["stress"] = full_3x3_to_voigt_6_stress((virial + virial.T) / 2) / self.atoms.get_volume()
+
+    def _check_elements(self) -> None:
+        """A file of an earlier version does not say what it was trained on: then its reference energies do."""
+        present = set(self.atoms.numbers.tolist())
+        declared = set(self.reference_energies)
+        if present - declared:
+            raise UserError(
+                f"the model knows Z = {sorted(declared)} but the atoms hold Z = {sorted(present - declared)}"
+            )
+        trained = set(self.trained_on.get("elements", declared))
+        if present - trained:
+            raise UserError(
+                f"the model was trained on {_symbols(trained)}; {_symbols(present - trained)} was declared, but no"
+                " training structure held it: train on structures that do"
+            )
+
+    def _warn_of_pairs(self, neighbours: Neighbours) -> None:
+        if "pairs" not in self.trained_on:
+            return
+        numbers = self.atoms.numbers.astype(np.int64)
+        pairs = np.stack([numbers[neighbours.centres], numbers[neighbours.neighbours]], axis=1)
+        present = {(int(a), int(b)) for a, b in np.unique(np.sort(pairs, axis=1), axis=0)}
+        unseen = sorted(present - {(a, b) for a, b in self.trained_on["pairs"]} - self._warned)
+        if unseen:
+            self._warned |= set(unseen)
+            named = ", ".join(f"{chemical_symbols[a]}-{chemical_symbols[b]}" for a, b in unseen)
+            warnings.warn(
+                f"no training structure held {named} within the cutoff of {neighbours.r_max:g} Å: their interaction is"
+                " a guess",
+                stacklevel=2,
+            )
+
+
+def _symbols(numbers: set[int]) -> str:
+    return ", ".join(chemical_symbols[z] for z in sorted(numbers))

@@ -33,7 +33,7 @@ from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
 from bench.training.ready import make_ready
 from bench.training.shared import Request, fit_requests
-from bench.training.store import load_potential, save_potential
+from bench.training.store import load_potential, save_potential, trained_on
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +283,7 @@ def _cycle(
             )
             if n_train == final:
                 known |= _add_correlations(step, final_kernels, inputs, errors)
-                _save_end(record, builder, fitted.potential, errors, known, n_train)
+                _save_end(record, builder, fitted.potential, labelled, errors, known)
         else:
             potential = _saved_model(run, record, n_train)
             how = "from its model" if potential else "its model is not kept and is trained again"
@@ -364,17 +364,18 @@ def _save_end(
     record: RunRecord,
     builder: GeometryBuilder,
     potential: Potential,
+    labelled: Int[np.ndarray, " labelled"],
     errors: StructureErrors,
     uncertainties: Uncertainties,
-    n_train: int,
 ) -> None:
     """Keep the test errors per structure (float32, eV and eV/Å, mean over members), uncertainties and the model.
 
     The model of a smaller end does not replace that of a larger one.
     """
+    n_train = len(labelled)
     record.save_arrays(end_file(n_train), _per_structure(errors, uncertainties))
     if n_train >= max((step.n_train for step in record.steps if step.picked is None), default=0):
-        extra = {"n_train": n_train}
+        extra = {"n_train": n_train} | trained_on(builder, labelled)
         save_potential(record.folder / MODEL, potential, builder.data.reference_energies, extra)
 
 

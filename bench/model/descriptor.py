@@ -26,6 +26,9 @@ class Descriptor(Protocol):
     def pull_back(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "atoms 3"]:
         """∂E/∂r from Ḡ = ∂E/∂G (Eq. 6 without its sign)."""
 
+    def pull_back_pairs(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "pairs 3"]:
+        """The same with respect to each pair's vector r_j − r_i, for what the atoms' positions do not tell: strain."""
+
     def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
         """Ġ for atoms that move with the given velocities."""
 
@@ -70,6 +73,11 @@ class PlainDescriptor:
         with torch.enable_grad():
             (self.moment_gradient,) = torch.autograd.grad(self.graph, self.moments, self.gradient, create_graph=True)
         return self.basis.pull_back(torch.bmm(self.beta.transpose(1, 2), self.moment_gradient.detach()))
+
+    def pull_back_pairs(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "pairs 3"]:
+        """See `Descriptor`."""
+        (moment_gradient,) = torch.autograd.grad(self.graph, self.moments, gradient, retain_graph=True)
+        return self.basis.pull_back_pairs(torch.bmm(self.beta.transpose(1, 2), moment_gradient))
 
     def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
         """See `Descriptor`."""
@@ -126,6 +134,19 @@ class CompiledDescriptor:
         with torch_threads():
             pair_kernels.pull_back(self.first_atom, self.pairs, self.coefficients, self.moment_gradient, result)
         return torch.from_numpy(result)
+
+    def pull_back_pairs(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "pairs 3"]:
+        """See `Descriptor`. The kernel for atoms, where every pair's neighbour is an atom of its own."""
+        moment_gradient = contractions.pull_back(self.moments, gradient.contiguous().numpy())
+        n_atoms, pairs = len(self.moments), self.pairs
+        own = pairs._replace(
+            neighbours=n_atoms + np.arange(len(pairs.neighbours)),
+            species=np.concatenate([pairs.species, pairs.species[pairs.neighbours]]),
+        )
+        result = np.zeros((n_atoms + len(pairs.neighbours), 3), self.moments.dtype)
+        with torch_threads():
+            pair_kernels.pull_back(self.first_atom, own, self.coefficients, moment_gradient, result)
+        return torch.from_numpy(result[n_atoms:])
 
     def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
         """See `Descriptor`."""

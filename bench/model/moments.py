@@ -69,15 +69,19 @@ class Basis:
 
     def pull_back(self, moment_gradient: Float[Tensor, "atoms channels 20"]) -> Float[Tensor, "atoms 3"]:
         """Map dE/dA to dE/dr (per Å): the transpose of `push_forward`."""
+        pair_gradient = self.pull_back_pairs(moment_gradient)
+        gradient = pair_gradient.new_zeros(len(self.moments), 3)
+        gradient.index_add_(0, self.neighbours, pair_gradient)
+        return gradient.index_add_(0, self.centres, pair_gradient, alpha=-1)
+
+    def pull_back_pairs(self, moment_gradient: Float[Tensor, "atoms channels 20"]) -> Float[Tensor, "pairs 3"]:
+        """Map dE/dA to the derivative with respect to each pair's vector (per Å)."""
         n_gaussians = self.radial.shape[1]
         by_pair = moment_gradient.reshape(-1, n_gaussians, N_MONOMIALS).index_select(0, self.segments)
         contracted = torch.bmm(by_pair, self.angular)
         along = (contracted[:, :, 1:] * self.radial[:, :, None]).sum(1)
         radial_part = (contracted[:, :, 0] * self.radial_slope).sum(1, keepdim=True)
-        pair_gradient = along + radial_part * self.directions
-        gradient = pair_gradient.new_zeros(len(self.moments), 3)
-        gradient.index_add_(0, self.neighbours, pair_gradient)
-        return gradient.index_add_(0, self.centres, pair_gradient, alpha=-1)
+        return along + radial_part * self.directions
 
     def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms channels 20"]:
         """Map a displacement of the atoms to the change of the basis moments it causes, to first order."""

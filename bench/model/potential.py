@@ -155,6 +155,16 @@ class Potential:
         return state.energies, -state.energy_gradient if forces else None
 
     @torch.no_grad()
+    def predict_in_full(self, batch: Batch) -> "Prediction":
+        """What a simulation asks for: the energy of every atom, forces, and the derivative with respect to strain."""
+        state, geometry = _Evaluation(self, batch, forces=True), batch.geometry
+        by_pair = state.descriptor.pull_back_pairs(state.invariant_gradient).double()
+        of_structure = batch.structure[geometry.centres]
+        products = by_pair[:, :, None] * geometry.vectors.double()[:, None, :]
+        virials = products.new_zeros(len(geometry), 3, 3).index_add_(0, of_structure, products)
+        return Prediction(state.atomic, -state.energy_gradient, virials.reshape(self.n_models, -1, 3, 3))
+
+    @torch.no_grad()
     def network_inputs(self, geometry: Geometry) -> Float[Tensor, "atoms invariants"]:
         """What enters the network of a single model for some structures: gradient features start from it."""
         beta = self.parameters["beta"].flatten(0, 1)
@@ -181,6 +191,18 @@ class Potential:
         )
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """Energies of atoms in eV relative to the references, forces in eV/Å (atoms of all models in order), ∂E/∂ε in eV.
+
+    ε strains cell and positions, r → (1 + ε) r: divided by the volume ∂E/∂ε is the stress, in ASE's sign.
+    """
+
+    energies: Float[Tensor, " atoms"]
+    forces: Float[Tensor, "atoms 3"]
+    virials: Float[Tensor, "models structures 3 3"]
+
+
 class _Evaluation:
     """One evaluation of a batch; keeps what a gradient needs. E = Σ_i c (σ_Z y_i + μ_Z)."""
 
@@ -197,14 +219,16 @@ class _Evaluation:
         inputs = potential.normalise(batch.to_slots(self.descriptor.invariants))
         self.passed = network.forward(potential.weights, potential.biases, inputs)
         self.outputs = batch.from_slots(self.passed.outputs)
-        atomic = self.output_weights * self.outputs + self.scale * parameters["shift"].flatten()[self.model_species]
-        self.energies = self._sum_structures(atomic)
+        shifts = parameters["shift"].flatten()[self.model_species]
+        self.atomic = self.output_weights * self.outputs + self.scale * shifts
+        self.energies = self._sum_structures(self.atomic)
         if differentiate:
             self.slopes = self.passed.slopes
         if forces:
             self.backward = network.backward(potential.weights, self.slopes, batch.to_slots(self.output_weights))
             input_gradient = potential.through_normalisation(self.backward.inputs)
-            self.energy_gradient = self.descriptor.pull_back(batch.from_slots(input_gradient))
+            self.invariant_gradient = batch.from_slots(input_gradient)
+            self.energy_gradient = self.descriptor.pull_back(self.invariant_gradient)
 
     def loss_gradient(
         self,

@@ -5,9 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from bench.errors import UserError
+from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential
 from bench.record import write_atomically
 from bench.schema import ModelSettings
@@ -30,6 +33,14 @@ def save_potential(
         buffer,
     )
     write_atomically(path, buffer.getvalue())
+
+
+def trained_on(builder: GeometryBuilder, labelled: Int[np.ndarray, " labelled"]) -> dict[str, Any]:
+    """The elements, and the pairs of elements within the cutoff, of the training structures: what a model has seen."""
+    numbers = builder.data.atomic_numbers[builder.data.atoms_of(labelled)].astype(np.int64)
+    centres, neighbours, _ = builder.neighbours.pairs_of(builder.data, labelled)
+    pairs = np.sort(np.stack([numbers[centres], numbers[neighbours]], axis=1), axis=1)
+    return {"elements": np.unique(numbers).tolist(), "pairs": np.unique(pairs, axis=0).tolist()}
 
 
 def load_potential(path: Path, device: str = "cpu") -> tuple[Potential, dict[int, float], dict[str, Any]]:
