@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.calibration import calibration_of
-from analysis.records import Found, algorithm_of, deviations_text, progress_of
+from analysis.records import Found, algorithm_of, altered_name, deviations_text, progress_of, study_of
 from bench.errors import UserError
-from bench.identity import cell_of, data_of, hash_of, is_current
+from bench.identity import cell_of, data_of, is_current
 from bench.record import state_of, write_atomically
 from bench.record_schema import Record
 
@@ -122,6 +122,9 @@ class Collector:
                 f"no finished step of this version of code and data below {results / 'runs'} ({found}): run something"
                 " first, e.g. make run"
             )
+        runs["study"] = _told_apart(runs)
+        studies = dict(zip(map(tuple, runs[key].to_numpy()), runs["study"], strict=True))
+        steps = [row | {"study": studies[_end(row)]} for row in steps]
         table = pd.DataFrame(steps).sort_values([*EXPERIMENT, "seed", "n_train"], ignore_index=True)
         runs = runs.sort_values(key, ignore_index=True)
         check_columns(table, "steps")
@@ -131,6 +134,14 @@ class Collector:
         calibration, damaged = calibration_of(done, results, kernels)
         runs["failure"] = [damaged.get(run, told) for run, told in zip(runs["run_id"], runs["failure"], strict=True)]
         return Tables(runs, table, calibration, plan)
+
+
+def _told_apart(runs: pd.DataFrame) -> "pd.Series[str]":
+    """The study of every run: where one name serves several forms of a scenario, the altered ones say so."""
+    several = runs.groupby("study")["deviations"].transform("nunique") > 1
+    unnamed = runs["study"].ne(runs["scenario"]) | runs["deviations"].eq("")
+    forms = zip(runs["scenario"], runs["deviations"], strict=True)
+    return runs["study"].where(~several | unnamed, [altered_name(str(name), str(form)) for name, form in forms])
 
 
 def _end(row: Mapping[str, Any]) -> End:
@@ -164,14 +175,13 @@ def run_row(record: Record, final: int) -> dict[str, Any]:
     """What a run to an end is and where it was computed."""
     identity, session = record.identity, record.sessions[-1] if record.sessions else None
     scenario, deviations = identity["scenario"], departures(record, final)
-    altered = f"{scenario['name']}_altered_{hash_of({'deviations': deviations_text(deviations)})[:6]}"
     steps = [*record.path(final)]
     failed = state_of(record, final, in_progress=False) == "failed"
     where = ("started", "host", "cpu", "device", "cores", "threads", "git_commit", "git_dirty", "python", "engine")
     return {
         "run_id": record.run_id,
         "state": "",
-        "study": altered if deviations else scenario["name"],
+        "study": study_of(scenario["name"], deviations),
         "scenario": scenario["name"],
         "deviations": deviations_text(deviations),
         "batch_size": record.batch_size,

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.identity import hash_of
 from bench.locks import is_locked
 from bench.record import LOCK, read_record, record_paths
 from bench.record_schema import Record
 from bench.versions import METHODS
+
+NAME = "scenario.name"
 
 
 @dataclass(frozen=True)
@@ -48,5 +51,16 @@ def algorithm_of(identity: Mapping[str, Any]) -> str:
 
 
 def deviations_text(deviations: Mapping[str, Any]) -> str:
-    """Where a run departs from its scenario, in one line; empty for the full scenario."""
-    return ", ".join(f"{key}={value}" for key, value in sorted(deviations.items()))
+    """Where a run departs from its scenario, in one line; empty for the full scenario, or for one of another name."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(deviations.items()) if key != NAME)
+
+
+def study_of(scenario: str, deviations: Mapping[str, Any]) -> str:
+    """What a scenario, or an altered form of it, is called: a name of one's own stays as it is."""
+    altered = deviations_text(deviations)
+    return altered_name(scenario, altered) if altered and NAME not in deviations else scenario
+
+
+def altered_name(scenario: str, deviations: str) -> str:
+    """A name that no other form of the scenario has."""
+    return f"{scenario}_altered_{hash_of({'deviations': deviations})[:6]}"

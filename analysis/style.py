@@ -108,8 +108,9 @@ def main_methods(algorithms: Iterable[str], *, forces: bool) -> dict[str, Look]:
 
 
 def scenario_title(scenario: str, deviations: str) -> str:
-    """What a scenario is called in a heading; an altered one says so."""
-    return SCENARIOS.get(scenario, scenario) + (" (altered)" if deviations else "")
+    """What a scenario is called in a heading; an altered one says so, one of another name has its own."""
+    known = scenario in (*SCENARIOS, "single_training")
+    return SCENARIOS.get(scenario, scenario) + (" (altered)" if deviations and known else "")
 
 
 def scenario_order(scenario: str) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from bench.config_files import PROJECT_FILES, ConfigFiles, parse, root
 from bench.errors import UserError, nearest
 from bench.hydra_mistakes import mistakes_in_one_line
 from bench.schema import RunConfig, bind, deviations
+from bench.sizes import filled, is_open
 
 
 def composed(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> DictConfig:
@@ -61,17 +62,24 @@ def bind_chosen(config: Mapping[str, Any], runtime: Any) -> RunConfig:
             "this sweep is several grids, which one multirun cannot hold: use python -m bench.launch sweep=…, or -m"
             f" with one of {', '.join(config['sweeps'])}"
         )
-    run = bind(config)
+    run = bind(filled(config, tell=True) if is_open(config) else config)
     sources = [source for source in runtime.config_sources if source.provider not in ("hydra", "schema")]
     files = ConfigFiles(folders=tuple(f"{source.schema}://{source.path}" for source in sources)).beside_project()
     chosen = {group: name for group, name in runtime.choices.items() if isinstance(name, str)}
-    if run.scenario.name in PROJECT_FILES.options("scenario"):
-        chosen["scenario"] = run.scenario.name
-    filed = _as_filed(files, _words(chosen, "scenario"))
-    methods = _as_filed(files, _words(chosen, "algorithm", "kernel", "selection"))
-    dataset = _as_filed(files, _words(chosen, "dataset")).dataset
-    filed = replace(filed, kernel=methods.kernel, selection=methods.selection)
-    return replace(run, deviations=deviations(run, filed, dataset), filed_final=filed.scenario.final)
+    name, own = run.scenario.name, is_open(_composed_once(files, _words(chosen, "scenario")))
+    if name != chosen.get("scenario") and name in PROJECT_FILES.options("scenario"):
+        if own:
+            raise UserError(f"scenario.name = {name!r} is another scenario's: choose a name of your own")
+        chosen["scenario"] = name
+    as_filed = _composed_once(files, _words(chosen, "scenario"))
+    filed = bind(filled({**as_filed, "dataset": config["dataset"]}, tell=False) if own else as_filed)
+    methods = _composed_once(files, _words(chosen, "algorithm", "kernel", "selection"))
+    dataset = _composed_once(files, _words(chosen, "dataset"))["dataset"]
+    filed = replace(filed, kernel=methods["kernel"], selection=methods["selection"])
+    departs = deviations(run, filed, dataset)
+    if own:
+        departs["scenario.name"] = name
+    return replace(run, deviations=departs, filed_final=filed.scenario.final)
 
 
 def _words(chosen: Mapping[str, str], *groups: str) -> tuple[str, ...]:
@@ -79,8 +87,8 @@ def _words(chosen: Mapping[str, str], *groups: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def _as_filed(files: ConfigFiles, words: tuple[str, ...]) -> RunConfig:
-    return bind(plain(composed(words, files), files))
+def _composed_once(files: ConfigFiles, words: tuple[str, ...]) -> dict[str, Any]:
+    return plain(composed(words, files), files)
 
 
 def plain(config: DictConfig, files: ConfigFiles = PROJECT_FILES) -> dict[str, Any]:

@@ -184,8 +184,9 @@ def deviations(run: RunConfig, as_filed: RunConfig, dataset: Plugin) -> dict[str
     key = "reference_energies"
     if dataset.get(key) and key in run.dataset and run.dataset[key] != dataset[key]:
         asked = plugin(run.dataset, "dataset").reference_energies
-        pairs = ",".join(f"{z}:{energy}" for z, energy in sorted((asked or {}).items()))
-        found[REFERENCES] = f"{{{pairs}}}" if pairs else "null"
+        if isinstance(asked, Mapping) and asked:
+            asked = "{" + ",".join(f"{z}:{energy}" for z, energy in sorted(asked.items())) + "}"
+        found[REFERENCES] = asked or "null"
     return found
 
 

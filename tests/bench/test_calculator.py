@@ -59,14 +59,14 @@ def shapes(generator):
 
 @pytest.mark.parametrize("shape", ["crystal", "slab in a cell", "rod", "molecule in a box"])
 def test_stress_is_the_derivative_with_respect_to_strain(tmp_path, generator, shape):
-    """1e-7 relative, by energies of strained cells; ASE's order, unit (eV/Å³) and sign; a committee's mean."""
+    """1e-6 relative, by energies of strained cells; ASE's order, unit (eV/Å³) and sign; a committee's mean."""
     atoms = shapes(generator)[shape]
     calculator = model(tmp_path / "model.pt", models=2)
     atoms.calc = calculator
-    wanted = energies_of_strains(atoms, calculator, 5e-4) / atoms.get_volume()
-    np.testing.assert_allclose(wanted, wanted.T, atol=1e-7 * np.abs(wanted).max())
+    wanted = energies_of_strains(atoms, calculator, 3e-4) / atoms.get_volume()
+    np.testing.assert_allclose(wanted, wanted.T, atol=1e-6 * np.abs(wanted).max())
     stress = atoms.get_stress()
-    np.testing.assert_allclose(stress, full_3x3_to_voigt_6_stress(wanted), atol=1e-7 * np.abs(wanted).max())
+    np.testing.assert_allclose(stress, full_3x3_to_voigt_6_stress(wanted), atol=1e-6 * np.abs(wanted).max())
     assert np.abs(stress).max() > 1e-3
 
 
@@ -87,7 +87,7 @@ def test_cells_relax(tmp_path, generator):
     atoms = crystal(generator)
     atoms.calc = model(tmp_path / "model.pt", seed=3)
     before = atoms.get_potential_energy()
-    BFGS(FrechetCellFilter(atoms), logfile=None, maxstep=0.05).run(fmax=0.02, steps=60)
+    BFGS(FrechetCellFilter(atoms), logfile=None, maxstep=0.05).run(fmax=0.05, steps=25)
     assert atoms.get_potential_energy() < before
 
 

@@ -26,6 +26,7 @@ from bench.places import PROJECT
 from bench.units import energy_unit
 
 log = logging.getLogger(__name__)
+_TOLD: set[tuple[str, str]] = set()
 STRUCTURES_MEASURED = 200
 """Distances show a wrong unit of length on a few structures already."""
 INDEX = re.compile(r"(-?\d*:-?\d*(:-?\d*)?|-?\d+|[^/@]*=[^/@]*)")
@@ -135,8 +136,12 @@ class FileDataset:
             )
 
     def _tell(self, lines: "Iterator[str] | list[str] | tuple[str, ...]", *, warn: bool) -> None:
+        """Say each line once in a process, however often the data are read."""
+        level = logging.WARNING if warn else logging.INFO
         for line in lines:
-            log.log(logging.WARNING if warn else logging.INFO, "note: dataset %s: %s", self.name, line)
+            if (self.name, line) not in _TOLD and log.isEnabledFor(level):
+                log.log(level, "note: dataset %s: %s", self.name, line)
+                _TOLD.add((self.name, line))
 
     def _check_unaltered(self, paths: list[Path]) -> None:
         actual = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()

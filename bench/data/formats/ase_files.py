@@ -161,7 +161,7 @@ def like_forces(frames: Any) -> tuple[str, ...]:
 def _like_energies(atoms: Any) -> tuple[str, ...]:
     numbers = [k for group in _groups(atoms) for k, v in group.items() if np.ndim(v) == 0 and _is_number(v)]
     named = tuple(name for name in numbers if any(word in name.lower() for word in ("energ", "e_", "toten", "scf")))
-    return named or tuple(numbers)
+    return named or tuple(name for name in numbers if not _has(name, STATES))
 
 
 def _is_number(value: Any) -> bool:
@@ -203,8 +203,7 @@ def _remarks(frames: Sequence[Any], energy_key: str | None, forces_key: str | No
     names = dict.fromkeys(name for atoms in frames for group in _groups(atoms) for name in group)
     unused = [name for name in names if name not in used and _has(name, STATES + OTHER_LABELS)]
     if unused:
-        learned = " and ".join(sorted(used - {""}))
-        yield f"learned are {learned}; present and not used: {', '.join(sorted(unused))}"
+        yield f"learned: {', '.join(sorted(used - {''}))}; present and not used: {', '.join(sorted(unused))}"
     if energy_key is None and forces_key is None:
         both = [r for r in map(_results, frames) if "free_energy" in r and "energy" in r]
         apart = max((abs(float(r["free_energy"]) - float(r["energy"])) for r in both), default=0.0)
