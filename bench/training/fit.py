@@ -383,6 +383,10 @@ def _held_out(
     return held
 
 
+FEWEST, FAR, FAR_ALONE = 5, 100.0, 10.0
+"""Of so many labels one is told that lies so many times as far from the median as half of them, and as the next."""
+
+
 class _Optimizer:
     """Adam over the parameters of all models, one rate per kind of parameter, scaled by the schedule."""
 
@@ -415,6 +419,18 @@ def _scaling(data: Structures, training: Int[np.ndarray, " train"], settings: Tr
     scaling = fit_scaling(data.residual_energies[training], counts, settings.energy_scale_factor)
     if scaling.degenerate:
         log.warning("all training energies are equal: the energy scale c of Eq. (4) is set to 1 eV")
+    per_atom = data.residual_energies[training] / data.n_atoms[training]
+    away = np.abs(per_atom - np.median(per_atom))
+    worst, (next_to, farthest) = int(np.argmax(away)), np.sort(away)[-2:] if len(away) > 1 else (0.0, 0.0)
+    if len(away) >= FEWEST and farthest > FAR * np.median(away) and farthest > FAR_ALONE * next_to:
+        log.warning(
+            "note: the energy of training structure %d, %.6g eV, lies %.3g eV per atom from the median, the next %.3g:"
+            " is that label right? It decides the scale of all",
+            training[worst],
+            data.energies[training[worst]],
+            farthest,
+            next_to,
+        )
     return scaling
 
 

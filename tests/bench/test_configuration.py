@@ -31,6 +31,7 @@ def test_every_file_belongs_to_a_group():
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=lambda value: value)
 def test_composes_and_binds(group, name):
     extra = ["selection=lcmd"] if (group, name) in [("kernel", name) for name in ("feat_ll", "feat_rp")] else []
+    extra += ["dataset=rmd17_aspirin"] if name == "own" else []  # its sizes come from the data
     partner = {"selection": ["kernel=feat_ll"]}.get(group, extra)
     prefix = "+" if group in ("sweep", "reduced") else ""
     if (group, name) == ("sweep", "paper"):

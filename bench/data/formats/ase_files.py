@@ -9,7 +9,7 @@ from typing import Any
 import ase.db
 import ase.io
 import numpy as np
-from ase.io.formats import filetype, string2index
+from ase.io.formats import filetype, ioformats, string2index
 
 from bench.data.raw import RawStructures
 from bench.errors import UserError
@@ -79,7 +79,8 @@ def _frames(part: Part, name: str) -> list[tuple[str, Any]]:
     path = str(part.path)
     try:
         index = slice(None) if part.index is None else string2index(part.index)
-        if filetype(path) == "db":
+        file_format = _format(path)
+        if file_format == "db":
             selection = index if isinstance(index, str) else None
             rows = progress(ase.db.connect(path).select(selection), name, unit="row")
             frames = [(f"{name}:{i}", row.toatoms(add_additional_information=True)) for i, row in enumerate(rows)]
@@ -89,13 +90,23 @@ def _frames(part: Part, name: str) -> list[tuple[str, Any]]:
         # ASE's own way to leave frames out reads only as far as needed, but does not number them
         ahead = index if isinstance(index, slice) else slice(index, (index + 1) or None)
         counted = (ahead.start or 0) >= 0 and (ahead.stop is None or ahead.stop >= 0) and (ahead.step or 1) > 0
-        read = ase.io.iread(path, index=ahead if counted else slice(None), do_not_split_by_at_sign=True)
+        read = ase.io.iread(
+            path, index=ahead if counted else slice(None), format=file_format, do_not_split_by_at_sign=True
+        )
         numbers = count(ahead.start or 0, ahead.step or 1) if counted else count()
         frames = [(f"{name}:{i}", atoms) for i, atoms in zip(numbers, progress(read, name, unit="frame"), strict=False)]
         return frames if counted else _picked(frames, index)
     except Exception as error:  # every format of ASE has its own errors
         reason = str(error).strip() or type(error).__name__
         raise UserError(f"{path} cannot be read by ASE ({type(error).__name__}: {reason}): mend the file") from None
+
+
+def _format(path: str) -> str:
+    """ASE's name of a file's format, also where the file is called `a.xyz@0:2` as a whole."""
+    found = filetype(path)
+    if found not in ioformats and "@" in Path(path).name:
+        return filetype(path.rpartition("@")[0], read=False)
+    return found
 
 
 def _picked(frames: list[tuple[str, Any]], index: int | slice) -> list[tuple[str, Any]]:
