@@ -89,8 +89,8 @@ class FileDataset:
             data = self._converted(raw, data.reference_energies)
         measured = np.unique(np.linspace(0, len(data) - 1, STRUCTURES_MEASURED).astype(np.int64))
         shortest = shortest_distances(data, measured, self.plausible.distances[1])
-        check_plausible(data, self.plausible, raw.labels, measured, shortest)
         check_consistent(data)
+        check_plausible(data, self.plausible, raw.labels, measured, shortest)
         self._tell(raw.remarks, warn=False)
         self._tell(remarks(data, raw.labels), warn=True)
         return data
