@@ -62,7 +62,11 @@ def test_a_trajectory_in_one_unit(tmp_path, wrapped):
 
 
 DISAGREE = {
-    "energies in eV, forces in kcal/mol/Å": ({"force": KCAL}, {}, "change by 0.04.* set dataset.forces_unit, e.g. kcal/mol/Å instead of eV/Å"),
+    "energies in eV, forces in kcal/mol/Å": (
+        {"force": KCAL},
+        {},
+        "change by 0.04.* set dataset.forces_unit, e.g. kcal/mol/Å instead of eV/Å",
+    ),
     "Hartree, Hartree/Bohr": (
         {"energy": ase.units.Hartree, "force": ase.units.Hartree / ase.units.Bohr},
         {"energy_unit": "Hartree"},
@@ -71,7 +75,7 @@ DISAGREE = {
     "positions in Bohr, declared Å": (
         {"length": ase.units.Bohr},
         {"plausible": dataclasses.replace(WIDE, distances=(0.1, 9.0))},
-        "change by 0.5[0-9]+ times what the forces say: energies, forces and lengths are not in the units declared",
+        "change by 0.5[0-9]+ times what the forces say: energies, forces and lengths are not",
     ),
     "gradients": ({"force": -1.0}, {}, "change by -(1|0.9).* times .* the forces have the wrong sign"),
 }

@@ -1,0 +1,180 @@
+"""What a method of one's own lacks, values that are not finite, and picks that are no batch: one line each."""
+
+import dataclasses
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from bench.compose import compose_run
+from bench.errors import UserError
+from bench.kernels.base import Embedding, KernelFacts, squared_norms
+from bench.loop import check, run_active_learning
+from bench.record import read_record
+from bench.selection.base import Copies, Selected, check_embedding, check_picks
+from bench.selection.lcmd import LargestClusterMaximumDistance
+from bench.selection.max_det import MaxDet
+from bench.selection.max_diag import MaxDiag
+from bench.selection.max_dist import MaxDist
+
+TINY = [
+    *("scenario.initial=6", "scenario.final=10", "scenario.pool=60", "scenario.validation=8", "scenario.test=12"),
+    *("batch_size=4", "training.epochs=2", "training.validation_checks=1", "threads=1", "model.hidden=[16,16]"),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bare:
+    """A selection, or a kernel, with a name alone."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NoNeedsFeatures:
+    name: str
+
+    def select(self, embedding, batch_size, generator):
+        return Selected(np.arange(batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeats:
+    name: str
+    needs_features: bool = False
+
+    def select(self, embedding, batch_size, generator):
+        return Selected(np.array([7, 57, 7, 57][:batch_size]))
+
+
+@dataclasses.dataclass(frozen=True)
+class NotFinite(KernelFacts):
+    """NaN for one structure of the pool."""
+
+    def prepare(self, inputs):
+        return self
+
+    def embed(self, structures):
+        values = np.ones(len(structures))
+        values[3] = np.nan
+        return Embedding(torch.from_numpy(values))
+
+    def uncertainty(self, errors):
+        return None
+
+
+@pytest.fixture
+def own_methods(monkeypatch):
+    module = types.ModuleType("own_methods")
+    for cls in (Bare, NoNeedsFeatures, Repeats, NotFinite):
+        setattr(module, cls.__name__, cls)
+    monkeypatch.setitem(sys.modules, "own_methods", module)
+
+
+CONTRACTS = {
+    "selection NoNeedsFeatures": "has no needs_features: give the class what bench.selection.base.Selection asks for",
+    "selection Bare": "has no needs_features, select",
+    "kernel Bare": "has no members, has_features, needs_forces, reads_pool_labels, prepare: .*kernels.base.Kernel asks",
+}
+
+
+@pytest.mark.parametrize("case", CONTRACTS)
+def test_what_a_class_lacks_is_told(own_methods, case):
+    group, name = case.split()
+    run = compose_run([])
+    run = dataclasses.replace(run, **{group: {"_target_": f"own_methods.{name}", "name": "mine"}})
+    with pytest.raises(UserError, match=CONTRACTS[case]) as caught:
+        check(run)
+    assert "\n" not in str(caught.value) and f"{group} " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"selection": "Repeats"},
+            "selection mine picked rows 7, 57, 7, 57 of a pool of 60, expected 4 different ones",
+        ),
+        ({"kernel": "NotFinite"}, "kernel mine: values of 1 of 60 structures are not finite"),
+    ],
+)
+def test_nothing_wrong_is_recorded(own_methods, tmp_path, changes, message):
+    run = compose_run([*TINY, f"results={tmp_path}"])
+    plugins = {group: {"_target_": f"own_methods.{name}", "name": "mine"} for group, name in changes.items()}
+    with pytest.raises(UserError, match=message):
+        run_active_learning(dataclasses.replace(run, **plugins))
+    (path,) = tmp_path.glob("runs/*/record.json")
+    record = read_record(path)
+    assert record["status"] == "failed" and record["steps"] == []
+
+
+def embedding(pool, training):
+    features = torch.from_numpy(pool)
+    return Embedding(squared_norms(features), features, torch.from_numpy(training))
+
+
+def test_values_that_are_not_finite():
+    generator = np.random.default_rng(0)
+    pool, training, rows = generator.normal(size=(9, 3)), generator.normal(size=(2, 3)), np.arange(100, 109)
+    check_embedding(embedding(pool, training), rows, "K")
+    for value in (np.nan, np.inf, -np.inf):
+        wrong = pool.copy()
+        wrong[4, 1] = value
+        with pytest.raises(UserError, match=r"kernel K: values of 1 of 9 .*\(structures 104 of the dataset\)"):
+            check_embedding(embedding(wrong, training), rows, "K")
+        wrong = training.copy()
+        wrong[0, 0] = value
+        with pytest.raises(UserError, match="features of training structures are not finite"):
+            check_embedding(embedding(pool, wrong), rows, "K")
+
+
+@pytest.mark.parametrize("rows", [[1, 2, 1], [1, 2], [1, 2, 9], [-1, 2, 3], [1, 2, 3, 4]])
+def test_picks_that_are_no_batch(rows):
+    check_picks(Selected(np.array([3, 1, 2])), 9, 3, "S")
+    with pytest.raises(UserError, match=r"selection S picked rows .* of a pool of 9, expected 3 different ones"):
+        check_picks(Selected(np.array(rows)), 9, 3, "S")
+
+
+def test_copies_are_found():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(5, 40))
+    pool = rows[[0, 1, 0, 2, 1, 0, 3]]
+    pool[6, 0], training = -0.0, rows[[4, 2, 4]]
+    copies = Copies(torch.from_numpy(pool), squared_norms(torch.from_numpy(pool)), torch.from_numpy(training))
+    assert copies.others(5) == [0, 2, 5] and copies.others(4) == [1, 4] and copies.others(6) == [6]
+    assert copies.of_training == [3]
+    assert copies.lowest(5, [0]) == 2 and copies.lowest(2, []) == 0 and copies.lowest(6, []) == 6
+    zeros = torch.zeros(3, 2, dtype=torch.float64)
+    zeros[1] = -zeros[1]
+    assert Copies(zeros, squared_norms(zeros)).others(1) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("n_train", [0, 3])
+@pytest.mark.parametrize("width", [5, 513])
+def test_equal_rows_come_lowest_first(n_train, width):
+    """Products round equal rows differently: among them the lowest is picked first all the same."""
+    generator = np.random.default_rng(width)
+    kinds = generator.normal(size=(6, width))
+    pool = kinds[generator.integers(0, 6, 2500)]
+    training = np.concatenate([generator.normal(size=(2, width)), kinds[:1]])[:n_train]
+    rows_of = {kind.tobytes(): np.flatnonzero((pool == kind).all(1)).tolist() for kind in kinds}
+    for method in (MaxDiag("MaxDiag"), MaxDist("MaxDist"), LargestClusterMaximumDistance("LCMD"), MaxDet("MaxDet")):
+        n = 5 if method.name == "MaxDet" else 40
+        picked = method.select(embedding(pool, training), n, generator).rows.tolist()
+        for rows in rows_of.values():
+            chosen = [row for row in picked if row in rows]
+            assert chosen == rows[: len(chosen)], method.name
+        if method.name == "MaxDist":
+            # every kind once, then copies, all at distance zero, in their order
+            different = 6 if n_train < 3 else 5
+            assert len({pool[row].tobytes() for row in picked[:different]}) == different
+            rest = [row for row in range(2500) if row not in picked[:different]]
+            assert picked[different:] == rest[: n - different]
+
+
+def test_max_det_without_rank_is_one_line():
+    pool = np.random.default_rng(0).normal(size=(4, 30))[np.arange(2000) % 4]
+    with pytest.raises(UserError, match=r"MaxDet found 4 of 9 structures: .* copies or combinations of these: lower"):
+        MaxDet("MaxDet").select(embedding(pool, np.zeros((0, 30))), 9, np.random.default_rng(0))

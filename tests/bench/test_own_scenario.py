@@ -1,0 +1,135 @@
+"""scenario=own: sizes from the data as numbers of the run's identity, and a name of one's own up to the report."""
+
+import dataclasses
+
+import ase
+import ase.io
+import numpy as np
+import pandas as pd
+import pytest
+from ase.units import kcal, mol
+from bench_commands import command, records
+from conftest import PROJECT, make_structures
+
+from analysis.collect import _told_apart
+from analysis.records import deviations_text, study_of
+from analysis.style import scenario_title
+from bench import sizes
+from bench.compose import compose_run
+from bench.data.split import draw_split
+from bench.errors import UserError
+from bench.loop import run_active_learning
+from bench.schema import hash_of
+
+OPEN = {"name": None, "initial": None, "final": None, "validation": None, "pool": None, "test": None, "r_max": 5.0}
+
+
+def filled(monkeypatch, n, batch_size=None, **given):
+    monkeypatch.setattr(sizes, "_count", lambda dataset: n)
+    config = {"scenario": {**OPEN, **given}, "batch_size": batch_size, "dataset": {"name": "file", "path": "a/w 1.xyz"}}
+    return sizes.filled(config, tell=False)
+
+
+@pytest.mark.parametrize("n", [10, 11, 12, 20, 37, 100, 600, 4019, 150000])
+def test_sizes_fit_the_data(monkeypatch, n):
+    """They can be split, something is left to test and to choose from, and the last batch is there."""
+    found = filled(monkeypatch, n)
+    run = compose_run([*(f"scenario.{key}={found['scenario'][key]}" for key in sizes.SIZES), "scenario.test=null"])
+    data = make_structures([([8, 1], [[0, 0, 0], [0, 0, 1]], None)])
+    many = dataclasses.replace(
+        data,
+        atomic_numbers=np.tile(data.atomic_numbers, n),
+        positions=np.tile(data.positions, (n, 1)),
+        offsets=2 * np.arange(n + 1),
+        cells=np.zeros((n, 3, 3)),
+        periodic=np.zeros((n, 3), dtype=bool),
+        energies=np.zeros(n),
+        forces=None,
+    )
+    split = draw_split(many, run.scenario, 0)
+    assert len(split.test) >= max(1, n // 5) and len(split.pool) >= run.scenario.final - run.scenario.initial > 0
+    assert 1 <= found["batch_size"] <= run.scenario.final - run.scenario.initial
+
+
+def test_what_is_given_stays(monkeypatch):
+    found = filled(monkeypatch, 600, batch_size=3, initial=20, pool=100, test=50, name="mine")
+    assert found["scenario"] == {
+        **{"name": "mine", "initial": 20, "final": 70, "validation": 60, "pool": 100, "test": 50, "r_max": 5.0}
+    }
+    assert found["batch_size"] == 3
+    assert filled(monkeypatch, 600)["scenario"]["name"] == "w_1"
+    with pytest.raises(UserError, match="dataset file holds 9 structures, scenario=own needs at least 10"):
+        filled(monkeypatch, 9)
+
+
+EMBEDDED = ["scenario=own", "dataset=rmd17_aspirin"]
+
+
+def test_identity_holds_numbers():
+    """The same words are the same run; a name, or a size of one's own, is another; nothing is left open."""
+    run = compose_run(EMBEDDED)
+    scenario = run.identity("")["scenario"]
+    assert scenario == {
+        **{"name": "rmd17_aspirin_4019", "initial": 10, "final": 100, "validation": 200, "pool": 3006, "test": None},
+        "r_max": 5.0,
+    }
+    assert run.batch_size == 10 and run.deviations == {"scenario.name": "rmd17_aspirin_4019"}
+    other = compose_run([*EMBEDDED, "scenario.name=asp", "scenario.pool=500", "training.epochs=7"])
+    assert other.deviations == {"scenario.name": "asp", "scenario.pool": 500, "training.epochs": 7}
+    names = [hash_of(r.identity("x")) for r in (run, compose_run(EMBEDDED), other)]
+    assert names[0] == names[1] != names[2]
+    demo = compose_run(["scenario.name=quick", "training.epochs=7"])
+    assert demo.deviations == {"scenario.name": "quick", "training.epochs": 7}
+
+
+def test_names_that_will_not_do():
+    with pytest.raises(UserError, match=r"scenario.name = 'tio2_10_250' is another scenario's"):
+        compose_run(["scenario.name=tio2_10_250"])
+    with pytest.raises(UserError, match=r"scenario.name = 'a/b': use letters, digits"):
+        compose_run(["scenario.name=a/b"])
+
+
+def test_studies_have_names_of_their_own():
+    """A name given is the study's; altered forms of a known scenario, or two forms of one name, are told apart."""
+    assert study_of("water", {"scenario.name": "water", "training.epochs": 7}) == "water"
+    assert study_of("demo", {}) == "demo" and study_of("demo", {"training.epochs": 7}).startswith("demo_altered_")
+    assert deviations_text({"scenario.name": "water"}) == ""
+    assert scenario_title("water", "training.epochs=7") == "water"
+    assert scenario_title("demo", "training.epochs=7").endswith("(altered)")
+    runs = pd.DataFrame(
+        [
+            *[("a", "water", "water", ""), ("b", "water", "water", "training.epochs=7"), ("c", "salt", "salt", "x=1")],
+            *[("d", study_of("demo", {"x": 1}), "demo", "x=1"), ("e", "demo", "demo", ""), ("f", None, None, None)],
+        ],
+        columns=["run_id", "study", "scenario", "deviations"],
+    )
+    found = _told_apart(runs)
+    assert found["a"] == "water" and found["b"].startswith("water_altered_") and found["c"] == "salt"
+    assert found["d"] == study_of("demo", {"x": 1}) and found["e"] == "demo"
+
+
+def test_from_a_file_to_the_report(tmp_path):
+    """An extended XYZ in kcal/mol with unusual names, as docs/data.md tells it."""
+    raw = np.load(PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz")
+    frames = []
+    for i in range(60):
+        frames.append(ase.Atoms(raw["Z"], raw["R"][i].astype(float)))
+        frames[-1].info["U_pbe"] = raw["E_eV"][i] * mol / kcal
+        frames[-1].arrays["minus_gradient"] = raw["F_eV_A"][i].astype(float) * mol / kcal
+    ase.io.write(tmp_path / "aspirin.xyz", frames, format="extxyz")
+    own = ["scenario=own", f"dataset.path={tmp_path}/aspirin.xyz@:50", "dataset.energy_unit=kcal/mol"]
+    own += ["dataset.energy_key=U_pbe", "model.hidden=[16,16]", "training.epochs=3", f"results={tmp_path}/results"]
+    with pytest.raises(
+        UserError, match=r"has no forces.*: give dataset.forces_key=minus_gradient, or choose training="
+    ):
+        run_active_learning(compose_run(own))
+    done = command(*own, "dataset.forces_key=minus_gradient")
+    assert done.returncode == 0, done.stderr
+    assert "scenario aspirin: 50 structures, so initial 8, final 21, validation 5, pool 27, batch_size 8" in done.stderr
+    record = records(tmp_path / "results")[0]
+    assert [step["n_train"] for step in record["steps"]] == [8, 16, 21]
+    built = command("--results", str(tmp_path / "results"), module="analysis.build")
+    assert built.returncode == 0, built.stderr
+    figures = {path.name for path in (tmp_path / "results/analysis/figures").iterdir()}
+    assert "learning_curves_aspirin_force.svg" in figures and not any("altered" in name for name in figures)
+    assert "aspirin" in built.stdout
