@@ -1,6 +1,7 @@
 """scenario=own: sizes from the data as numbers of the run's identity, and a name of one's own up to the report."""
 
 import dataclasses
+import logging
 
 import ase
 import ase.io
@@ -8,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from ase.units import kcal, mol
-from bench_commands import command, records
 from conftest import PROJECT, make_structures
 
+from analysis.build import collect
 from analysis.collect import _told_apart
 from analysis.records import deviations_text, study_of
 from analysis.style import scenario_title
@@ -108,8 +109,9 @@ def test_studies_have_names_of_their_own():
     assert found["d"] == study_of("demo", {"x": 1}) and found["e"] == "demo"
 
 
-def test_from_a_file_to_the_report(tmp_path):
-    """An extended XYZ in kcal/mol with unusual names, as docs/data.md tells it."""
+def test_from_a_file_to_a_study(tmp_path, caplog):
+    """An extended XYZ in kcal/mol with unusual names, as docs/data.md tells it, under its own name in every table."""
+    caplog.set_level(logging.INFO)
     raw = np.load(PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz")
     frames = []
     for i in range(60):
@@ -119,17 +121,13 @@ def test_from_a_file_to_the_report(tmp_path):
     ase.io.write(tmp_path / "aspirin.xyz", frames, format="extxyz")
     own = ["scenario=own", f"dataset.path={tmp_path}/aspirin.xyz@:50", "dataset.energy_unit=kcal/mol"]
     own += ["dataset.energy_key=U_pbe", "model.hidden=[16,16]", "training.epochs=3", f"results={tmp_path}/results"]
-    with pytest.raises(
-        UserError, match=r"has no forces.*: give dataset.forces_key=minus_gradient, or choose training="
-    ):
+    with pytest.raises(UserError, match=r"has no forces.*: give dataset.forces_key=minus_gradient, or choose traini"):
         run_active_learning(compose_run(own))
-    done = command(*own, "dataset.forces_key=minus_gradient")
-    assert done.returncode == 0, done.stderr
-    assert "scenario aspirin: 50 structures, so initial 8, final 21, validation 5, pool 27, batch_size 8" in done.stderr
-    record = records(tmp_path / "results")[0]
-    assert [step["n_train"] for step in record["steps"]] == [8, 16, 21]
-    built = command("--results", str(tmp_path / "results"), module="analysis.build")
-    assert built.returncode == 0, built.stderr
-    figures = {path.name for path in (tmp_path / "results/analysis/figures").iterdir()}
-    assert "learning_curves_aspirin_force.svg" in figures and not any("altered" in name for name in figures)
-    assert "aspirin" in built.stdout
+    record = run_active_learning(compose_run([*own, "dataset.forces_key=minus_gradient"]))
+    assert "scenario aspirin: 50 structures, so initial 8, final 21, validation 5, pool 27, batch_size 8" in caplog.text
+    assert [step["n_train"] for step in record.steps] == [8, 16, 21]
+    energies = [step["metrics"]["energy_mae_kcal_mol"] for step in record.steps]
+    assert all(0 < energy < 1e3 for energy in energies)
+    tables = collect(tmp_path / "results", "demo")
+    assert tables.runs["study"].tolist() == ["aspirin"] and set(tables.steps["study"]) == {"aspirin"}
+    assert tables.runs["deviations"].iloc[0] == "model.hidden=[16, 16], training.epochs=3"
