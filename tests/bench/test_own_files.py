@@ -16,7 +16,7 @@ from bench.data.datasets import file as file_dataset
 from bench.data.datasets.file import FileDataset
 from bench.data.neighbours import find_neighbours
 from bench.errors import UserError
-from bench.schema import plugin
+from bench.plugins import plugin
 
 WIDE = Plausible(energies=(-60.0, 60.0), forces=(0.0, 30.0), distances=(0.4, 4.0))
 
