@@ -23,7 +23,7 @@ def first_copies(data: Structures) -> Int[np.ndarray, " structures"]:
 
 
 def contradictions(
-    data: Structures, first: Int[np.ndarray, " structures"], tolerance: float = 1e-6
+    data: Structures, first: Int[np.ndarray, " structures"], tolerance: float = 1e-4
 ) -> Int[np.ndarray, " contradicting"]:
     """Copies whose energy, or a force, is not that of the first: by more than `tolerance` eV or eV/Å."""
     found = []

@@ -285,6 +285,47 @@ def test_lists_and_patterns(tmp_path, generator):
         load(tmp_path / "run*/md.xyz@2:")
 
 
+def vasprun(n=3):
+    """As VASP writes it, cut down: the energy extrapolated to zero smearing is not the free energy."""
+
+    def rows(*lines):
+        return "".join(f"<v>{line}</v>" for line in lines)
+
+    def structure(x):
+        cell = rows("4.2 0 0", "0 4.2 0", "0 0 4.2")
+        positions = rows(f"{x} 0 0", "0.5 0.5 0.5")
+        return f'<crystal><varray name="basis">{cell}</varray></crystal><varray name="positions">{positions}</varray>'
+
+    steps = ""
+    for i in range(n):
+        energies = [("e_fr_energy", -6.6 + 0.01 * i), ("e_wo_entrp", -6.4), ("e_0_energy", -6.5 + 0.01 * i)]
+        energy = "<energy>" + "".join(f'<i name="{name}">{value}</i>' for name, value in energies) + "</energy>"
+        forces, stress = rows(f"{-0.1 * i} 0 0", f"{0.1 * i} 0 0"), rows("1 0 0", "0 1 0", "0 0 1")
+        steps += f"<calculation><scstep>{energy}</scstep><structure>{structure(0.01 * i)}</structure>"
+        steps += f'<varray name="forces">{forces}</varray><varray name="stress">{stress}</varray>{energy}</calculation>'
+    atoms = "<set><rc><c>Cs</c><c>1</c></rc><rc><c>Cl</c><c>2</c></rc></set>"
+    points = f'<varray name="kpointlist">{rows("0 0 0")}</varray><varray name="weights">{rows("1")}</varray>'
+    return (
+        f'<?xml version="1.0"?><modeling><atominfo><array name="atoms">{atoms}</array></atominfo>'
+        f'<kpoints>{points}</kpoints><structure name="initialpos">{structure(0)}</structure>{steps}</modeling>'
+    )
+
+
+def test_output_of_vasp(tmp_path, told):
+    """Folders of calculations; forces are the gradient of the free energy, and stress is there."""
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "vasprun.xml").write_text(vasprun())
+    data = load(tmp_path / "*/vasprun.xml")
+    np.testing.assert_allclose(data.energies, [-6.5, -6.49, -6.48] * 2)
+    np.testing.assert_allclose(data.forces[4:6], [[-0.2, 0, 0], [0.2, 0, 0]])
+    assert data.periodic.all() and data.cells[0].tolist() == np.diag([4.2] * 3).tolist()
+    lines = " ".join(told())
+    assert "present and not used: free_energy, stress" in lines and "by up to 0.1: dataset.energy_key=free" in lines
+    assert "3 of 6 structures repeat an earlier one (b/vasprun.xml:0 of a/vasprun.xml:0" in lines
+    np.testing.assert_allclose(load(tmp_path / "a/vasprun.xml@1:", energy_key="free_energy").energies, [-6.59, -6.58])
+
+
 def test_copies_are_told_or_dropped(tmp_path, generator, told):
     path = write(tmp_path / "a.xyz", waters(generator, 3) * 3)
     assert len(load(path)) == 9
