@@ -61,9 +61,9 @@ def _name(dataset: Mapping[str, Any]) -> str:
     """The name of the dataset, or of its first file."""
     path = dataset.get("path")
     first = path[0] if isinstance(path, list) and path else path
-    if dataset["name"] != UNNAMED or not first:
-        return str(dataset["name"])
-    return re.sub(r"[^\w.+-]+", "_", PurePath(str(first).partition("@")[0]).stem).strip("_") or UNNAMED
+    unnamed = dataset["name"] == UNNAMED and first
+    name = PurePath(PurePath(str(first)).name.partition("@")[0]).stem if unnamed else str(dataset["name"])
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).strip("_")[:64] or UNNAMED
 
 
 @functools.cache
