@@ -30,8 +30,8 @@ class Cell:
 def expand(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> list[Cell]:
     """All runs of `sweep=NAME[,NAME…]` and further overrides, which replace the sweep's own values of a key.
 
-    Nothing is read but configuration, and the data where a scenario takes its sizes from them. A run that several sweeps name
-    appears once. Raises UserError.
+    Nothing is read but configuration, and the data where a scenario takes its sizes from them. A run that several
+    sweeps name appears once. Raises UserError.
     """
     files, words = with_search_path(files, words)
     overrides = parse(words, files)

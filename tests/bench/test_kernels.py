@@ -15,6 +15,7 @@ from bench.kernels.predictions import AbsoluteError, Committee
 from bench.kernels.random import Random
 from bench.kernels.random_projection import RandomProjection, draw_projections
 from bench.model.potential import make_batch
+from bench.record_schema import Correlation
 
 
 def inputs(data, labelled, seed=0, models=1):
@@ -140,11 +141,11 @@ def test_correlations(mixed_data):
     state = inputs(mixed_data, [0], models=2)
     errors = structure_errors(state.potential, state.builder, np.arange(6), forces=True)
     found = correlations(errors.force.mae.mean(0) * 2 + 1, errors)
-    assert found["force"]["pearson"] == pytest.approx(1) and found["force"]["spearman"] == pytest.approx(1)
+    assert found["force"].pearson == pytest.approx(1) and found["force"].spearman == pytest.approx(1)
     expected = np.corrcoef(errors.force.mae.mean(0), errors.energy.mean(0))[0, 1]
-    assert found["energy"]["pearson"] == pytest.approx(expected)
+    assert found["energy"].pearson == pytest.approx(expected)
     assert set(found) == {"energy", "force", "energy_of_mean", "force_of_mean"}
-    assert correlations(np.ones(6), errors)["energy"] == {"pearson": None, "spearman": None}
+    assert correlations(np.ones(6), errors)["energy"] == Correlation()
 
 
 @pytest.mark.parametrize(("n_train", "n_features"), [(3, 8), (20, 8), (8, 8), (2, 30)])
