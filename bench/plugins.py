@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -140,7 +141,8 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
         return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = where + ".".join(str(part) for part in first["loc"])
+        # what pydantic adds for validators and unions is no key
+        key = where + ".".join(str(part) for part in first["loc"] if not re.search(r"[(\[]", str(part)))
         given = "" if first["type"] == "missing" else f" = {first['input']!r}"
         raise UserError(f"configuration key {key}{given}: {first['msg']}") from None
 

@@ -3,7 +3,11 @@
 import re
 import shlex
 
+import numpy as np
 import pytest
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from conftest import PROJECT
 
 from bench.command_line import HydraLine
@@ -34,8 +38,21 @@ def test_links_lead_somewhere(page):
                 assert link[1][1:] in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
+@pytest.fixture
+def frames(tmp_path, monkeypatch):
+    """A working folder with the reader's own structures."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    water = [molecule("H2O") for _ in range(30)]
+    for atoms in water:
+        atoms.positions += 0.05 * generator.normal(size=(3, 3))
+        forces = 0.1 * generator.normal(size=(3, 3))
+        atoms.calc = SinglePointCalculator(atoms, energy=float(generator.normal()), forces=forces)
+    write("frames.xyz", water)
+
+
 @pytest.mark.parametrize("line", LINES)
-def test_commands_are_right(line):
+def test_commands_are_right(line, frames):
     """Every flag exists; what a run or a sweep is told composes (kernels of one's own in a test of `--config-dir`)."""
     command, *words = shlex.split(line)[1:]
     if command == "--help":

@@ -87,7 +87,7 @@ def test_identity_holds_numbers():
 
 def test_names_that_will_not_do():
     with pytest.raises(UserError, match=r"scenario.name = 'tio2_10_250' is another scenario's"):
-        compose_run(["scenario.name=tio2_10_250"])
+        compose_run(["scenario=own", "dataset=rmd17_aspirin", "scenario.name=tio2_10_250"])
 
 
 def test_studies_have_names_of_their_own():
