@@ -1,6 +1,7 @@
 """Errors that a user can mend: one line that names the thing, the value and the remedy."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -17,6 +18,15 @@ class BusyError(UserError):
 
 class WriteError(UserError):
     """The disk is full or not writable: no fault of the run, which goes on when there is room."""
+
+
+class NoRoomError(WriteError):
+    """The disk is full, or the quota used up: for others there is no room either."""
+
+
+def cannot_write(error: OSError, message: str) -> WriteError:
+    """The error for a file that cannot be written."""
+    return (NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else WriteError)(message)
 
 
 def nearest(word: str, known: Iterable[str], *, listed: Iterable[str] | None = None, cutoff: float = 0.5) -> str:

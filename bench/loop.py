@@ -177,6 +177,10 @@ def _recorded(run: RunConfig, shared: _Shared, held: contextlib.ExitStack | None
         return record
     sources = outside_sources(run, record.content)
     session = Session(**provenance(run.device), sources=sources, first_step=len(record.steps))
+    if record.content.sessions and (record.steps or (folder / TRAINING).exists()):
+        session.differs = session.differences(record.content.sessions[-1])
+        if session.differs:
+            log.warning("run %s goes on elsewhere: %s", folder.name, "; ".join(session.differs))
     record.content.sessions = [*record.content.sessions, session]
     record.content.kernels |= {one.name: facts_of(one) for one in (*final_kernels, kernel)}
     record.save_arrays(SPLIT, vars(split))
@@ -393,7 +397,11 @@ def _saved_model(run: RunConfig, record: RunRecord, n_train: int) -> Potential |
     path = record.folder / MODEL
     if not path.exists():
         return None
-    potential, _, extra = load_potential(path, run.device)
+    try:
+        potential, _, extra = load_potential(path, run.device)
+    except UserError as error:
+        log.warning("%s", error)
+        return None
     # models kept before ends had files of their own are those of the only end
     return potential if extra.get("n_train", record.content.finals[0]) == n_train else None
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from bench.errors import UserError, WriteError
+from bench.errors import UserError, cannot_write
 from bench.identity import hash_of
 from bench.record_schema import SCHEMA_VERSION, Failure, Record, Step
 from bench.schema import RunConfig
@@ -217,7 +217,8 @@ def make_folder(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise WriteError(f"cannot write to {folder} ({error.strerror}): set results= to a folder of yours") from None
+        message = f"cannot write to {folder} ({error.strerror}): make it writable or set results= to a folder of yours"
+        raise cannot_write(error, message) from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -232,9 +233,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise WriteError(
-            f"cannot write {path} ({error.strerror}): make room or set results= to another folder"
-        ) from None
+        message = f"cannot write {path} ({error.strerror}): make room or set results= to another folder"
+        raise cannot_write(error, message) from None
 
 
 def remove_leftovers(folder: Path, pattern: str) -> None:

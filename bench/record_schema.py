@@ -157,6 +157,13 @@ class Session(Recorded):
     git_commit: str | None = None
     git_dirty: bool | None = None
     first_step: NonNegativeInt = 0
+    differs: list[str] = Field(default_factory=list)
+    """What is not as in the session before, where the numbers may differ by rounding for it."""
+
+    def differences(self, before: "Session") -> list[str]:
+        """What may change the last digits of sums: threads, the kind of processor or device."""
+        pairs = {name: (getattr(before, name), getattr(self, name)) for name in ("threads", "cpu", "device")}
+        return [f"{name}: {old} -> {new}" for name, (old, new) in pairs.items() if old != new]
 
 
 class Record(Recorded):

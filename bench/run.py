@@ -18,6 +18,7 @@ from bench.command_line import HydraLine
 from bench.compose import bind_chosen, compose_run, composed, plain
 from bench.config_files import VERSION_BASE, is_pattern, parse, refuse_interval, values_of, written_out
 from bench.errors import UserError, nearest
+from bench.frame import framed
 from bench.hydra_mistakes import SEVERAL, dotted_keys
 from bench.places import CONF
 from bench.record import make_folder
@@ -42,8 +43,8 @@ def _hydra_main(config: DictConfig) -> float | None:
         listen()
         return execute(bind_chosen(plain(config), HydraConfig.get().runtime))
     except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
+        stop.tell()
+        raise
     except Exception as error:
         if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
@@ -131,6 +132,7 @@ def _check_sweeps(overrides: Iterable[Override], config: DictConfig, *, multirun
             refuse_interval(override)
 
 
+@framed
 def main() -> None:
     """Entry point; exits with 0 only when every run is done, with 2 after a mistake in the input."""
     try:

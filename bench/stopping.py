@@ -1,25 +1,36 @@
 """Stopping cleanly: a signal (time limit, preemption, Ctrl-C) ends a run where it is safe, to be resumed later."""
 
 import contextlib
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
 
-_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 SECONDS_BEFORE_THE_END = 60.0
 _END = "SLURM_JOB_END_TIME"
 
 
-class Stopped(BaseException):
+class Stopped(SystemExit):
     """A run was asked to stop; no failure, so that `except Exception` lets it pass."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}: the same command goes on from here")
-        self.exit_code = 128 + signum
+        super().__init__(128 + signum)
+        self.signum = signum
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name}: the same command goes on from here"
+
+    def tell(self) -> None:
+        """Say so on stderr, unless it is for want of a reader."""
+        if signal.Signals(self.signum).name != "SIGPIPE":
+            with contextlib.suppress(OSError):
+                print(self, file=sys.stderr)
 
 
 class _Listener:
@@ -31,6 +42,8 @@ class _Listener:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, signum
+        if signal.Signals(signum).name == "SIGPIPE":
+            logging.raiseExceptions = False  # the log has lost its reader
         if again and signum == signal.SIGINT:
             raise KeyboardInterrupt
         if not again and not self.deferring:
@@ -43,20 +56,30 @@ _listener = _Listener()
 def listen(*, own: bool = False) -> None:
     """From now on signals stop this process by `Stopped`; so does the end of a SLURM job's time, where it is known.
 
-    A handler of USR1 or USR2 that is there already is left alone, launchers have theirs, unless the process is `own`,
-    made for one run by a worker that watches the time.
+    So does output that nobody reads any more (`… | head`). A handler of USR1 or USR2 that is there already is left
+    alone, launchers have theirs, unless the process is `own`, made for one run by a worker that watches the time. A
+    hang-up that is ignored (nohup) stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     _listener.received = None
-    for number in SIGNALS:
+    for number in not_ignored():
         free = signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, _listener)
         if own or free or number == signal.SIGTERM:
             signal.signal(number, _listener)
+    if not own:
+        signal.signal(signal.SIGPIPE, _listener)
     if _END in os.environ and not own:
         left = float(os.environ[_END]) - time.time() - SECONDS_BEFORE_THE_END
         signal.signal(signal.SIGALRM, _listener)
         signal.setitimer(signal.ITIMER_REAL, max(left, 1.0))
+
+
+def not_ignored() -> list[signal.Signals]:
+    """The signals that stop a process, without a hang-up that is ignored."""
+    return [
+        number for number in SIGNALS if not (number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN)
+    ]
 
 
 @contextlib.contextmanager

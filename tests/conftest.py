@@ -6,6 +6,7 @@ hook = install_import_hook(["bench", "analysis"], "beartype.beartype")
 
 import dataclasses  # noqa: E402
 import os  # noqa: E402
+import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import hypothesis  # noqa: E402
@@ -23,6 +24,9 @@ hypothesis.settings.register_profile("no test depends on the machine's speed", d
 hypothesis.settings.load_profile("no test depends on the machine's speed")
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"
+POOLS = tempfile.TemporaryDirectory(prefix="bmdal-bench-pools-")
+"""Claims of cores by the pools of these tests: those of others at work on this machine are in nobody's way."""
+os.environ["BMDAL_BENCH_POOLS"] = POOLS.name
 SMALL = ModelSettings(r_max=4.0, n_gaussians=5, n_radial=3, hidden=(16, 12))
 
 

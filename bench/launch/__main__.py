@@ -1,13 +1,15 @@
 """A whole sweep on many workers: python -m bench.launch sweep=… [cluster=local|slurm] [cluster.…=… overrides …]"""
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
-import socket
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from bench.commands import called
 from bench.compose import split_cluster
 from bench.config_files import parse
 from bench.errors import UserError
-from bench.launch import pool, slurm
-from bench.launch.cluster import Cluster, Local, Slurm, cluster_of, places
-from bench.launch.queue import Entry, Queue, entries_of, read_queue
+from bench.frame import framed
+from bench.launch import claims, launches, pool, slurm
+from bench.launch.cluster import Cluster, Local, Place, Slurm, cluster_of, places, share
+from bench.launch.queue import Entry, Queue, entries_of
 from bench.launch.watch import Watch
 from bench.record import make_folder
 from bench.record_schema import SCHEMA_VERSION
@@ -28,6 +31,7 @@ from bench.system import require_unix
 MOST_FAILURES_SHOWN = 10
 
 
+@framed
 def main() -> None:
     """Entry point; exits with 0 only if all is submitted or, with --wait, done; with 2 after a mistake in the input."""
     parser = OneLineParser(prog=called("launch"), description=(__doc__ or "").splitlines()[0])
@@ -37,7 +41,9 @@ def main() -> None:
     what.add_argument("--wait", action="store_true", help="stay, with a live table, until no worker is left")
     what.add_argument("--dry-run", action="store_true", help="say what would be done")
     what.add_argument("--status", action="store_true", help="show how far the sweep is")
-    what.add_argument("--cancel", action="store_true", help="stop all its workers; runs in progress are saved")
+    what.add_argument(
+        "--cancel", action="store_true", help="stop its workers, or those of a launch's folder; runs are saved"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="do failed runs once more")
     parser.add_argument(
         "--json", action="store_true", help="with --status: for scripts; keys as in bench/launch/watch.py"
@@ -47,9 +53,6 @@ def main() -> None:
         if arguments.json and not arguments.status:
             raise UserError("--json goes with --status: add it")
         status = _launch(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
     except KeyboardInterrupt:
         print("the workers go on without this command: --status shows, --cancel stops them", file=sys.stderr)
         status = 130
@@ -57,50 +60,80 @@ def main() -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
+    if arguments.cancel and not any("=" in word for word in arguments.words):
+        return launches.cancel(launches.named(arguments.words))
     files, words = files_of(arguments, arguments.words)
     of_cluster, own = split_cluster(words, files)
     cluster = cluster_of(of_cluster, files)
     if cluster.gpus_per_worker and not any(override.key_or_group == "device" for override in parse(own, files)):
         own.append("device=cuda")
     entries = entries_of(expand(own, files))
-    root = Path(entries[0].run.results) / "launch"
+    root, names = Path(entries[0].run.results) / "launch", {entry.folder.name for entry in entries}
     watch = Watch(entries)
-    at_work = _launches_at_work(root, entries)
     if arguments.status:
+        at_work = launches.at_work(root, names)
         watch.look()
+        workers = sum(launch.workers for launch in at_work)
         if arguments.json:
-            print(json.dumps(watch.status(sum(at_work.values())), indent=1))
+            print(json.dumps(watch.status(workers), indent=1))
             return 0
-        print("\n".join(watch.table(sum(at_work.values()))))
+        print("\n".join(watch.table(workers)))
+        launches.tell_of_unknown(at_work)
         _tell_failures(watch)
         return 0
     if arguments.cancel:
-        for folder in at_work:
-            (pool if pool.is_running(folder) else slurm).cancel(folder)
-        print(f"stopped {sum(at_work.values())} workers")
-        return 0
-    covered = {entry.folder for folder in at_work for entry in read_queue(folder).entries}
-    counts = watch.look()
-    todo = [
-        dataclasses.replace(entry, failures_before=entry.failures())
-        for entry in entries
-        if (entry.folder not in covered or watch.state[entry.folder] == "failed")
-        and _is_to_do(watch.state[entry.folder], retry_failed=arguments.retry_failed)
-    ]
-    kept = {state: counts[state] for state in ("done", "failed", "damaged") if counts[state]}
-    queued = len(covered & watch.state.keys())
-    print(
-        f"{len(entries)} runs: {len(todo)} to do, {queued} with workers already"
-        + "".join(f", {count} {state}" for state, count in kept.items())
-    )
-    if todo:
-        _start(root, cluster, todo, dry_run=arguments.dry_run)
+        at_work = launches.at_work(root, names)
+        known = [launch.folder for launch in at_work if launch.runs is not None]
+        launches.tell_of_unknown(at_work)
+        return launches.cancel([*known, *launches.orphaned(root, names)])
+    with contextlib.ExitStack() as alone:
+        todo, queued = _left(root, watch, retry_failed=arguments.retry_failed)
+        if todo and not arguments.dry_run:
+            alone.enter_context(launches.alone(root))
+            todo, queued = _left(root, watch, retry_failed=arguments.retry_failed)
+        counts = Counter(watch.state.values())
+        print(
+            f"{len(entries)} runs: {len(todo)} to do, {queued} with workers already"
+            + "".join(f", {counts[state]} {state}" for state in ("done", "failed", "damaged") if counts[state])
+        )
+        if todo:
+            _start(root, cluster, todo, dry_run=arguments.dry_run)
     if not arguments.wait:
+        if todo and not arguments.dry_run:
+            print("how far they are and what failed: --status; --wait stays, and ends with 0 only if all is done")
+        launches.tell_of_unknown(launches.at_work(root, names))
         _tell_failures(watch)
         return 0
-    final = watch.until_nobody_works(lambda: sum(_launches_at_work(root, entries).values()))
+    watched: dict[Path, None] = {}
+
+    def workers_left() -> int:
+        at_work = launches.at_work(root, names)
+        watched.update(dict.fromkeys(launch.folder for launch in at_work))
+        return sum(launch.workers for launch in at_work)
+
+    final = watch.until_nobody_works(workers_left)
     _tell_failures(watch)
-    return 0 if final["done"] == len(entries) else 1
+    if final["done"] == len(entries):
+        return 0
+    launches.tell_why(root, watched)
+    return 1
+
+
+def _left(root: Path, watch: Watch, *, retry_failed: bool) -> tuple[list[Entry], int]:
+    """The runs that nobody is to do yet, and how many others have workers already."""
+    watch.look()
+    covered: dict[str, int] = {}
+    for launch in launches.at_work(root, {entry.folder.name for entry in watch.entries}):
+        covered |= launch.runs or {}
+    todo, queued = [], 0
+    for entry in watch.entries:
+        state, failures, before = watch.state[entry.folder], entry.failures(), covered.get(entry.folder.name)
+        # one that has failed since the launch at work began is not done again by it
+        waits = before is not None and not (state == "failed" and failures > before)
+        queued += waits
+        if not waits and _is_to_do(state, retry_failed=retry_failed):
+            todo.append(dataclasses.replace(entry, failures_before=failures))
+    return todo, queued
 
 
 def _is_to_do(state: str, *, retry_failed: bool) -> bool:
@@ -113,41 +146,55 @@ def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool
     require_unix()
     folder = root / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     most = -(-len(todo) // cluster.pack)
-    ours = places(cluster, most) if isinstance(cluster, Local) else []
-    workers = len(ours)
+    limit = most if isinstance(cluster, Local) else slurm.most_elements()
+    cores = share(cluster) if isinstance(cluster, Local) else cluster.cpus_per_worker
+    todo = [_with_threads(entry, cores) for entry in todo]
+    threads = max(entry.run.threads or cores for entry in todo)
     if isinstance(cluster, Slurm):
-        limit = slurm.most_elements()
         workers = min(cluster.workers, most, limit)
         if workers < min(cluster.workers, most):
             print(f"cluster.workers = {cluster.workers} is beyond this site's MaxArraySize: {workers} workers")
-    threads = min(len(place.cores) for place in ours) if ours else getattr(cluster, "cpus_per_worker", 1)
-    todo = [_with_threads(entry, threads) for entry in todo]
+    else:
+        workers = len(places(cluster, most, threads))
     if dry_run:
         packs = f", packs of {cluster.pack}" if cluster.pack > 1 else ""
         print(f"would start {workers} workers of {threads} threads{packs} on:")
         print("\n".join(f"{entry.folder.name} {' '.join(entry.words)}" for entry in todo))
         return
-    if isinstance(cluster, Local):
-        _refuse_a_second_pool(root)
-    make_folder(folder)
-    Queue(SCHEMA_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
-    if isinstance(cluster, Slurm):
-        try:
-            job = slurm.submit(folder, cluster, workers)
-        except UserError:
-            shutil.rmtree(folder)
-            raise
-        print(f"submitted {workers} workers as job {job}; logs in {folder}/slurm")
-        return
-    pool.start(folder, ours)
-    print(f"started {workers} workers of {threads} threads in the background; log in {folder}/pool.log")
+    with contextlib.ExitStack() as held:
+        if isinstance(cluster, Local):
+            ours, claim = _claimed(folder, cluster, most, threads)
+            held.callback(os.close, claim)
+        make_folder(folder)
+        Queue(SCHEMA_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
+        if isinstance(cluster, Local):
+            pool.start(folder, ours, claim)
+            print(f"started {len(ours)} workers of {threads} threads in the background; log in {folder}/{pool.LOG}")
+        else:
+            try:
+                job = slurm.submit(folder, cluster, workers)
+            except UserError:
+                shutil.rmtree(folder)
+                raise
+            print(f"submitted {workers} workers as job {job}; logs in {folder}/slurm")
 
 
-def _refuse_a_second_pool(root: Path) -> None:
-    """Workers that share cores slow each other several-fold. Raises UserError."""
-    for other in root.iterdir() if root.is_dir() else []:
-        if pool.is_running(other) and pool.owner(other)[0] == socket.gethostname():
-            raise UserError(f"the workers of {other} use this machine: wait for them, or --cancel that sweep")
+def _claimed(folder: Path, cluster: Local, most: int, threads: int) -> tuple[list[Place], int]:
+    """The places of a pool that no other of this user holds, and the descriptor that keeps them. Raises UserError."""
+    ours: list[Place] = []
+
+    def choose(others: Sequence[claims.Claim]) -> list[Place]:
+        ours[:] = places(cluster, most, threads, [place for other in others for place in other.places])
+        if not ours:
+            who = " and ".join(f"the workers of {other.folder}" for other in others)
+            raise claims.TakenError(
+                f"{who} hold cores of this machine that this launch needs: wait for them, lower cluster.workers,"
+                f" or stop them: --cancel {' '.join(str(other.folder) for other in others)}"
+            )
+        return ours
+
+    claim = claims.claim(folder, choose, lambda other: not pool.is_running(other))
+    return ours, claim
 
 
 def _with_threads(entry: Entry, threads: int) -> Entry:
@@ -158,19 +205,6 @@ def _with_threads(entry: Entry, threads: int) -> Entry:
     return dataclasses.replace(entry, run=run)
 
 
-def _launches_at_work(root: Path, entries: Sequence[Entry]) -> dict[Path, int]:
-    """The launches on any of these runs that still have workers, and how many."""
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
-    ours = {entry.folder for entry in entries}
-    queued = slurm.alive() if any((path / "slurm").is_dir() for path in folders) else {}
-    found = {}
-    for folder in folders:
-        workers = queued.get(folder.name, 0) + pool.workers(folder)
-        if workers and any(entry.folder in ours for entry in read_queue(folder).entries):
-            found[folder] = workers
-    return found
-
-
 def _tell_failures(watch: Watch) -> None:
     failed = [entry for entry in watch.entries if watch.state[entry.folder] in ("failed", "damaged")]
     for entry in failed[:MOST_FAILURES_SHOWN]:
@@ -179,6 +213,8 @@ def _tell_failures(watch: Watch) -> None:
         print(
             f"and {len(failed) - MOST_FAILURES_SHOWN} more failed: python -m analysis.plan … --csv FILE lists every run"
         )
+    if any(watch.state[entry.folder] == "failed" for entry in failed):
+        print("failed runs are done again with --retry-failed, once their cause is gone")
 
 
 if __name__ == "__main__":

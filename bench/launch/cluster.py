@@ -68,19 +68,43 @@ def cluster_of(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> Clus
     return cluster
 
 
-def places(cluster: Local, most: int) -> list[Place]:
-    """Divide the cores and GPUs that this process may use among at most `most` workers. Raises UserError."""
-    mine = cores()
-    gpus = visible_gpus() if cluster.gpus_per_worker else []
-    limit = len(gpus) if cluster.gpus_per_worker else len(mine)
+def share(cluster: Local) -> int:
+    """How many cores a local worker has: as configured, however many runs are left. Raises UserError."""
+    return max(1, len(cores()) // _limited(cluster))
+
+
+def _limited(cluster: Local) -> int:
+    """The workers that are asked for: one for every core or GPU where nothing is said. Raises UserError."""
+    what = "GPUs" if cluster.gpus_per_worker else "cores"
+    limit = len(visible_gpus() if cluster.gpus_per_worker else cores())
     workers = cluster.workers or limit
     if workers > limit or limit == 0:
-        what = "GPUs" if cluster.gpus_per_worker else "cores"
         raise UserError(f"cluster.workers = {workers}: there are {limit} {what} here; every worker needs its own")
-    workers = max(1, min(workers, most))
-    share = max(1, len(mine) // workers)
+    return workers
+
+
+def places(cluster: Local, most: int, cores_each: int, taken: Sequence[Place] = ()) -> list[Place]:
+    """Cores and GPUs that this process may use and nobody has taken, for at most `most` workers.
+
+    As many as `cluster.workers` says, or, where it says nothing, as there are left: none, maybe. Raises UserError.
+    """
+    mine = cores()
+    wanted = _limited(cluster)
+    shared = wanted > len(mine)  # more GPUs than cores
+    busy = {core for place in taken for core in place.cores}
+    free = mine if shared else [core for core in mine if core not in busy]
+    room = wanted if shared else len(free) // cores_each
+    gpus: list[str] = []
+    if cluster.gpus_per_worker:
+        gpus = [gpu for gpu in visible_gpus() if gpu not in {place.gpu for place in taken}]
+        room = min(room, len(gpus))
+    workers = min(wanted, most)
+    if room < workers:
+        workers = 0 if cluster.workers else room
     return [
-        Place([mine[(worker * share + i) % len(mine)] for i in range(share)], gpus[worker] if gpus else None)
+        Place(
+            [free[(worker * cores_each + i) % len(free)] for i in range(cores_each)], gpus[worker] if gpus else None
+        )
         for worker in range(workers)
     ]
 

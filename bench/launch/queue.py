@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,7 +116,7 @@ def entries_of(cells: Sequence[Cell]) -> list[Entry]:
     load = functools.cache(_load)
     entries = []
     for cell in cells:
-        run = replace(cell.run, results=str(Path(cell.run.results).absolute()))
+        run = replace(cell.run, results=os.path.realpath(cell.run.results))
         kernel, _ = check(run)
         data = load(json.dumps(run.dataset, sort_keys=True), run.scenario)
         folder = run_folder(run.results, identity_of(run, data))

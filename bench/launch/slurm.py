@@ -19,6 +19,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from bench.errors import UserError
 from bench.launch.cluster import Slurm, environment
+from bench.launch.logs import errors_in
 
 if TYPE_CHECKING:
     from bench.launch.worker import Worker
@@ -107,6 +108,11 @@ def alive() -> Counter[str]:
 def cancel(folder: Path) -> None:
     """Cancel the workers of a launch: runs in progress are saved."""
     _output("scancel", f"--name={PREFIX}{folder.name}", f"--user={getpass.getuser()}")
+
+
+def errors(folder: Path) -> list[str]:
+    """What the workers of a launch say went wrong, each once."""
+    return errors_in(sorted((folder / "slurm").glob("*_log.out")))
 
 
 def _output(*command: str) -> str:

@@ -20,14 +20,14 @@ from pathlib import Path
 from types import FrameType
 
 from bench.device import prepare_device
-from bench.errors import BusyError, UserError
+from bench.errors import BusyError, NoRoomError, UserError
 from bench.identity import identity_of
 from bench.launch.queue import DIED, Entry, Queue, read_queue
 from bench.locks import locked
 from bench.loop import alike, check, run_pack
 from bench.record import LOCK, RunRecord, make_folder
 from bench.schema import RunConfig
-from bench.stopping import SIGNALS, Stopped, listen
+from bench.stopping import SIGNALS, Stopped, listen, not_ignored
 
 log = logging.getLogger(__name__)
 _PARENT_DEATH_SIGNAL = 1
@@ -37,7 +37,10 @@ IMPORTED_LATE = ("torch._dynamo", "scipy.stats")
 
 
 class Outcome(IntEnum):
-    """How the process of a run ended, beside the signals that may kill it."""
+    """How the process of a run ended, beside the signals that may kill it.
+
+    FAILED is the run's own fault; REFUSED means that no run can be done here: no such device, no room on the disk.
+    """
 
     DONE = 0
     FAILED = 1
@@ -58,17 +61,18 @@ class Worker:
         # a run may die of what was beside it in a pack: it is tried alone as often as is asked
         self.attempts = self.queue.attempts + (self.queue.pack > 1)
         self._settled: set[Path] = set()
+        self._status = 0
         self._child: multiprocessing.process.BaseProcess | None = None
 
     def work(self) -> int:
-        """Do what is left. Returns 0, or the exit status of a worker that was stopped or cannot work here."""
+        """Do what is left. Returns 0, or the exit status of a worker that was stopped or could not do all."""
         for module in IMPORTED_LATE:
             importlib.import_module(module)
         while not self.stopping:
             first = self._next()
             if first is None:
                 if not self.linger or len(self._settled) == len(self.queue.entries):
-                    return 0
+                    return self._status
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 continue
             with contextlib.ExitStack() as locks:
@@ -88,14 +92,28 @@ class Worker:
             others_are_at_it = not entry.is_open(self.attempts) or entry.waits_for_another()
             if entry is not first and (alone or entry.folder in self._settled or others_are_at_it):
                 continue
-            make_folder(entry.folder)
-            with contextlib.ExitStack() as own, contextlib.suppress(BusyError):
-                own.enter_context(locked(entry.folder / LOCK, wait=False))
+            with contextlib.ExitStack() as own:
+                try:
+                    make_folder(entry.folder)
+                    own.enter_context(locked(entry.folder / LOCK, wait=False))
+                except BusyError:
+                    continue
+                except NoRoomError:
+                    raise
+                except UserError as error:
+                    self._give_up(entry, error)
+                    continue
                 if entry.is_open(self.attempts, mine=True):
                     locks.push(own.pop_all())
                     yield entry
             if entry is first and alone:
                 return
+
+    def _give_up(self, entry: Entry, why: object) -> None:
+        """Leave a run whose failure cannot be recorded; the others go on."""
+        print(f"error: run {entry.folder.name} is left: {why}", file=sys.stderr)
+        self._settled.add(entry.folder)
+        self._status = int(Outcome.REFUSED)
 
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """Ask the run in progress to save and stop, and start no other."""
@@ -143,12 +161,17 @@ class Worker:
         died = code not in list(Outcome)
         for entry, failures_before in zip(pack, failures, strict=True):
             state = entry.state(mine=True)
-            silent = state != "done" and entry.failures() == failures_before
-            if silent and not self.stopping and (died or code == Outcome.FAILED):
+            silent = state != "done" and entry.failures() == failures_before and not self.stopping
+            if silent and died:
                 how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-                record = RunRecord.open(entry.folder, entry.run, identity_of(entry.run, entry.data_checksum))
-                record.fail(DIED, f"its process ended by {how} after {len(record.steps)} steps")
-                state = "failed"
+                try:
+                    record = RunRecord.open(entry.folder, entry.run, identity_of(entry.run, entry.data_checksum))
+                    record.fail(DIED, f"its process ended by {how} after {len(record.steps)} steps")
+                    state = "failed"
+                except UserError as error:
+                    self._give_up(entry, f"its process ended by {how}, and {error}")
+            elif silent and code == Outcome.FAILED:
+                self._give_up(entry, "see above")
             log.info("run %s is %s after %.1f s", entry.folder.name, state, time.monotonic() - started)
         return Outcome.FAILED if died else Outcome(code)
 
@@ -156,7 +179,7 @@ class Worker:
 def work_until_stopped(folder: Path) -> int:
     """A worker that the usual signals stop; for `python -m`."""
     worker = Worker(folder, linger=True)
-    for number in SIGNALS:
+    for number in not_ignored():
         signal.signal(number, worker.stop)
     return worker.work()
 
@@ -172,14 +195,14 @@ def _attempt(runs: list[RunConfig], parent: int) -> None:
         for outcome in run_pack(runs, lock=False):
             if isinstance(outcome, UserError):
                 print(f"error: {outcome}", file=sys.stderr)
-                code = Outcome.REFUSED
+                code = max(code, Outcome.REFUSED if isinstance(outcome, NoRoomError) else Outcome.FAILED)
             elif isinstance(outcome, Exception):
                 log.error("run failed", exc_info=outcome)
                 code = max(code, Outcome.FAILED)
     except Stopped as stop:
         log.info("%s", stop)
         code = Outcome.STOPPED
-    except UserError as error:
+    except UserError as error:  # of the device: it is every run's
         print(f"error: {error}", file=sys.stderr)
         code = Outcome.REFUSED
     except Exception:

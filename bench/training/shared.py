@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bench.data.split import Split
+from bench.errors import UserError
 from bench.identity import hash_of, identity_of
 from bench.locks import locked
 from bench.model.geometry import GeometryBuilder
@@ -64,9 +65,10 @@ def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:
             make_folder(path.parent)
             locks.enter_context(locked(path.with_suffix(".lock"), wait=True))
             remove_leftovers(path.parent, f"{path.name}.*")
-            if path.exists():
+            taken = _load(path, request.run.device)
+            if taken:
                 log.info("initial model on %d structures: taken from %s", len(request.labelled), path)
-                found[path] = _load(path, request.run.device)
+                found[path] = taken
             else:
                 checkpoint = Checkpoint(path.with_suffix(".training"), request.run.checkpoint_seconds)
                 missing[path] = replace(request, checkpoint=checkpoint)
@@ -112,15 +114,22 @@ def initial_model(run: RunConfig, data_checksum: str, members: int) -> Path:
     return Path(run.results) / "initial" / f"{hash_of(identity | {'members': members})}.pt"
 
 
-def _load(path: Path, device: str) -> FitResult:
-    potential, _, extra = load_potential(path, device)
-    return FitResult(
-        potential=potential,
-        scaling=EnergyScaling(extra["scale"], np.array(extra["shift"]), extra["degenerate"]),
-        check_epochs=extra["check_epochs"],
-        validation=np.array(extra["validation"]),
-        best_epochs=extra["best_epochs"],
-        seconds=extra["seconds"],
-        validation_seconds=extra["validation_seconds"],
-        lockstep=extra.get("lockstep", 1),
-    )
+def _load(path: Path, device: str) -> FitResult | None:
+    """What was trained here, or None; a file that cannot be read costs the time of training it again."""
+    if not path.exists():
+        return None
+    try:
+        potential, _, extra = load_potential(path, device)
+        return FitResult(
+            potential=potential,
+            scaling=EnergyScaling(extra["scale"], np.array(extra["shift"]), extra["degenerate"]),
+            check_epochs=extra["check_epochs"],
+            validation=np.array(extra["validation"]),
+            best_epochs=extra["best_epochs"],
+            seconds=extra["seconds"],
+            validation_seconds=extra["validation_seconds"],
+            lockstep=extra.get("lockstep", 1),
+        )
+    except (UserError, KeyError, TypeError) as error:
+        log.warning("%s is damaged (%s): it is trained again", path, error)
+        return None

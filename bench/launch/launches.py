@@ -1,0 +1,130 @@
+"""The launches of a results folder: which are at work, on which runs; one launch at a time; their end.
+
+Nothing is asked of a launch but its folder's name and the names of its runs, so that a damaged file, or one of another
+version of the code, is in nobody's way.
+"""
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.launch import ending, pool, slurm
+from bench.launch.queue import QUEUE
+from bench.locks import locked
+from bench.record import make_folder
+
+LOCK = "launch.lock"
+MOST_REASONS = 5
+ROOM = 4_000_000
+"""Bytes: the files of a run or two."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch that has workers, or had when last looked.
+
+    `runs` are the names of its runs, each with how often it had failed before; None where that cannot be read.
+    """
+
+    folder: Path
+    workers: int
+    runs: dict[str, int] | None
+
+
+def at_work(root: Path, names: Collection[str]) -> list[Launch]:
+    """The launches in `root` on any of these runs that have workers, and those of which one cannot know."""
+    found = (Launch(folder, count, runs_of(folder)) for folder, count in _with_workers(root))
+    return [launch for launch in found if launch.runs is None or launch.runs.keys() & names]
+
+
+def _with_workers(root: Path) -> Iterator[tuple[Path, int]]:
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
+    queued = slurm.alive() if any((path / "slurm").is_dir() for path in folders) else {}
+    for folder in folders:
+        count = queued.get(folder.name, 0) + pool.workers(folder)
+        if count:
+            yield folder, count
+
+
+def runs_of(folder: Path) -> dict[str, int] | None:
+    """The names of the runs of a launch of any version of the code, and how often each had failed before."""
+    try:
+        entries = json.loads((folder / QUEUE).read_bytes())["entries"]
+        return {Path(entry["folder"]).name: int(entry.get("failures_before", 0)) for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def tell_of_unknown(launches: Sequence[Launch]) -> None:
+    """Name the launches of which nobody can say what they do."""
+    for launch in launches:
+        if launch.runs is None:
+            print(
+                f"{launch.workers} workers of {launch.folder} may be on these runs, too: its {QUEUE} cannot be read;"
+                f" --cancel {launch.folder} stops them",
+                file=sys.stderr,
+            )
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Meanwhile nobody else launches into these results. Raises WriteError."""
+    make_folder(root)
+    with locked(root / LOCK, wait=True):
+        yield
+
+
+def tell_why(root: Path, folders: Iterable[Path]) -> None:
+    """Say why workers of launches ended before all was done, as far as their logs or the disk tell."""
+    reasons = dict.fromkeys(reason for folder in folders for reason in (*pool.errors(folder), *slurm.errors(folder)))
+    with contextlib.suppress(OSError):
+        if not reasons and shutil.disk_usage(root).free < ROOM:
+            reasons[f"there is hardly any room left in {root.parent}: make room and launch again"] = None
+    for reason in [*reasons][-MOST_REASONS:]:
+        print(f"error: {reason}", file=sys.stderr)
+
+
+def named(words: Sequence[str]) -> list[Path]:
+    """The launches that words of a command line name, by folder or by name in results/launch. Raises UserError."""
+    found = []
+    for word in words:
+        folders = [path for path in (Path(word), Path("results/launch") / word) if _is_launch(path)]
+        if not folders:
+            raise UserError(f"there is no launch {word}: give its folder, results/launch/…, or the words of its sweep")
+        found.append(folders[0].resolve())
+    return found
+
+
+def _is_launch(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (QUEUE, pool.PLACES, "slurm"))
+
+
+def cancel(folders: Sequence[Path]) -> int:
+    """Stop the workers of launches, on this machine and in SLURM; says so. Returns the exit status."""
+    queued = slurm.alive() if any((folder / "slurm").is_dir() for folder in folders) else {}
+    stopped, status = 0, 0
+    for folder in folders:
+        workers = pool.workers(folder) or len(ending.processes(folder))
+        try:
+            if queued.get(folder.name):
+                slurm.cancel(folder)
+            if workers:
+                ending.cancel(folder)
+            stopped += workers + queued.get(folder.name, 0)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
+    print(f"stopped {stopped} workers")
+    return status
+
+
+def orphaned(root: Path, names: Collection[str]) -> list[Path]:
+    """Launches on any of these runs whose pool is dead while workers of theirs live on, on this machine."""
+    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    lost = [folder for folder in folders if not pool.is_running(folder) and ending.processes(folder)]
+    return [folder for folder in lost if (runs_of(folder) or {}).keys() & names]

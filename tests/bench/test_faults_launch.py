@@ -1,0 +1,419 @@
+"""Faults of launches, pools and workers: what is damaged, stopped, gone, or there twice harms nothing else."""
+
+import contextlib
+import json
+import os
+import pty
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bench_commands import command, record_at, records
+from conftest import PROJECT, subprocess_environment
+from small_sweeps import all_numbers, launch, process_ids, states, wait_until, words
+
+from bench.compose import compose_run
+from bench.errors import BusyError, UserError
+from bench.frame import CLOSED_PIPE, framed
+from bench.launch import claims, ending, launches, pool
+from bench.launch.__main__ import main
+from bench.launch.cluster import Local, Place, places, share
+from bench.launch.queue import QUEUE, Queue, entries_of
+from bench.locks import is_locked, locked
+from bench.loop import run_active_learning
+from bench.record import RECORD
+from bench.record_schema import SCHEMA_VERSION
+from bench.sweep import expand
+
+two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a core for each of two workers")
+
+
+def run_main(monkeypatch, results, *more, **settings):
+    """`python -m bench.launch` in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["bench.launch", "sweep=demo", *words(results, *more, **settings)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    """Eight cores, by name at least."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+
+
+@pytest.fixture
+def claimed(tmp_path, monkeypatch):
+    """A folder of claims of its own."""
+    monkeypatch.setenv(claims.VARIABLE, str(tmp_path / "claims"))
+    return tmp_path / "claims"
+
+
+@contextlib.contextmanager
+def at_work(results, *more):
+    """A launch whose pool seems to be at work; yields its folder."""
+    folder = results / "launch" / "20260101T000000-abcdef"
+    folder.mkdir(parents=True)
+    entries = entries_of(expand(["sweep=demo", *words(results, *more)]))
+    Queue(SCHEMA_VERSION, 3, 1, entries).write(folder)
+    (folder / pool.PLACES).write_text('[{"cores":[0],"gpu":null}]')
+    with locked(folder / pool.LOCK, wait=False):
+        yield folder
+
+
+def test_threads_do_not_depend_on_what_is_left(tmp_path, cores, claimed, monkeypatch, capsys):
+    """Nor on how many workers there come to be: one thread where nothing is said, else a worker's share of the cores."""
+    assert share(Local(None, 0, 1, 1)) == 1 and share(Local(3, 0, 1, 1)) == 2
+    assert places(Local(3, 0, 1, 1), 1, 2) == [Place([0, 1], None)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert share(Local(None, 1, 1, 1)) == 4
+    for more, told in [
+        (["seed=0"], "1 workers of 1 threads"),
+        (["seed=0", "cluster.workers=3"], "1 workers of 2 threads"),
+    ]:
+        assert run_main(monkeypatch, tmp_path, *more, "--dry-run") == 0
+        assert told in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so(tmp_path, caplog):
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        for threads, final in [(1, 4), (1, 6), (2, 8)]:
+            torch.set_num_threads(threads)
+            run_active_learning(compose_run(words(tmp_path, final=final)))
+    finally:
+        torch.set_num_threads(before)
+    (record,) = records(tmp_path)
+    assert [session["differs"] for session in record["sessions"]] == [[], [], ["threads: 1 -> 2"]]
+    assert "goes on elsewhere: threads: 1 -> 2" in caplog.text
+
+
+def test_results_by_another_path(tmp_path, monkeypatch, capsys):
+    """By a symlink and by `..` they are the same results."""
+    results = tmp_path / "results"
+    (tmp_path / "link").symlink_to(results)
+    with at_work(results, "seed=0,1"):
+        assert run_main(monkeypatch, tmp_path / "link", "seed=0,1", "--status") == 0
+        assert "workers: 1" in capsys.readouterr().out
+        assert run_main(monkeypatch, results / "launch" / "..", "seed=0,1") == 0
+        assert "0 to do, 2 with workers already" in capsys.readouterr().out
+
+
+def test_a_damaged_queue_blocks_nothing(tmp_path, monkeypatch, capsys):
+    """Whose runs a launch does cannot be known then; its workers are told of, and how to stop them."""
+    with at_work(tmp_path, "seed=0") as folder:
+        (folder / QUEUE).unlink()
+        assert launches.runs_of(folder) is None
+        for damage in ("", '{"entries": 3}', '{"entries": [3]}', "3", "[" * 100_000, '{"entries": [{"folder": null}]}'):
+            (folder / QUEUE).write_text(damage)
+            assert launches.runs_of(folder) is None
+        (folder / pool.PLACES).write_text("[{")
+        for more in ("--status", "--dry-run", "--cancel"):
+            assert run_main(monkeypatch, tmp_path, "seed=0", more) == 0
+            told = capsys.readouterr()
+            assert more == "--dry-run" or f"--cancel {folder}" in told.err
+            assert "workers: 1" in told.out or more != "--status"
+
+
+def test_a_queue_of_another_version_is_known_all_the_same(tmp_path, monkeypatch, capsys):
+    with at_work(tmp_path, "seed=0") as folder:
+        content = json.loads((folder / QUEUE).read_text())
+        entries = [{"folder": entry["folder"], "new": 1} for entry in content["entries"]]
+        (folder / QUEUE).write_text(json.dumps({"schema_version": 99, "entries": entries}))
+        assert run_main(monkeypatch, tmp_path, "seed=0,1", "--dry-run") == 0
+        told = capsys.readouterr()
+        assert "1 to do, 1 with workers already" in told.out and not told.err
+
+
+def test_a_pool_that_ends_at_its_start_is_told(tmp_path, claimed, monkeypatch, capsys):
+    """With the reason, and exit status 2; what it held is free again."""
+    monkeypatch.setattr(time, "strftime", lambda *_: "20260101T000000")
+    monkeypatch.setattr("uuid.uuid4", lambda: type("Same", (), {"hex": "abcdef0"}))
+    lock = tmp_path / "launch" / "20260101T000000-abcdef" / pool.LOCK
+    lock.mkdir(parents=True)
+    assert run_main(monkeypatch, tmp_path, "seed=0") == 2
+    told = capsys.readouterr()
+    assert f"ended at its start: {lock} is no file" in told.err and "started" not in told.out
+    assert not claims.held(claimed)
+
+
+def test_locks_that_are_no_files(tmp_path):
+    """Nobody waits for them, and they are named."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("fifo", "folder", "loop"):
+        assert not is_locked(tmp_path / name)
+        for wait in (True, False):
+            with pytest.raises(UserError, match=f"{name} is no file"), locked(tmp_path / name, wait=wait):
+                pass
+    with pytest.raises(UserError, match="cannot lock .*No such file"), locked(tmp_path / "no" / "lock", wait=True):
+        pass
+    with pytest.raises(UserError, match="is no file"), locked(tmp_path / "fifo" / "lock", wait=True):
+        pass
+
+
+def test_errors_of_single_runs_do_not_stop_a_worker(tmp_path):
+    """A damaged initial model is trained again; a folder that cannot be written is left; the others are done."""
+    entries = entries_of(expand(["sweep=demo", *words(tmp_path, "seed=0,1,2", "threads=1")]))
+    by_seed = {entry.run.seed: entry for entry in entries}
+    by_seed[0].initial.parent.mkdir(parents=True)
+    by_seed[0].initial.write_bytes(b"PK\x03\x04 no model")
+    by_seed[1].folder.parent.mkdir(parents=True)
+    by_seed[1].folder.write_text("in the way")
+    folder = tmp_path / "launch" / "one"
+    folder.mkdir(parents=True)
+    Queue(SCHEMA_VERSION, 3, 1, entries).write(folder)
+    done = command(str(folder), module="bench.launch.worker")
+    assert done.returncode == 2, done.stderr
+    assert f"run {by_seed[1].folder.name} is left: cannot write to {by_seed[1].folder}" in done.stderr
+    assert f"{by_seed[0].initial} is damaged" in done.stderr and "Traceback" not in done.stderr
+    assert [by_seed[seed].state() for seed in (0, 2)] == ["done", "done"]
+    by_seed[1].folder.unlink()
+    assert by_seed[1].state() == "missing"  # the remedy suffices: no failure is recorded
+
+
+@pytest.fixture
+def stubborn(tmp_path, monkeypatch):
+    """Starts a process in place of a pool; those left are killed."""
+    monkeypatch.setattr(ending, "MODULES", ("stubborn",))
+    monkeypatch.setattr(ending, "SECONDS_TO_SAVE", 1.0)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / QUEUE).touch()
+    started = []
+
+    def start(*more):
+        arguments = [sys.executable, "-m", "stubborn", str(tmp_path / "one"), *more]
+        process = subprocess.Popen(
+            arguments, env=subprocess_environment(), stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert process.stdout.readline() == b"ready\n"
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("how", ["stopped", "ignores"])
+def test_cancel_ends_what_does_not_react(tmp_path, stubborn, how, capsys, monkeypatch):
+    process = stubborn(*(["ignore"] if how == "ignores" else []))
+    if how == "stopped":
+        os.kill(process.pid, signal.SIGSTOP)
+    assert ending.processes(tmp_path / "one") == [process.pid]
+    monkeypatch.setattr(sys, "argv", ["bench.launch", "--cancel", str(tmp_path / "one")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert process.wait(10) == -(signal.SIGTERM if how == "stopped" else signal.SIGKILL)
+    assert ("what is left is killed" in capsys.readouterr().out) == (how == "ignores")
+
+
+def test_cancel_says_what_is_left(tmp_path, stubborn, capsys, monkeypatch):
+    process = stubborn()
+    monkeypatch.setattr(ending, "_send", lambda *_: None)
+    monkeypatch.setattr(ending, "SECONDS_TO_DIE", 0.2)
+    assert launches.cancel([tmp_path / "one"]) == 1
+    assert f"SIGKILL does not end: {process.pid}" in capsys.readouterr().err
+    with pytest.raises(UserError, match="there is no launch nowhere"):
+        launches.named(["nowhere"])
+
+
+def test_pools_never_share_cores(tmp_path, cores, claimed):
+    """Whatever their results; the second takes what is left, or is refused with the name of the first."""
+
+    def choose(cluster, threads=1, most=99):
+        def chosen(others):
+            found = places(cluster, most, threads, [place for other in others for place in other.places])
+            if not found:
+                raise claims.TakenError(" ".join(str(other.folder) for other in others))
+            return found
+
+        return chosen
+
+    def pool_is_dead(_):
+        return False
+
+    first = claims.claim(tmp_path / "a" / "first", choose(Local(None, 0, 1, 1), most=3), pool_is_dead)
+    assert [claim.places for claim in claims.held(claimed)] == [[Place([core], None) for core in range(3)]]
+    second = claims.claim(tmp_path / "b" / "second", choose(Local(None, 0, 1, 1), threads=2), pool_is_dead)
+    (_, found) = claims.held(claimed)
+    assert found.places == [Place([3, 4], None), Place([5, 6], None)]
+    with pytest.raises(claims.TakenError, match=r"a/first .*b/second"):
+        claims.claim(tmp_path / "c" / "third", choose(Local(4, 0, 1, 1)), pool_is_dead)
+    os.close(first)
+    third = claims.claim(tmp_path / "c" / "third", choose(Local(4, 0, 1, 1)), pool_is_dead)
+    assert [claim.folder.name for claim in claims.held(claimed)] == ["second", "third"]
+    assert sorted(path.name for path in claimed.glob("*.json")) == ["second.json", "third.json"]
+    os.close(second), os.close(third)
+
+
+def test_one_launch_at_a_time(tmp_path, claimed, monkeypatch, capsys):
+    """What another has started meanwhile is seen: looked at again once it is one's turn."""
+    started = []
+
+    @contextlib.contextmanager
+    def another_first(root):
+        with at_work(tmp_path, "seed=0"):
+            yield
+
+    monkeypatch.setattr(launches, "alone", another_first)
+    monkeypatch.setattr(pool, "start", lambda *arguments: started.append(arguments))
+    assert run_main(monkeypatch, tmp_path, "seed=0") == 0
+    assert "0 to do, 1 with workers already" in capsys.readouterr().out and not started
+    monkeypatch.undo()
+    with launches.alone(tmp_path / "launch"), pytest.raises(BusyError):
+        with locked(tmp_path / "launch" / launches.LOCK, wait=False):
+            pass
+
+
+SLOW = ["seed=0", "threads=1", "checkpoint_seconds=0"]
+
+
+def start_run(results, *more, seconds=60.0, **options):
+    """A run that has done its first training and goes on for long."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.run", *words(results, *SLOW, *more, epochs=4, seconds=seconds)],
+        cwd=PROJECT,
+        env=subprocess_environment(),
+        **options,
+    )
+    wait_until(lambda: list(results.glob("initial/*.pt")))
+    return process
+
+
+def test_a_closed_terminal_stops_a_run_and_saves_it(tmp_path):
+    """SIGHUP, with a terminal that is gone, is like the other signals."""
+    controller, terminal = pty.openpty()
+    process = start_run(tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    os.close(controller)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    (record,) = records(tmp_path)
+    assert record["status"] == "running" and "failure" not in record
+    assert not is_locked(tmp_path / "runs" / record["run_id"] / "run.lock")
+
+
+def test_nohup_goes_on(tmp_path):
+    def ignoring():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = start_run(tmp_path, seconds=1.0, preexec_fn=ignoring, stdout=subprocess.DEVNULL)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+    assert [record["status"] for record in records(tmp_path)] == ["done"]
+
+
+def test_output_that_nobody_reads(tmp_path):
+    """`… | head` ends a command quietly, and a run saved."""
+    done = unread([sys.executable, "-c", "from bench.frame import framed; framed(lambda: print('x' * 100))()"])
+    assert (done.stderr, done.stdout.split()) == ("", [str(CLOSED_PIPE)])
+    done = unread([sys.executable, "-m", "bench.run", *words(tmp_path, "seed=0", "threads=1")], "2>&1")
+    assert done.stdout.split() == [str(CLOSED_PIPE)]
+    (record,) = records(tmp_path)
+    assert record["status"] == "running" and "failure" not in record and len(record["steps"]) < 4
+
+
+def unread(arguments, more=""):
+    """A command whose output nobody reads; its exit status is what is printed."""
+    script = f"exec 3>&1; ({shlex.join(arguments)} {more}; echo $? >&3) | true; wait"
+    return subprocess.run(
+        ["bash", "-c", script], cwd=PROJECT, env=subprocess_environment(), capture_output=True, text=True, check=False
+    )
+
+
+@framed
+def misbehaves(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(UserError("a b"), 2), (BrokenPipeError(), CLOSED_PIPE), (KeyboardInterrupt(), 130)]
+)
+def test_the_frame_of_a_command(error, status, capsys):
+    with pytest.raises(SystemExit) as end:
+        misbehaves(error)
+    assert end.value.code == status
+    assert capsys.readouterr().err == ("error: a b\n" if status == 2 else "")
+
+
+@two_cores
+@pytest.mark.long
+def test_two_launches_at_the_same_moment(tmp_path):
+    """One starts the workers, the other finds them at work; two results at once share no core."""
+    options = ["seed=0,1,2,3", "threads=1", "cluster.workers=2"]
+    arguments = [sys.executable, "-m", "bench.launch", "sweep=demo", *words(tmp_path / "a", *options, seconds=1.0)]
+    starting = [
+        subprocess.Popen(arguments, cwd=PROJECT, env=subprocess_environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate()[0] for process in starting]
+    assert sum("started 2 workers" in one for one in told) == 1
+    assert sum("0 to do, 4 with workers already" in one for one in told) == 1
+    other = launch(tmp_path / "b", *options)
+    assert other.returncode == 2 and f"the workers of {tmp_path}/a/launch/" in other.stderr, other.stderr
+    done = launch(tmp_path / "a", *options, "--wait", seconds=1.0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "a" / "launch").glob("2*"))) == 1
+    assert launch(tmp_path / "b", *options, "--wait").returncode == 0
+
+
+@pytest.mark.long
+def test_cancel_of_a_stopped_run_and_a_dead_pool(tmp_path):
+    """By another path, with all files of the launch damaged, after SIGSTOP of a run, and after kill -9 of its pool."""
+    options = ["seed=0", "threads=1", "cluster.workers=1"]
+    (tmp_path / "link").symlink_to(tmp_path)
+    for kill_pool in (False, True):
+        assert launch(tmp_path, *options, seconds=60.0).returncode == 0
+        wait_until(lambda: list(tmp_path.glob("initial/*.pt")) and len(process_ids(str(tmp_path / "launch"))) == 3)
+        pool_id, *_, run_id = sorted(process_ids(str(tmp_path / "launch")))
+        os.kill(run_id, signal.SIGSTOP)
+        if kill_pool:
+            os.kill(pool_id, signal.SIGKILL)
+            stopped = launch(tmp_path / "link", *options, "--cancel", seconds=60.0)
+        else:
+            (folder,) = (tmp_path / "launch").glob("2*")
+            for name in (QUEUE, pool.PLACES, pool.PID):
+                (folder / name).write_text("?")
+            stopped = launch(tmp_path / "link", *options, "--cancel", seconds=60.0)
+            assert stopped.returncode == 0 and f"--cancel {folder}" in stopped.stderr
+            stopped = command("--cancel", str(folder), module="bench.launch")
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        assert not process_ids(str(tmp_path / "launch"))
+        assert set(states(tmp_path, "seed=0", "threads=1", seconds=60.0).values()) == {"interrupted"}
+
+
+@two_cores
+@pytest.mark.long
+def test_signals_at_random_with_default_threads(tmp_path):
+    """Killed, stopped and launched again until all is done: the numbers of an undisturbed sweep, whatever is left."""
+    import random
+
+    seeds = "seed=" + ",".join(map(str, range(20)))
+    assert launch(tmp_path / "whole", seeds, "--wait", seconds=0.3).returncode == 0
+    chance, signals = random.Random(19), 0
+    options = [seeds, "cluster.attempts=99", "checkpoint_seconds=0.2"]
+    while True:
+        done = launch(tmp_path / "disturbed", *options, seconds=0.3)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if " 0 to do" in done.stdout:
+            break
+        while found := process_ids(str(tmp_path / "disturbed" / "launch")):
+            time.sleep(chance.uniform(0.0, 1.5))
+            with contextlib.suppress(ProcessLookupError):
+                chosen = chance.choice(found)
+                os.kill(chosen, chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT]))
+                signals += 1
+    print(f"{signals} signals")
+    assert all_numbers(tmp_path / "disturbed") == all_numbers(tmp_path / "whole")
+    assert len(all_numbers(tmp_path / "whole")) == 20
+    assert not any(session["differs"] for record in records(tmp_path / "disturbed") for session in record["sessions"])
