@@ -9,10 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from bench_commands import command, record_at, records
+from bench_commands import command, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import all_numbers, launch, process_ids, states, wait_until, words
 
@@ -25,7 +24,6 @@ from bench.launch.cluster import Local, Place, places, share
 from bench.launch.queue import QUEUE, Queue, entries_of
 from bench.locks import is_locked, locked
 from bench.loop import run_active_learning
-from bench.record import RECORD
 from bench.record_schema import SCHEMA_VERSION
 from bench.sweep import expand
 
@@ -66,7 +64,7 @@ def at_work(results, *more):
 
 
 def test_threads_do_not_depend_on_what_is_left(tmp_path, cores, claimed, monkeypatch, capsys):
-    """Nor on how many workers there come to be: one thread where nothing is said, else a worker's share of the cores."""
+    """Nor on how many workers there come to be: one thread where nothing is said, else a share of the cores."""
     assert share(Local(None, 0, 1, 1)) == 1 and share(Local(3, 0, 1, 1)) == 2
     assert places(Local(3, 0, 1, 1), 1, 2) == [Place([0, 1], None)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -153,7 +151,7 @@ def test_locks_that_are_no_files(tmp_path):
         for wait in (True, False):
             with pytest.raises(UserError, match=f"{name} is no file"), locked(tmp_path / name, wait=wait):
                 pass
-    with pytest.raises(UserError, match="cannot lock .*No such file"), locked(tmp_path / "no" / "lock", wait=True):
+    with pytest.raises(UserError, match=r"cannot lock .*No such file"), locked(tmp_path / "no" / "lock", wait=True):
         pass
     with pytest.raises(UserError, match="is no file"), locked(tmp_path / "fifo" / "lock", wait=True):
         pass
@@ -270,9 +268,9 @@ def test_one_launch_at_a_time(tmp_path, claimed, monkeypatch, capsys):
     assert run_main(monkeypatch, tmp_path, "seed=0") == 0
     assert "0 to do, 1 with workers already" in capsys.readouterr().out and not started
     monkeypatch.undo()
-    with launches.alone(tmp_path / "launch"), pytest.raises(BusyError):
-        with locked(tmp_path / "launch" / launches.LOCK, wait=False):
-            pass
+    lock = tmp_path / "launch" / launches.LOCK
+    with launches.alone(tmp_path / "launch"), pytest.raises(BusyError), locked(lock, wait=False):
+        pass
 
 
 SLOW = ["seed=0", "threads=1", "checkpoint_seconds=0"]

@@ -15,7 +15,7 @@ from bench_commands import command, file_system, record_at, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import all_numbers, launch, process_ids, states, wait_until, words
 
-from bench.launch.cluster import Local, Place, cluster_of, places, visible_gpus
+from bench.launch.cluster import Local, Place, cluster_of, places, share, visible_gpus
 from bench.launch.queue import entries_of, read_queue
 from bench.record import RECORD, read_record
 from bench.sweep import expand
@@ -214,6 +214,7 @@ def test_a_full_disk_burns_no_runs(tmp_path):
     with file_system(tmp_path, "128k") as remount:
         done = launch(tmp_path, SEEDS, "threads=1", "cluster.workers=2", "--wait")
         assert done.returncode == 1, done.stdout + done.stderr
+        assert "error: cannot write" in done.stderr or "hardly any room left" in done.stderr
         assert "failed" not in states(tmp_path, SEEDS, "threads=1").values()
         remount("size=64M")
         done = launch(tmp_path, SEEDS, "threads=1", "cluster.workers=2", "--wait")
@@ -228,7 +229,7 @@ def test_read_only_results(tmp_path):
         done = launch(tmp_path, "seed=0,1", "threads=1", "--wait")
         assert done.returncode == 2, done.stdout + done.stderr
         (line,) = done.stderr.strip().splitlines()
-        assert line.startswith(f"error: cannot write to {tmp_path}/launch/") and "Read-only" in line
+        assert line.startswith(f"error: cannot write to {tmp_path}/launch (") and "Read-only" in line
         shown = launch(tmp_path, "seed=0,1", "threads=1", "--status")
         assert shown.returncode == 0 and " 1 " in shown.stdout
         assert states(tmp_path, "seed=0,1", "threads=1") == {0: "done", 1: "missing"}
@@ -263,12 +264,14 @@ def test_mistakes_are_one_line(tmp_path):
 def test_cores_and_gpus_are_divided(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4, 12)))
     local = Local(workers=3, gpus_per_worker=0, attempts=1, pack=1)
-    assert places(local, most=99) == [Place([4, 5], None), Place([6, 7], None), Place([8, 9], None)]
-    assert places(Local(None, 0, 1, 1), most=2) == [Place([4, 5, 6, 7], None), Place([8, 9, 10, 11], None)]
-    assert places(Local(None, 0, 1, 1), most=99) == [Place([core], None) for core in range(4, 12)]
+    assert places(local, 99, share(local)) == [Place([4, 5], None), Place([6, 7], None), Place([8, 9], None)]
+    assert places(Local(None, 0, 1, 1), 2, 1) == [Place([4], None), Place([5], None)]
+    assert places(Local(None, 0, 1, 1), 99, 1) == [Place([core], None) for core in range(4, 12)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
     assert visible_gpus() == ["3", "GPU-5"]
-    assert places(Local(None, 1, 1, 1), most=9) == [Place([4, 5, 6, 7], "3"), Place([8, 9, 10, 11], "GPU-5")]
+    on_gpus = Local(None, 1, 1, 1)
+    assert places(on_gpus, 9, share(on_gpus)) == [Place([4, 5, 6, 7], "3"), Place([8, 9, 10, 11], "GPU-5")]
+    assert places(on_gpus, 9, 4, [Place([4, 5, 6, 7], "3")]) == [Place([8, 9, 10, 11], "GPU-5")]
     slurm = cluster_of(["cluster=slurm", "cluster.partition=gpu", "cluster.setup=[module load cuda]"])
     assert (slurm.partition, slurm.setup, slurm.qos) == ("gpu", ["module load cuda"], None)
 
