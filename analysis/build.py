@@ -22,12 +22,14 @@ from analysis.sheets import Statistics, sheets
 from analysis.tables import Sheet
 from bench.commands import called
 from bench.errors import UserError
+from bench.frame import framed
 from bench.progress import progress
 from bench.record import make_folder, write_atomically
 from bench.sweep import Cell, expand
 from bench.system import cores
 
 
+@framed
 def main() -> None:
     """Entry point; exits with 2 when there is nothing to analyse."""
     parser = argparse.ArgumentParser(prog=called("build"), description=(__doc__ or "").splitlines()[0])

@@ -19,6 +19,7 @@ from bench.commands import called
 from bench.compose import composed_cluster, split_cluster
 from bench.config_files import parse
 from bench.errors import UserError
+from bench.frame import framed
 from bench.identity import cell_of, data_of, identity_of, is_current
 from bench.plugins import plugin
 from bench.record import state_of, write_atomically
@@ -30,6 +31,7 @@ STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
 FAILURES_SHOWN = 10
 
 
+@framed
 def main() -> None:
     """Entry point; exits with 2 after a mistake in the input."""
     parser = OneLineParser(prog=called("plan"), description=(__doc__ or "").splitlines()[0])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.commands import called
 from bench.errors import BusyError, UserError, WriteError
+from bench.frame import framed
 from bench.locks import locked
 from bench.record import (
     LOCK,
@@ -28,6 +29,7 @@ from bench.record_schema import Record
 from bench.system import require_unix
 
 
+@framed
 def main() -> None:
     """Entry point; exits with 1 if a run was left out (conflict, damage, in use), with 2 after a mistake."""
     parser = argparse.ArgumentParser(prog=called("merge"), description=(__doc__ or "").splitlines()[0])

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from bench.commands import called
 from bench.compose import compose_run
 from bench.errors import BusyError, UserError, WriteError
+from bench.frame import framed
 from bench.identity import hash_of, identity_of
 from bench.locks import locked
 from bench.loop import facts_of
@@ -41,6 +42,7 @@ COMPILING_SECONDS = 10.0
 """A first training that took so much longer than the session's others, per minibatch, has compiling in its seconds."""
 
 
+@framed
 def main() -> None:
     """Entry point; exits with 1 if a record is damaged or in use, with 2 after a mistake in the input."""
     parser = argparse.ArgumentParser(prog=called("migrate"), description=(__doc__ or "").splitlines()[0])

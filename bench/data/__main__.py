@@ -16,6 +16,7 @@ from bench.data.prepare import prepare
 from bench.data.store import data_folder, is_prepared, read_store, store_folder
 from bench.data.verify import describe
 from bench.errors import UserError, nearest
+from bench.frame import framed
 from bench.places import CONF
 from bench.plugins import plugin
 
@@ -28,6 +29,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} ({called('data')} --help)\n")
 
 
+@framed
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when all is well, 2 after a mistake in the input."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)

@@ -96,15 +96,14 @@ def _launch(arguments: argparse.Namespace) -> int:
             f"{len(entries)} runs: {len(todo)} to do, {queued} with workers already"
             + "".join(f", {counts[state]} {state}" for state in ("done", "failed", "damaged") if counts[state])
         )
-        if todo:
-            _start(root, cluster, todo, dry_run=arguments.dry_run)
+        started = _start(root, cluster, todo, dry_run=arguments.dry_run) if todo else None
     if not arguments.wait:
-        if todo and not arguments.dry_run:
+        if started:
             print("how far they are and what failed: --status; --wait stays, and ends with 0 only if all is done")
         launches.tell_of_unknown(launches.at_work(root, names))
         _tell_failures(watch)
         return 0
-    watched: dict[Path, None] = {}
+    watched: dict[Path, None] = {started: None} if started else {}
 
     def workers_left() -> int:
         at_work = launches.at_work(root, names)
@@ -141,8 +140,8 @@ def _is_to_do(state: str, *, retry_failed: bool) -> bool:
     return state in ("missing", "interrupted", "running") or (state == "failed" and retry_failed)
 
 
-def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool) -> None:
-    """Write the queue of a launch and start its workers."""
+def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool) -> Path | None:
+    """Write the queue of a launch and start its workers. Returns its folder, None where it is only said."""
     require_unix()
     folder = root / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     most = -(-len(todo) // cluster.pack)
@@ -160,7 +159,7 @@ def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool
         packs = f", packs of {cluster.pack}" if cluster.pack > 1 else ""
         print(f"would start {workers} workers of {threads} threads{packs} on:")
         print("\n".join(f"{entry.folder.name} {' '.join(entry.words)}" for entry in todo))
-        return
+        return None
     with contextlib.ExitStack() as held:
         if isinstance(cluster, Local):
             ours, claim = _claimed(folder, cluster, most, threads)
@@ -177,6 +176,7 @@ def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool
                 shutil.rmtree(folder)
                 raise
             print(f"submitted {workers} workers as job {job}; logs in {folder}/slurm")
+    return folder
 
 
 def _claimed(folder: Path, cluster: Local, most: int, threads: int) -> tuple[list[Place], int]:
@@ -186,10 +186,11 @@ def _claimed(folder: Path, cluster: Local, most: int, threads: int) -> tuple[lis
     def choose(others: Sequence[claims.Claim]) -> list[Place]:
         ours[:] = places(cluster, most, threads, [place for other in others for place in other.places])
         if not ours:
-            who = " and ".join(f"the workers of {other.folder}" for other in others)
+            folders = [str(other.folder) for other in others]
             raise claims.TakenError(
-                f"{who} hold cores of this machine that this launch needs: wait for them, lower cluster.workers,"
-                f" or stop them: --cancel {' '.join(str(other.folder) for other in others)}"
+                f"the workers of {' and '.join(folders)} hold cores of this machine that this launch needs:"
+                " wait for them, ask for fewer (cluster.workers=… threads=1),"
+                f" or stop them: --cancel {' '.join(folders)}"
             )
         return ours
 

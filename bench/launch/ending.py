@@ -48,7 +48,7 @@ def processes(folder: Path) -> list[int]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            ours = len(words) > 3 and words[1] == "-m" and words[2] in MODULES and Path(words[3]).name == folder.name
+            ours = len(words) > 3 and words[1] == "-m" and words[2] in MODULES and Path(words[3]).samefile(folder)
             if ours and (entry / "stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X"):
                 found.append(int(entry.name))
     return sorted(found)

@@ -168,7 +168,7 @@ def test_errors_of_single_runs_do_not_stop_a_worker(tmp_path):
     folder = tmp_path / "launch" / "one"
     folder.mkdir(parents=True)
     Queue(SCHEMA_VERSION, 3, 1, entries).write(folder)
-    done = command(str(folder), module="bench.launch.worker")
+    done = command(str(folder), str(os.getpid()), module="bench.launch.worker")
     assert done.returncode == 2, done.stderr
     assert f"run {by_seed[1].folder.name} is left: cannot write to {by_seed[1].folder}" in done.stderr
     assert f"{by_seed[0].initial} is damaged" in done.stderr and "Traceback" not in done.stderr
