@@ -102,9 +102,7 @@ def places(cluster: Local, most: int, cores_each: int, taken: Sequence[Place] = 
     if room < workers:
         workers = 0 if cluster.workers else room
     return [
-        Place(
-            [free[(worker * cores_each + i) % len(free)] for i in range(cores_each)], gpus[worker] if gpus else None
-        )
+        Place([free[(worker * cores_each + i) % len(free)] for i in range(cores_each)], gpus[worker] if gpus else None)
         for worker in range(workers)
     ]
 

@@ -348,8 +348,9 @@ def test_the_frame_of_a_command(error, status, capsys):
 @pytest.mark.long
 def test_two_launches_at_the_same_moment(tmp_path):
     """One starts the workers, the other finds them at work; two results at once share no core."""
-    options = ["seed=0,1,2,3", "threads=1", "cluster.workers=2"]
-    arguments = [sys.executable, "-m", "bench.launch", "sweep=demo", *words(tmp_path / "a", *options, seconds=1.0)]
+    options, gate = ["seed=0,1,2,3", "threads=1", "cluster.workers=2"], tmp_path / "gate"
+    gate.touch()
+    arguments = [sys.executable, "-m", "bench.launch", "sweep=demo", *words(tmp_path / "a", *options, gate=gate)]
     starting = [
         subprocess.Popen(arguments, cwd=PROJECT, env=subprocess_environment(), stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -359,7 +360,8 @@ def test_two_launches_at_the_same_moment(tmp_path):
     assert sum("0 to do, 4 with workers already" in one for one in told) == 1
     other = launch(tmp_path / "b", *options)
     assert other.returncode == 2 and f"the workers of {tmp_path}/a/launch/" in other.stderr, other.stderr
-    done = launch(tmp_path / "a", *options, "--wait", seconds=1.0)
+    gate.unlink()
+    done = launch(tmp_path / "a", *options, "--wait", gate=gate)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "a" / "launch").glob("2*"))) == 1
     assert launch(tmp_path / "b", *options, "--wait").returncode == 0
