@@ -5,8 +5,10 @@ import sys
 
 from bench.commands import COMMANDS, PROGRAM, help_text
 from bench.errors import nearest
+from bench.frame import framed
 
 
+@framed
 def main() -> int | None:
     """Hand over to the subcommand; exits with its status, with 2 if there is none of that name."""
     name, rest = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]

@@ -5,12 +5,8 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import sys
-import time
-import uuid
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from bench.command_line import OneLineParser, add_config_flags, files_of
@@ -19,14 +15,12 @@ from bench.compose import split_cluster
 from bench.config_files import parse
 from bench.errors import UserError
 from bench.frame import framed
-from bench.launch import claims, launches, pool, slurm
-from bench.launch.cluster import Cluster, Local, Place, Slurm, cluster_of, places, share
-from bench.launch.queue import Entry, Queue, entries_of
+from bench.launch import launches
+from bench.launch.cluster import cluster_of
+from bench.launch.queue import Entry, entries_of
+from bench.launch.start import start
 from bench.launch.watch import Watch
-from bench.record import make_folder
-from bench.record_schema import SCHEMA_VERSION
 from bench.sweep import expand
-from bench.system import require_unix
 
 MOST_FAILURES_SHOWN = 10
 
@@ -96,7 +90,7 @@ def _launch(arguments: argparse.Namespace) -> int:
             f"{len(entries)} runs: {len(todo)} to do, {queued} with workers already"
             + "".join(f", {counts[state]} {state}" for state in ("done", "failed", "damaged") if counts[state])
         )
-        started = _start(root, cluster, todo, dry_run=arguments.dry_run) if todo else None
+        started = start(root, cluster, todo, dry_run=arguments.dry_run) if todo else None
     if not arguments.wait:
         if started:
             print("how far they are and what failed: --status; --wait stays, and ends with 0 only if all is done")
@@ -138,72 +132,6 @@ def _left(root: Path, watch: Watch, *, retry_failed: bool) -> tuple[list[Entry],
 def _is_to_do(state: str, *, retry_failed: bool) -> bool:
     """Damaged records are left for the user to look at; those running without a launch are done by someone else."""
     return state in ("missing", "interrupted", "running") or (state == "failed" and retry_failed)
-
-
-def _start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool) -> Path | None:
-    """Write the queue of a launch and start its workers. Returns its folder, None where it is only said."""
-    require_unix()
-    folder = root / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-    most = -(-len(todo) // cluster.pack)
-    limit = most if isinstance(cluster, Local) else slurm.most_elements()
-    cores = share(cluster) if isinstance(cluster, Local) else cluster.cpus_per_worker
-    todo = [_with_threads(entry, cores) for entry in todo]
-    threads = max(entry.run.threads or cores for entry in todo)
-    if isinstance(cluster, Slurm):
-        workers = min(cluster.workers, most, limit)
-        if workers < min(cluster.workers, most):
-            print(f"cluster.workers = {cluster.workers} is beyond this site's MaxArraySize: {workers} workers")
-    else:
-        workers = len(places(cluster, most, threads))
-    if dry_run:
-        packs = f", packs of {cluster.pack}" if cluster.pack > 1 else ""
-        print(f"would start {workers} workers of {threads} threads{packs} on:")
-        print("\n".join(f"{entry.folder.name} {' '.join(entry.words)}" for entry in todo))
-        return None
-    with contextlib.ExitStack() as held:
-        if isinstance(cluster, Local):
-            ours, claim = _claimed(folder, cluster, most, threads)
-            held.callback(os.close, claim)
-        make_folder(folder)
-        Queue(SCHEMA_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
-        if isinstance(cluster, Local):
-            pool.start(folder, ours, claim)
-            print(f"started {len(ours)} workers of {threads} threads in the background; log in {folder}/{pool.LOG}")
-        else:
-            try:
-                job = slurm.submit(folder, cluster, workers)
-            except UserError:
-                shutil.rmtree(folder)
-                raise
-            print(f"submitted {workers} workers as job {job}; logs in {folder}/slurm")
-    return folder
-
-
-def _claimed(folder: Path, cluster: Local, most: int, threads: int) -> tuple[list[Place], int]:
-    """The places of a pool that no other of this user holds, and the descriptor that keeps them. Raises UserError."""
-    ours: list[Place] = []
-
-    def choose(others: Sequence[claims.Claim]) -> list[Place]:
-        ours[:] = places(cluster, most, threads, [place for other in others for place in other.places])
-        if not ours:
-            folders = [str(other.folder) for other in others]
-            raise claims.TakenError(
-                f"the workers of {' and '.join(folders)} hold cores of this machine that this launch needs:"
-                " wait for them, ask for fewer (cluster.workers=… threads=1),"
-                f" or stop them: --cancel {' '.join(folders)}"
-            )
-        return ours
-
-    claim = claims.claim(folder, choose, lambda other: not pool.is_running(other))
-    return ours, claim
-
-
-def _with_threads(entry: Entry, threads: int) -> Entry:
-    """Fill in the threads of a run. Raises UserError if it asks for more than a worker has."""
-    if (entry.run.threads or 1) > threads:
-        raise UserError(f"threads = {entry.run.threads}: a worker has {threads} cores; lower it or cluster.workers")
-    run = dataclasses.replace(entry.run, threads=entry.run.threads or threads)
-    return dataclasses.replace(entry, run=run)
 
 
 def _tell_failures(watch: Watch) -> None:

@@ -1,0 +1,84 @@
+"""A launch begins: its queue is written, and workers are started that no other pool has the cores of."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.launch import claims, pool, slurm
+from bench.launch.cluster import Cluster, Local, Place, Slurm, places, share
+from bench.launch.queue import Entry, Queue
+from bench.record import make_folder
+from bench.record_schema import SCHEMA_VERSION
+from bench.system import require_unix
+
+
+def start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool) -> Path | None:
+    """Write the queue of a launch and start its workers. Returns its folder, None where it is only said."""
+    require_unix()
+    folder = root / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    most = -(-len(todo) // cluster.pack)
+    limit = most if isinstance(cluster, Local) else slurm.most_elements()
+    cores = share(cluster) if isinstance(cluster, Local) else cluster.cpus_per_worker
+    todo = [_with_threads(entry, cores) for entry in todo]
+    threads = max(entry.run.threads or cores for entry in todo)
+    if isinstance(cluster, Slurm):
+        workers = min(cluster.workers, most, limit)
+        if workers < min(cluster.workers, most):
+            print(f"cluster.workers = {cluster.workers} is beyond this site's MaxArraySize: {workers} workers")
+    else:
+        workers = len(places(cluster, most, threads))
+    if dry_run:
+        packs = f", packs of {cluster.pack}" if cluster.pack > 1 else ""
+        print(f"would start {workers} workers of {threads} threads{packs} on:")
+        print("\n".join(f"{entry.folder.name} {' '.join(entry.words)}" for entry in todo))
+        return None
+    with contextlib.ExitStack() as held:
+        if isinstance(cluster, Local):
+            ours, claim = _claimed(folder, cluster, most, threads)
+            held.callback(os.close, claim)
+        make_folder(folder)
+        Queue(SCHEMA_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
+        if isinstance(cluster, Local):
+            pool.start(folder, ours, claim)
+            print(f"started {len(ours)} workers of {threads} threads in the background; log in {folder}/{pool.LOG}")
+        else:
+            try:
+                job = slurm.submit(folder, cluster, workers)
+            except UserError:
+                shutil.rmtree(folder)
+                raise
+            print(f"submitted {workers} workers as job {job}; logs in {folder}/slurm")
+    return folder
+
+
+def _claimed(folder: Path, cluster: Local, most: int, threads: int) -> tuple[list[Place], int]:
+    """The places of a pool that no other of this user holds, and the descriptor that keeps them. Raises UserError."""
+    ours: list[Place] = []
+
+    def choose(others: Sequence[claims.Claim]) -> list[Place]:
+        ours[:] = places(cluster, most, threads, [place for other in others for place in other.places])
+        if not ours:
+            folders = [str(other.folder) for other in others]
+            raise claims.TakenError(
+                f"the workers of {' and '.join(folders)} hold cores of this machine that this launch needs:"
+                " wait for them, ask for fewer (cluster.workers=… threads=1),"
+                f" or stop them: --cancel {' '.join(folders)}"
+            )
+        return ours
+
+    claim = claims.claim(folder, choose, lambda other: not pool.is_running(other))
+    return ours, claim
+
+
+def _with_threads(entry: Entry, threads: int) -> Entry:
+    """Fill in the threads of a run. Raises UserError if it asks for more than a worker has."""
+    if (entry.run.threads or 1) > threads:
+        raise UserError(f"threads = {entry.run.threads}: a worker has {threads} cores; lower it or cluster.workers")
+    run = dataclasses.replace(entry.run, threads=entry.run.threads or threads)
+    return dataclasses.replace(entry, run=run)
