@@ -6,7 +6,6 @@ hook = install_import_hook(["bench", "analysis"], "beartype.beartype")
 
 import dataclasses  # noqa: E402
 import os  # noqa: E402
-import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import hypothesis  # noqa: E402
@@ -24,9 +23,6 @@ hypothesis.settings.register_profile("no test depends on the machine's speed", d
 hypothesis.settings.load_profile("no test depends on the machine's speed")
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"
-POOLS = tempfile.TemporaryDirectory(prefix="bmdal-bench-pools-")
-"""Claims of cores by the pools of these tests: those of others at work on this machine are in nobody's way."""
-os.environ["BMDAL_BENCH_POOLS"] = POOLS.name
 SMALL = ModelSettings(r_max=4.0, n_gaussians=5, n_radial=3, hidden=(16, 12))
 
 
@@ -82,6 +78,12 @@ def random_crystal(generator, n_atoms=4, numbers=(8, 22)):
     z, positions, _ = random_molecule(generator, n_atoms, numbers, box=3.0)
     cell = np.diag(generator.uniform(3.0, 3.8, 3)) + 0.3 * generator.normal(size=(3, 3))
     return z, positions, cell
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pools(tmp_path_factory):
+    """Pools of these tests claim cores among themselves: those of others at work here are in nobody's way."""
+    os.environ["BMDAL_BENCH_POOLS"] = str(tmp_path_factory.mktemp("pools"))
 
 
 @pytest.fixture
