@@ -202,6 +202,8 @@ def _attempt(runs: list[RunConfig], parent: int) -> None:
     except Stopped as stop:
         log.info("%s", stop)
         code = Outcome.STOPPED
+    except KeyboardInterrupt:  # asked twice
+        code = Outcome.STOPPED
     except UserError as error:  # of the device: it is every run's
         print(f"error: {error}", file=sys.stderr)
         code = Outcome.REFUSED

@@ -13,7 +13,7 @@ import time
 import pytest
 from bench_commands import command, records
 from conftest import PROJECT, subprocess_environment
-from small_sweeps import all_numbers, launch, process_ids, states, wait_until, words
+from small_sweeps import launch, process_ids, states, wait_until, words
 
 from bench.compose import compose_run
 from bench.errors import BusyError, UserError
@@ -390,30 +390,3 @@ def test_cancel_of_a_stopped_run_and_a_dead_pool(tmp_path):
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
         assert not process_ids(str(tmp_path / "launch"))
         assert set(states(tmp_path, "seed=0", "threads=1", seconds=60.0).values()) == {"interrupted"}
-
-
-@two_cores
-@pytest.mark.long
-def test_signals_at_random_with_default_threads(tmp_path):
-    """Killed, stopped and launched again until all is done: the numbers of an undisturbed sweep, whatever is left."""
-    import random
-
-    seeds = "seed=" + ",".join(map(str, range(20)))
-    assert launch(tmp_path / "whole", seeds, "--wait", seconds=0.3).returncode == 0
-    chance, signals = random.Random(19), 0
-    options = [seeds, "cluster.attempts=99", "checkpoint_seconds=0.2"]
-    while True:
-        done = launch(tmp_path / "disturbed", *options, seconds=0.3)
-        assert done.returncode == 0, done.stdout + done.stderr
-        if " 0 to do" in done.stdout:
-            break
-        while found := process_ids(str(tmp_path / "disturbed" / "launch")):
-            time.sleep(chance.uniform(0.0, 1.5))
-            with contextlib.suppress(ProcessLookupError):
-                chosen = chance.choice(found)
-                os.kill(chosen, chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT]))
-                signals += 1
-    print(f"{signals} signals")
-    assert all_numbers(tmp_path / "disturbed") == all_numbers(tmp_path / "whole")
-    assert len(all_numbers(tmp_path / "whole")) == 20
-    assert not any(session["differs"] for record in records(tmp_path / "disturbed") for session in record["sessions"])
