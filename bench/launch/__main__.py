@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
