@@ -45,7 +45,8 @@ def main() -> None:
         arguments = parser.parse_intermixed_args()
         if arguments.json and not arguments.status:
             raise UserError("--json goes with --status: add it")
-        status = _launch(arguments)
+        by_name = launches.named(arguments.words) if arguments.cancel else []
+        status = launches.cancel(by_name) if by_name else _launch(arguments)
     except KeyboardInterrupt:
         print("the workers go on without this command: --status shows, --cancel stops them", file=sys.stderr)
         status = 130
@@ -53,8 +54,6 @@ def main() -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    if arguments.cancel and not any("=" in word for word in arguments.words):
-        return launches.cancel(launches.named(arguments.words))
     files, words = files_of(arguments, arguments.words)
     of_cluster, own = split_cluster(words, files)
     cluster = cluster_of(of_cluster, files)
@@ -67,11 +66,11 @@ def _launch(arguments: argparse.Namespace) -> int:
         at_work = launches.at_work(root, names)
         watch.look()
         workers = sum(launch.workers for launch in at_work)
+        launches.tell_of_unknown(at_work)
         if arguments.json:
             print(json.dumps(watch.status(workers), indent=1))
             return 0
         print("\n".join(watch.table(workers)))
-        launches.tell_of_unknown(at_work)
         _tell_failures(watch)
         return 0
     if arguments.cancel:

@@ -90,7 +90,12 @@ def tell_why(root: Path, folders: Iterable[Path]) -> None:
 
 
 def named(words: Sequence[str]) -> list[Path]:
-    """The launches that words of a command line name, by folder or by name in results/launch. Raises UserError."""
+    """The launches that a command line names, by folder or by name in results/launch; none where it names a sweep.
+
+    Raises UserError.
+    """
+    if any(word.startswith("~") or "=" in word for word in words):
+        return []
     found = []
     for word in words:
         folders = [path for path in (Path(word), Path("results/launch") / word) if _is_launch(path)]
