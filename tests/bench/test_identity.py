@@ -18,9 +18,11 @@ from bench.errors import UserError
 from bench.identity import _not_default, cell_of, hash_of, identity_of, is_current
 from bench.kernels.base import KernelFacts
 from bench.kernels.random import Random
-from bench.loop import check, facts_of
+from bench.loop import check, facts_of, outside_sources
 from bench.plugins import class_of, filed, plugin
+from bench.record import RunRecord, read_validated
 from bench.record_schema import KernelFacts as Facts
+from bench.record_schema import Session
 from bench.schema import TrainingSettings
 
 REFERENCE = PROJECT / "results" / "reference"
@@ -210,3 +212,27 @@ def test_a_name_that_belongs_to_another_class_is_refused(group, target, name):
     with pytest.raises(UserError, match=f"{group}.name = '{name}' belongs to bench") as caught:
         check(run)
     assert str(caught.value).endswith("a name of its own") and "\n" not in str(caught.value)
+
+
+def test_the_record_holds_the_source_of_an_outside_class(tmp_path, caplog):
+    """Its hash tells that the code has changed; a class of another name cannot go on under the same one."""
+    run = mine()
+    record = RunRecord.open(tmp_path, run, identity_of(run, "c"))
+    sources = outside_sources(run, record.content)
+    assert set(sources) == {"kernel"} and sources["kernel"]["class"] == f"{__name__}.Mine"
+    assert sources["kernel"]["version"] == 3 and len(sources["kernel"]["sha256"]) == 64
+    session = Session(started="", host="", cpu="", cores=1, threads=1, device="cpu", python="", sources=sources)
+    record.save(sessions=[session])
+    assert outside_sources(run, read_record_of(tmp_path)) == sources and not caplog.records
+    changed = session.model_copy(update={"sources": {"kernel": sources["kernel"] | {"sha256": "0" * 64}}})
+    record.save(sessions=[changed])
+    assert outside_sources(run, read_record_of(tmp_path)) == sources
+    assert "the source of" in caplog.text and "raise its version" in caplog.text
+    other = {"kernel": sources["kernel"] | {"sha256": "0" * 64, "class": "elsewhere.Theirs"}}
+    record.save(sessions=[session.model_copy(update={"sources": other})])
+    with pytest.raises(UserError, match=r"'mine' belongs to elsewhere.Theirs in run .*a name of its own"):
+        outside_sources(run, read_record_of(tmp_path))
+
+
+def read_record_of(folder):
+    return read_validated(folder / "record.json")
