@@ -23,7 +23,7 @@ run: $(READY)  ## a small real sweep on the embedded aspirin data, its figures, 
 	$(BIN)/python -m analysis.build
 
 test: $(READY)  ## every test that this machine can run
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: $(READY)  ## the tests that take longer: chaos, 1460 runs, real time limits
 	$(BIN)/python -m pytest -m long

@@ -80,6 +80,34 @@ def random_crystal(generator, n_atoms=4, numbers=(8, 22)):
     return z, positions, cell
 
 
+LONGEST = [
+    *(
+        "test_install",
+        "test_launch_slurm",
+        "test_launch",
+        "test_faults_launch",
+        "test_hydra",
+        "test_run",
+        "test_continue",
+    ),
+    *(
+        "test_completion",
+        "test_merge",
+        "test_migrate",
+        "test_own_scenario",
+        "test_training",
+        "test_ready",
+        "test_identity",
+    ),
+]
+"""Files that take longest: begun first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _pools(tmp_path_factory):
     """Pools of these tests claim cores among themselves: those of others at work here are in nobody's way."""
