@@ -117,11 +117,7 @@ def brought_over(content: Mapping[str, Any], path: Path) -> Record:
             identity=identity,
             configuration=run.configuration() | {"dataset": old["dataset"]},
             kernels=_kernels(run, steps),
-            deviations={
-                key: value
-                for key, value in content["deviations"].items()
-                if key not in ("scenario.final", "final_kernels")
-            },
+            deviations={key: value for key, value in content["deviations"].items() if _departs(key)},
             filed_final=_filed_final(run) if filed else final,
             finals=[final],
             status=content["status"],
@@ -132,6 +128,11 @@ def brought_over(content: Mapping[str, Any], path: Path) -> Record:
     except (KeyError, TypeError, AttributeError, ValidationError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UserError(f"{path} is damaged ({reason}): move that folder away") from None
+
+
+def _departs(key: str) -> bool:
+    """Whether a deviation of version 2 is one still: an end is not, nor are diagnostics and where code lives."""
+    return key not in ("scenario.final", "final_kernels") and not key.endswith("._target_")
 
 
 def _run_of(old: Mapping[str, Any], deviations: Mapping[str, Any]) -> RunConfig:

@@ -56,7 +56,7 @@ def test_nothing_measured_is_altered(name):
 def test_a_reduced_end_is_no_deviation_of_the_run():
     """`scenario.final` of a deviation becomes an end of the record; diagnostics are no deviation at all."""
     old = json.loads(OLD["done"].read_text())
-    old["deviations"] |= {"scenario.final": 250, "final_kernels": "[]"}
+    old["deviations"] |= {"scenario.final": 250, "final_kernels": "[]", "kernel._target_": "a.B"}
     new = brought_over(old, OLD["done"])
     assert new.deviations.keys() == {"scenario.initial", "scenario.pool", "training.minibatch"}
     assert new.finals == [250]
