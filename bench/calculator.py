@@ -14,6 +14,7 @@ from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import whole_batch
+from bench.record import checksums_beside
 from bench.training.store import load_potential
 
 
@@ -32,7 +33,8 @@ class PotentialCalculator(Calculator):
 
     def __init__(self, path: str | Path, device: str = "cpu", **keywords: Any) -> None:
         super().__init__(**keywords)
-        self.potential, self.reference_energies, self.trained_on = load_potential(Path(path), device)
+        checksums = checksums_beside(Path(path))
+        self.potential, self.reference_energies, self.trained_on = load_potential(Path(path), device, checksums)
         self._warned: set[tuple[int, int]] = set()
 
     def calculate(

@@ -24,7 +24,18 @@ from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential
 from bench.plugins import check_name, outside_source, plugin
 from bench.provenance import peak_memory_mb, provenance
-from bench.record import LOCK, MODEL, SPLIT, TRAINING, RunRecord, describe, end_file, make_folder, run_folder
+from bench.record import (
+    LOCK,
+    MODEL,
+    SPLIT,
+    TRAINING,
+    RunRecord,
+    describe,
+    end_file,
+    make_folder,
+    read_arrays,
+    run_folder,
+)
 from bench.record_schema import MEASURES, QUANTITIES, KernelFacts, Metrics, Record, Session, Step
 from bench.schema import RunConfig
 from bench.seeds import stream
@@ -33,7 +44,7 @@ from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
 from bench.training.ready import make_ready
 from bench.training.shared import Request, fit_requests
-from bench.training.store import load_potential, save_potential, trained_on
+from bench.training.store import as_file, load_potential, trained_on
 
 log = logging.getLogger(__name__)
 
@@ -170,10 +181,16 @@ def _recorded(run: RunConfig, shared: _Shared, held: contextlib.ExitStack | None
     if held is not None:
         held.enter_context(locked(folder / LOCK, wait=False))
     record = RunRecord.open(folder, run, identity)
-    final_kernels: list[Kernel] = [plugin(one, "final_kernels") for one in run.final_kernels]
+    final_kernels: list[Kernel] = [
+        offers(plugin(one, "final_kernels"), Kernel, "final_kernels") for one in run.final_kernels
+    ]
     if record.done:
         log.info("run %s is done: %s", folder.name, folder)
-        _complete(run, record, shared, data, split, final_kernels)
+        damaged = record.damaged_files()
+        for error in damaged:
+            log.warning("%s", error)
+        if not damaged:
+            _complete(run, record, shared, data, split, final_kernels)
         return record
     sources = outside_sources(run, record.content)
     session = Session(**provenance(run.device), sources=sources, first_step=len(record.steps))
@@ -380,7 +397,7 @@ def _save_end(
     record.save_arrays(end_file(n_train), _per_structure(errors, uncertainties))
     if n_train >= max((step.n_train for step in record.steps if step.picked is None), default=0):
         extra = {"n_train": n_train} | trained_on(builder, labelled)
-        save_potential(record.folder / MODEL, potential, builder.data.reference_energies, extra)
+        record.save_file(MODEL, as_file(potential, builder.data.reference_energies, extra))
 
 
 def _per_structure(errors: StructureErrors, uncertainties: Uncertainties) -> dict[str, np.ndarray]:
@@ -398,7 +415,7 @@ def _saved_model(run: RunConfig, record: RunRecord, n_train: int) -> Potential |
     if not path.exists():
         return None
     try:
-        potential, _, extra = load_potential(path, run.device)
+        potential, _, extra = load_potential(path, run.device, record.content.files)
     except UserError as error:
         log.warning("%s", error)
         return None
@@ -429,7 +446,7 @@ def _complete(
     step = step.model_copy()
     added = _add_correlations(step, missing, KernelInputs(potential, builder, labelled, run.seed), errors)
     path = record.folder / end_file(n_train)
-    arrays = dict(np.load(path)) if path.exists() else {}
+    arrays = read_arrays(path, record.content.files) or {}
     record.save_arrays(path.name, _per_structure(errors, added) | arrays)
     record.content.kernels |= {one.name: facts_of(one) for one in missing}
     record.add(step)

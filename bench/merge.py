@@ -20,6 +20,7 @@ from bench.record import (
     agree,
     as_json,
     make_folder,
+    read_file,
     read_record,
     record_paths,
     remove_leftovers,
@@ -84,8 +85,17 @@ def _merge_run(source: Path, target: Path, models: bool) -> str:
                 return "already there"
             if not _done(ours) <= _done(theirs):
                 return _conflict(f"{source} and {target} each have steps that the other lacks: move one away")
+        theirs, files = _read(source, models)
+        if ours is not None:
             theirs.finals = [*(final for final in ours.finals if final not in theirs.finals), *theirs.finals]
-        _copy(source, target, theirs, models)
+            changed = {name: digest for name, digest in ours.files.items() if theirs.files.get(name, digest) == digest}
+            if changed != ours.files:
+                # killed below, no file of the target looks damaged
+                write_atomically(target / RECORD, as_json(ours.model_copy(update={"files": changed})))
+        for name, content in files.items():
+            write_atomically(target / name, content)
+        theirs.files = {name: digest for name, digest in theirs.files.items() if name in files}
+        write_atomically(target / RECORD, as_json(theirs))
     return "new" if ours is None else "further"
 
 
@@ -94,21 +104,21 @@ def _conflict(message: str) -> str:
     return "conflicts"
 
 
-def _copy(source: Path, target: Path, record: Record, models: bool) -> None:
-    """Copy the files of a run one by one, each as a whole, and the record read before them last.
+def _read(source: Path, models: bool) -> tuple[Record, dict[str, bytes]]:
+    """The record of a run and the files that it speaks of, as they were at one moment. Raises UserError.
 
-    Killed anywhere the target holds what it held, or more, and never a record that speaks of what is not there. Raises
-    WriteError.
+    A source at work may replace a file in between: then it is read again.
     """
     kept = (".npz", ".pt") if models else (".npz",)
-    for path in sorted(source.iterdir()):
-        if path.suffix in kept and path.is_file():
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise UserError(f"cannot read {path} ({error.strerror}): make it readable and merge again") from None
-            write_atomically(target / path.name, content)
-    write_atomically(target / RECORD, as_json(record))
+    while True:
+        record = read_record(source / RECORD)
+        try:
+            found = {path.name: read_file(path, record.files) for path in source.iterdir() if path.suffix in kept}
+        except UserError:
+            if read_record(source / RECORD) == record:
+                raise
+            continue
+        return record, {name: content for name, content in sorted(found.items()) if content is not None}
 
 
 def _done(record: Record) -> set[tuple[int, bool]]:

@@ -1,11 +1,13 @@
 """What a run writes, and how: one folder, every file replaced atomically, named by what its numbers depend on."""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
 import os
 import socket
+import tempfile
 import traceback
 import uuid
 from collections.abc import Mapping
@@ -26,6 +28,8 @@ LOCK = "run.lock"
 SPLIT = "split.npz"
 MODEL = "model.pt"
 TRAINING = "training.pt"
+CHECKSUM = "checksum"
+"""The key of a record's file that holds a SHA-256 of the others; records written by hand or earlier have none."""
 TOLERANCE = 1e-6
 """By which errors (relative) and correlations (absolute) may differ between machines: see bench/versions.py."""
 MACHINE = ("session", "models_in_lockstep", "timing", *(c for c in Step.columns() if c.startswith(("seconds", "peak"))))
@@ -101,12 +105,75 @@ class RunRecord:
         """Write arrays beside the record."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_atomically(self.folder / name, buffer.getvalue())
+        self.save_file(name, buffer.getvalue())
+
+    def save_file(self, name: str, content: bytes) -> None:
+        """Write a file beside the record; its checksum is saved with what is recorded next.
+
+        The record first forgets that of another content, so that a kill in between makes no file look damaged.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        if self.content.files.get(name, digest) != digest:
+            del self.content.files[name]
+            self.save()
+        write_atomically(self.folder / name, content)
+        self.content.files[name] = digest
+
+    def damaged_files(self) -> list[UserError]:
+        """What is wrong with the files beside the record that are kept; they may be removed to save room."""
+        found = []
+        for name in self.content.files:
+            try:
+                read_file(self.folder / name, self.content.files)
+            except UserError as error:
+                found.append(error)
+        return found
 
 
 def as_json(record: Record) -> bytes:
-    """A record as the text of its file."""
-    return json.dumps(record.model_dump(exclude_none=True), indent=1).encode()
+    """A record as the text of its file, with a checksum over all that it says."""
+    content = record.model_dump(exclude_none=True)
+    return json.dumps({**content, CHECKSUM: _digest(content)}, indent=1).encode()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_file(path: Path, checksums: Mapping[str, str]) -> bytes | None:
+    """A file beside a record, None where it is not kept. Raises UserError if it has not the SHA-256 for its name."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): make it a readable file") from None
+    if checksums.get(path.name, "") not in ("", hashlib.sha256(content).hexdigest()):
+        raise UserError(
+            f"{path} is damaged (its checksum is not the one in {RECORD}): move that folder away, then run again or"
+            " merge the run from a copy"
+        )
+    return content
+
+
+def checksums_beside(path: Path) -> Mapping[str, str]:
+    """The checksums of the files of a run, for one of them; none where its record cannot be read or is older."""
+    try:
+        return read_validated(path.parent / RECORD).files
+    except UserError:
+        return {}
+
+
+def read_arrays(path: Path, checksums: Mapping[str, str]) -> dict[str, np.ndarray] | None:
+    """What `save_arrays` wrote, None where it is not kept. Raises UserError if it is damaged."""
+    content = read_file(path, checksums)
+    if content is None:
+        return None
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): move that folder away and run again") from None
 
 
 def end_file(n_train: int) -> str:
@@ -171,6 +238,8 @@ def read_record(path: Path) -> Record:
     record = read_validated(path)
     if record.run_id != path.parent.name:
         raise UserError(f"{path.parent} is a copy of run {record.run_id}, which is named by its folder: move it away")
+    if record.run_id != hash_of(record.identity):
+        raise _damaged(path, "its identity is not that of its name")
     return record
 
 
@@ -181,12 +250,14 @@ def read_validated(path: Path) -> Record:
     if version != SCHEMA_VERSION:
         remedy = "run python -m bench.migrate on its results" if version == 2 else "use another results="
         raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: {remedy}")
+    if CHECKSUM in content and content.pop(CHECKSUM) != _digest(content):
+        raise _damaged(path, "its checksum does not fit")
     try:
         return Record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} is damaged ({where}: {first['msg']}): move that folder away and run again") from None
+        raise _damaged(path, f"{where}: {first['msg']}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -195,8 +266,12 @@ def read_json(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_bytes())
         content["schema_version"] + 0
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): move that folder away and run again") from None
+        raise _damaged(path, type(error).__name__) from None
     return content
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is damaged ({reason}): move that folder away and run again")
 
 
 def record_paths(results: Path) -> list[Path]:
@@ -213,9 +288,7 @@ def make_folder(folder: Path) -> None:
     """Create a folder. Raises WriteError if that is not possible or nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{uuid.uuid4().hex}.tmp"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()  # where the system has files without a name, a kill leaves none
     except OSError as error:
         message = f"cannot write to {folder} ({error.strerror}): make it writable or set results= to a folder of yours"
         raise cannot_write(error, message) from None
@@ -230,11 +303,22 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        folder_to_disk(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         message = f"cannot write {path} ({error.strerror}): make room or set results= to another folder"
         raise cannot_write(error, message) from None
+
+
+def folder_to_disk(folder: Path) -> None:
+    """Have what was renamed in a folder survive a power cut, where the system can (not every file system)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_leftovers(folder: Path, pattern: str) -> None:

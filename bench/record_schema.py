@@ -170,7 +170,8 @@ class Record(Recorded):
     """A run: what was done (`identity`), what was asked for (`configuration`), and a step per training set size.
 
     `finals` are the ends asked for so far, the last of them now; `filed_final` is that of the scenario's file. An end
-    is reached where its step stands. `status` is about the last of `finals`.
+    is reached where its step stands. `status` is about the last of `finals`. `files`: the SHA-256 of the files beside
+    it, by name; earlier records have none.
     """
 
     schema_version: Literal[3] = SCHEMA_VERSION
@@ -185,6 +186,7 @@ class Record(Recorded):
     failure: Failure | None = None
     sessions: list[Session] = Field(default_factory=list)
     steps: list[Step] = Field(default_factory=list)
+    files: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("identity")
     @classmethod

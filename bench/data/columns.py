@@ -4,38 +4,75 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.errors import UserError, WriteError
+from bench.record import folder_to_disk, write_atomically
 
 META = "meta.json"
+CHECKED = "checked.json"
+"""Sizes and times of the other files of a folder when their content was last known to be right."""
 
 
 def write_columns(folder: Path, columns: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Write a folder as a whole, in place of the one that may be there; the caller holds a lock.
 
-    Everything goes to a temporary folder first, which is renamed; processes that have the old files open keep them.
+    Everything goes to a temporary folder first, and to the disk; then that is renamed. Processes that have the old
+    files open keep them.
     """
     temporary, old = leftovers(folder)
     remove_leftovers(folder)
     try:
         temporary.mkdir(parents=True)
         for name, array in columns.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+            with (temporary / f"{name}.npy").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                _to_disk(file)
         layout = {name: {"dtype": array.dtype.str, "shape": list(array.shape)} for name, array in columns.items()}
-        with (temporary / META).open("w") as file:
+        with (temporary / META).open("w", encoding="utf-8") as file:
             json.dump({**meta, "columns": layout}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+            _to_disk(file)
+        _note(temporary, _stamps(temporary))
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
+        folder_to_disk(folder.parent)
     finally:
         remove_leftovers(folder)
+
+
+def _to_disk(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def is_right(folder: Path, check: Callable[[], bool]) -> bool:
+    """Whether the content of a folder is right, by `check`, which is asked once for all files as they are.
+
+    Their sizes and times are noted then, where something can be written; as long as these stay, nothing is read.
+    """
+    stamps = _stamps(folder)
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        if json.loads((folder / CHECKED).read_bytes()) == stamps:
+            return True
+    if not check():
+        return False
+    with contextlib.suppress(WriteError):
+        _note(folder, stamps)
+    return True
+
+
+def _note(folder: Path, stamps: dict[str, list[int]]) -> None:
+    write_atomically(folder / CHECKED, json.dumps(stamps, indent=1).encode())
+
+
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    found = {path.name: path.stat() for path in (folder / META, *folder.glob("*.npy"))}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in sorted(found.items())}
 
 
 def read_columns(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -1,18 +1,18 @@
 """Neighbour lists for Eq. (2): all atoms and periodic images within r_max, an atom's own images included."""
 
-import json
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt
 
-from bench.data.columns import META, read_columns, write_columns
+from bench.data.columns import META, is_right, read_columns, write_columns
 from bench.data.structures import SMALLEST_VOLUME, Origin, Structures, ragged_rows
 from bench.data.vesin_alone import NeighborList
-from bench.errors import UserError
+from bench.errors import UserError, WriteError
 from bench.locks import locked
 from bench.progress import progress
 
@@ -64,40 +64,58 @@ def find_neighbours(data: Structures, r_max: float) -> Neighbours:
     folder = data.origin.folder / f"neighbours_{float(r_max)!r}"
     found = None
     try:
-        if not _is_of(folder, data.origin):
+        kept = _kept(folder, data.origin)
+        if kept is None:
             with locked(data.origin.folder / "neighbours.lock", wait=True):
-                if not _is_of(folder, data.origin):
+                kept = _kept(folder, data.origin)
+                if kept is None:
                     log.info("dataset %s: neighbour lists within %g Å, made once: %s", data.name, r_max, folder)
                     found = _compute(data, r_max)
                     _save(folder, found, data.origin)
-    except OSError as error:
+                    kept = _kept(folder, data.origin)
+    except (OSError, WriteError) as error:
         log.info("note: the neighbour lists are not kept (%s)", error)
         return found or _compute(data, r_max)
-    return _open(folder)
+    return kept or found or _compute(data, r_max)
 
 
-def _is_of(folder: Path, origin: Origin) -> bool:
-    """Whether the lists in a folder belong to these structures: a store can be replaced while it is used."""
-    meta = folder / META
-    return meta.is_file() and json.loads(meta.read_bytes()).get("store") == origin.checksum
+def _kept(folder: Path, origin: Origin) -> Neighbours | None:
+    """The lists in a folder, None if they are not there, of other structures, or damaged: they are made again then.
+
+    A store can be replaced while it is used.
+    """
+    if not (folder / META).is_file():
+        return None
+    try:
+        columns, meta = read_columns(folder)
+        if meta.get("store") != origin.checksum:
+            return None
+        # those of an earlier version have no checksum
+        if is_right(folder, lambda: meta.get("sha256") in (None, _digest(columns))):
+            shifts = columns.get("shifts")
+            return Neighbours(
+                meta["r_max"], columns["offsets"], columns["centres"], columns["neighbours"], shifts=shifts
+            )
+    except (UserError, KeyError):
+        pass
+    log.warning("%s is damaged: the neighbour lists are made again", folder)
+    return None
+
+
+def _digest(columns: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(columns.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _save(folder: Path, neighbours: Neighbours, origin: Origin) -> None:
     columns = {key: getattr(neighbours, key) for key in ("offsets", "centres", "neighbours")}
     if neighbours.shifts is not None:
         columns["shifts"] = neighbours.shifts
-    write_columns(folder, columns, {"r_max": neighbours.r_max, "store": origin.checksum})
-
-
-def _open(folder: Path) -> Neighbours:
-    columns, meta = read_columns(folder)
-    return Neighbours(
-        r_max=meta["r_max"],
-        offsets=columns["offsets"],
-        centres=columns["centres"],
-        neighbours=columns["neighbours"],
-        shifts=columns.get("shifts"),
-    )
+    facts = {"r_max": neighbours.r_max, "store": origin.checksum, "sha256": _digest(columns)}
+    write_columns(folder, columns, facts)
 
 
 def _compute(data: Structures, r_max: float) -> Neighbours:

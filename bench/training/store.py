@@ -1,6 +1,7 @@
 """Potentials on disk: parameters, architecture and reference energies in one file that needs no code to be trusted."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,12 @@ from jaxtyping import Int
 from bench.errors import UserError
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential
-from bench.record import write_atomically
+from bench.record import read_file, write_atomically
 from bench.schema import ModelSettings
 
 
-def save_potential(
-    path: Path, potential: Potential, reference_energies: dict[int, float], extra: dict[str, Any]
-) -> None:
-    """Write all members of a potential atomically."""
+def as_file(potential: Potential, reference_energies: dict[int, float], extra: dict[str, Any]) -> bytes:
+    """All members of a potential as the content of a file."""
     buffer = io.BytesIO()
     torch.save(
         {
@@ -32,7 +31,14 @@ def save_potential(
         },
         buffer,
     )
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_potential(
+    path: Path, potential: Potential, reference_energies: dict[int, float], extra: dict[str, Any]
+) -> None:
+    """Write all members of a potential atomically."""
+    write_atomically(path, as_file(potential, reference_energies, extra))
 
 
 def trained_on(builder: GeometryBuilder, labelled: Int[np.ndarray, " labelled"]) -> dict[str, Any]:
@@ -43,14 +49,20 @@ def trained_on(builder: GeometryBuilder, labelled: Int[np.ndarray, " labelled"])
     return {"elements": np.unique(numbers).tolist(), "pairs": np.unique(pairs, axis=0).tolist()}
 
 
-def load_potential(path: Path, device: str = "cpu") -> tuple[Potential, dict[int, float], dict[str, Any]]:
-    """Read a potential, its reference energies (eV per atomic number) and what was saved beside it."""
+def load_potential(
+    path: Path, device: str = "cpu", checksums: Mapping[str, str] | None = None
+) -> tuple[Potential, dict[int, float], dict[str, Any]]:
+    """Read a potential, its reference energies (eV per atomic number) and what was saved beside it.
+
+    Raises UserError if the file is not there, is no model, or has not the SHA-256 that `checksums` has for its name.
+    """
+    read = read_file(path, checksums or {})
+    if read is None:
+        raise UserError(f"no model file {path}: a finished run keeps one as {path.name}")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(io.BytesIO(read), map_location=device, weights_only=True)
         settings = ModelSettings(**{**content["settings"], "hidden": tuple(content["settings"]["hidden"])})
         potential = Potential(settings, tuple(content["species"]), content["parameters"], content["energy_scale"])
         return potential, content["reference_energies"], content["extra"]
-    except FileNotFoundError:
-        raise UserError(f"no model file {path}: a finished run keeps one as {path.name}") from None
     except Exception as error:
         raise UserError(f"{path} is no model of this project ({type(error).__name__}): remove it, run again") from None

@@ -123,11 +123,12 @@ def test_diagnostics_that_are_missing_are_computed_from_the_model(tmp_path, shor
     run(results, 6, "final_kernels=[]")
     folder = folder_of(results)
     assert records(results)[0]["steps"][-1]["correlations"] == {}
-    bare = (folder / "record.json").read_bytes()
+    bare, end = ((folder / name).read_bytes() for name in ("record.json", "end_6.npz"))
     done = run(results, 6)
     assert "correlations of GP(LL), GP(RP) added from its model" in done.stderr
     assert numbers(folder) == numbers(folder_of(shorter))
     (folder / "record.json").write_bytes(bare)
+    (folder / "end_6.npz").write_bytes(end)
     (folder / "model.pt").unlink()
     done = run(results, 6)
     assert "no correlations of GP(LL), GP(RP), for its model is not kept" in done.stderr

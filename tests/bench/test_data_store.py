@@ -17,7 +17,7 @@ import yaml
 from conftest import PROJECT, make_structures, random_crystal, random_molecule, subprocess_environment
 from published import HARTREE, KCAL, REFERENCES, aspirin, write_md17, write_rmd17, write_xsf_folder
 
-from bench.data import neighbours
+from bench.data import columns, neighbours
 from bench.data import prepare as prepare_module
 from bench.data.__main__ import main
 from bench.data.download import Download, fetch
@@ -134,6 +134,7 @@ def test_opening_reads_nothing(folder, tmp_path):
     path = folder / "rmd17_aspirin_full/meta.json"
     meta = json.loads(path.read_text())
     path.write_text(json.dumps({**meta, "checksum": "stored"}))
+    columns._note(path.parent, columns._stamps(path.parent))
     again, _ = open_store("rmd17_aspirin_full", data.reference_energies)
     assert again.checksum == "stored"
     other, _ = open_store("rmd17_aspirin_full", {1: 0.0, 6: 0.0, 8: 0.0})
@@ -162,7 +163,11 @@ def test_verify(folder, tmp_path, capsys):
     assert "6 periodic structures; volume per atom 10.41 to 10.41 Å³" in out
     assert "note: 270 structures" in out and "is right" in out
     forces = np.load(folder / "tio2/forces.npy")
+    before = (folder / "tio2/forces.npy").stat()
     np.save(folder / "tio2/forces.npy", forces + 1e-6)
+    assert main(["verify", "tio2"]) == 2
+    assert "tio2 was altered: its content has not the checksum" in capsys.readouterr().err
+    os.utime(folder / "tio2/forces.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert main(["verify", "tio2"]) == 2
     assert "error: dataset tio2: the store's checksum is" in capsys.readouterr().err
 

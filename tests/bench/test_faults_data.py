@@ -1,0 +1,135 @@
+"""Faults of data: what is altered, damaged or cut off in a store is noticed where it is opened, or made again."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from bench_commands import file_system
+from published import write_md17
+
+from bench.data import columns
+from bench.data.__main__ import main
+from bench.data.neighbours import find_neighbours
+from bench.data.store import open_store
+from bench.data.structures import Structures
+from bench.errors import UserError
+
+REFERENCES = {1: -839.896, 6: -839.896, 8: -839.896}
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A prepared dataset of twelve structures."""
+    monkeypatch.setenv("BMDAL_BENCH_DATA", str(tmp_path / "data"))
+    assert main(["prepare", "md17_aspirin", "--from", str(write_md17(tmp_path / "a.npz"))]) == 0
+    return tmp_path / "data/md17_aspirin"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often the content of a dataset is read."""
+    counted, checksum = [], Structures.checksum.func
+    monkeypatch.setattr(Structures, "checksum", property(lambda data: counted.append(1) or checksum(data)))
+    return counted
+
+
+def opened():
+    return open_store("md17_aspirin", REFERENCES)[0]
+
+
+def altered(path, change):
+    """An array changed in its place: the size stays."""
+    content = np.load(path)
+    change(content)
+    np.save(path, content)
+
+
+@pytest.mark.parametrize("column", ["energies", "positions", "atomic_numbers", "offsets"])
+def test_an_altered_store_is_refused(store, column):
+    altered(store / f"{column}.npy", lambda content: np.add.at(content, 1, 1))
+    with pytest.raises(UserError, match=r"md17_aspirin was altered: .* prepare md17_aspirin \[--from PATH\]"):
+        opened()
+
+
+def test_a_store_is_checked_once_for_all_its_files_as_they_are(store, reads, tmp_path, monkeypatch):
+    """Neither when it was just prepared, nor again after a copy was found right; each time where nothing is noted."""
+    opened()
+    assert not reads
+    shutil.copytree(store, tmp_path / "copy/md17_aspirin", copy_function=shutil.copy)
+    monkeypatch.setenv("BMDAL_BENCH_DATA", str(tmp_path / "copy"))
+    for _ in range(3):
+        opened()
+    assert len(reads) == 1
+    (tmp_path / "copy/md17_aspirin/checked.json").write_text("[" * 100_000)
+    monkeypatch.setattr(columns, "_note", lambda *_: None)
+    for _ in range(2):
+        opened()
+    assert len(reads) == 3
+
+
+def test_a_copy_that_cannot_be_written_to(store, tmp_path, monkeypatch):
+    """Is checked each time, and its neighbour lists are not kept."""
+    place = tmp_path / "read_only"
+    place.mkdir()
+    with file_system(place) as remount:
+        shutil.copytree(store, place / "md17_aspirin", copy_function=shutil.copy)
+        remount("ro")
+        monkeypatch.setenv("BMDAL_BENCH_DATA", str(place))
+        assert len(find_neighbours(opened(), 2.0).centres) > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"checksum": None}, {"structures": "many"}, {"reference_energies": [1]}, {"checksum": "0"}, {"columns": 3}],
+)
+def test_a_damaged_description_is_told(store, change):
+    meta = json.loads((store / "meta.json").read_bytes())
+    (store / "meta.json").write_text(json.dumps({key: v for key, v in (meta | change).items() if v is not None}))
+    with pytest.raises(UserError, match=r"md17_aspirin (is damaged|was altered)"):
+        opened()
+
+
+@pytest.mark.parametrize("name", ["meta.json", "centres.npy", "offsets.npy", "neighbours.npy"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "altered", "gone"])
+def test_damaged_neighbour_lists_are_made_again(store, name, damage, caplog):
+    data = opened()
+    right = find_neighbours(data, 2.0)
+    expected = [np.array(array) for array in (right.offsets, right.centres, right.neighbours)]
+    path = next(store.glob("neighbours_*")) / name
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": content[:-60], "empty": b"", "altered": content[:-9] + b"\1" + content[-8:]}[damage])
+    found = find_neighbours(data, 2.0)
+    for array, wanted in zip((found.offsets, found.centres, found.neighbours), expected, strict=True):
+        np.testing.assert_array_equal(array, wanted)
+    assert "are made again" in caplog.text or name == "meta.json"
+    caplog.clear()
+    find_neighbours(data, 2.0)
+    assert not caplog.text
+
+
+def test_everything_is_on_the_disk_before_a_folder_is_renamed(tmp_path, monkeypatch):
+    """And its new name, too: else a power cut leaves a folder of empty files."""
+    order, names = [], {}
+    fsync, rename = os.fsync, columns.Path.rename
+
+    def noted(descriptor):
+        order.append(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def renamed(path, other):
+        order.append("renamed")
+        names[path] = other
+        return rename(path, other)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(columns.Path, "rename", renamed)
+    columns.write_columns(tmp_path / "made", {"a": np.arange(3), "b": np.zeros(2)}, {"x": 1})
+    before, after = order[: order.index("renamed")], order[order.index("renamed") + 1 :]
+    temporary = tmp_path / ".made.new.tmp"
+    assert {str(temporary / name) for name in ("a.npy", "b.npy", "meta.json")} <= set(before)
+    assert str(temporary) in before and str(tmp_path) in after
