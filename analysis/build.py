@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pandas as pd
+
 from analysis import style
 from analysis.collect import Collector, Tables
 from analysis.efficiency import LABEL_SECONDS
@@ -60,7 +62,7 @@ def collect(results: Path, sweep: str = "paper") -> Tables:
     recorded = {one.record.identity["scenario"]["name"] for one in collector.slim if one.record}
     for scenario in sorted(recorded - {cell.run.scenario.name for cell in cells}):
         cells += _cells_of(scenario)
-    return collector.tables(results, states(cells, collector.slim), current_checksums(cells))
+    return collector.tables(results, pd.DataFrame(states(cells, collector.slim)), current_checksums(cells))
 
 
 def _cells_of(scenario: str) -> list[Cell]:

@@ -1,12 +1,13 @@
 """What runs will cost: from the steps recorded so far, or from the benchmarks of a machine."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import pandas as pd
+from jaxtyping import Float
 
 from analysis.records import algorithm_of
 from bench.errors import UserError
@@ -24,6 +25,10 @@ BENCHMARKS = {
 """The name of each dataset in the tables of the benchmarks."""
 
 
+Curve = dict[float, float]
+"""Values by size, in ascending order of size."""
+
+
 @runtime_checkable
 class Costs(Protocol):
     """Predicts seconds."""
@@ -36,7 +41,7 @@ class Costs(Protocol):
 class RecordedCosts:
     """Median seconds of a step, by scenario and training set size: training of one model, and all else by algorithm."""
 
-    training: dict[str, pd.Series]
+    training: dict[str, Curve]
     other: dict[tuple[str, str], float]
 
     def to_come(self, run: RunConfig, steps_done: int) -> float:
@@ -44,9 +49,8 @@ class RecordedCosts:
         scenario = _scenario_key(run.scenario.name, run.deviations)
         if scenario not in self.training:
             return float("nan")
-        known = self.training[scenario]
         sizes = np.array(run.training_set_sizes()[steps_done:], dtype=float)
-        training = np.interp(sizes, known.index, known) * np.maximum(sizes / known.index.max(), 1)
+        training = _at(self.training[scenario], sizes)
         of_scenario = [value for (name, _), value in self.other.items() if name == scenario]
         other = self.other.get((scenario, algorithm_of(run.configuration())), float(np.median(of_scenario)))
         members = run.kernel.get("members", 1)
@@ -55,30 +59,37 @@ class RecordedCosts:
 
 def recorded(records: Sequence[Record]) -> RecordedCosts:
     """Costs of the steps recorded; altered runs count for themselves only."""
-    rows = []
+    training: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    other: dict[tuple[str, str], list[float]] = defaultdict(list)
     for record in records:
         scenario = _scenario_key(record.identity["scenario"]["name"], record.deviations)
         algorithm = algorithm_of(record.identity)
         for step in record.steps:
             if step.timing == "":
-                training = step.seconds_training
-                other = step.seconds - training
-                rows.append((scenario, algorithm, step.n_train, training / len(step.best_epochs), other))
-    table = pd.DataFrame(rows, columns=["scenario", "algorithm", "n_train", "training", "other"])
+                training[scenario][float(step.n_train)].append(step.seconds_training / len(step.best_epochs))
+                other[scenario, algorithm].append(step.seconds - step.seconds_training)
     return RecordedCosts(
-        training={str(s): part.groupby("n_train")["training"].median() for s, part in table.groupby("scenario")},
-        other={
-            (str(scenario), str(algorithm)): float(part["other"].median())
-            for (scenario, algorithm), part in table.groupby(["scenario", "algorithm"])
-        },
+        training={scenario: _curve(by_size) for scenario, by_size in training.items()},
+        other={key: float(np.median(seconds)) for key, seconds in other.items()},
     )
+
+
+def _curve(by_size: Mapping[float, Iterable[float]]) -> Curve:
+    """The median at each size."""
+    return {float(size): float(np.median([*by_size[size]])) for size in sorted(by_size)}
+
+
+def _at(curve: Curve, sizes: Float[np.ndarray, " sizes"]) -> Float[np.ndarray, " sizes"]:
+    """Interpolated, in proportion to the size beyond the largest."""
+    known = np.array(list(curve))
+    return np.interp(sizes, known, np.array(list(curve.values()))) * np.maximum(sizes / known[-1], 1)
 
 
 @dataclass(frozen=True)
 class BenchmarkedCosts:
     """Milliseconds on one thread: of a training step by minibatch, and of a structure by what is asked of it."""
 
-    steps: Mapping[str, pd.Series]
+    steps: Mapping[str, Curve]
     structures: Mapping[str, Mapping[str, float]]
 
     def to_come(self, run: RunConfig, steps_done: int) -> float:
@@ -97,9 +108,7 @@ class BenchmarkedCosts:
             of_kernel = members * each["evaluation_ms"]
         total = 0.0
         for n_train in sizes[steps_done:]:
-            minibatch = min(n_train, settings.minibatch)
-            largest = float(known.index.max())
-            step = float(np.interp(minibatch, known.index, known)) * max(minibatch / largest, 1.0)
+            step = float(_at(known, np.array([float(min(n_train, settings.minibatch))]))[0])
             trained = settings.minibatches(n_train, settings.epochs) * step
             trained += settings.validation_checks * run.scenario.validation * each["validation_ms"]
             total += members * (trained + n_test * each["evaluation_ms"])
@@ -110,6 +119,8 @@ class BenchmarkedCosts:
 
 def benchmarked(folder: Path) -> BenchmarkedCosts:
     """Read what `make perf` wrote into a folder. Raises UserError."""
+    import pandas as pd  # noqa: PLC0415 - takes as long as all else that a plan without benchmarks does
+
     try:
         steps, structures = pd.read_csv(folder / "training.csv"), pd.read_csv(folder / "per_structure.csv")
         steps = steps[(steps["models"] == 1) & (steps["threads"] == 1)]
@@ -118,7 +129,10 @@ def benchmarked(folder: Path) -> BenchmarkedCosts:
         evaluation = structures["forces_ms"].fillna(structures["energies_ms"])
         by_data = {str(name): part.sort_values("minibatch") for name, part in steps.groupby("data")}
         return BenchmarkedCosts(
-            steps={name: part.set_index("minibatch")["step_ms"] for name, part in by_data.items()},
+            steps={
+                name: {float(size): float(ms) for size, ms in zip(part["minibatch"], part["step_ms"], strict=True)}
+                for name, part in by_data.items()
+            },
             structures={
                 name: {
                     "validation_ms": float(part["validation_ms"].median()),

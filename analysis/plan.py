@@ -4,13 +4,15 @@ python -m analysis.plan [sweep=NAME] [overrides …] [--results FOLDER] [--costs
 """
 
 import argparse
+import csv
+import io
 import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from analysis.costs import Costs, benchmarked, recorded
 from analysis.records import Found, algorithm_of, deviations_text, progress_of, read_records
@@ -28,6 +30,8 @@ from bench.schema import RunConfig
 from bench.sweep import Cell, expand
 
 STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
+EXPERIMENT = ("scenario", "deviations", "algorithm", "batch_size")
+"""What an experiment is, on any number of seeds."""
 FAILURES_SHOWN = 10
 
 
@@ -64,14 +68,18 @@ def _plan(arguments: argparse.Namespace) -> None:
     costs = benchmarked(arguments.costs) if arguments.costs else None
     table = states(cells, records, costs)
     if arguments.csv:
-        write_atomically(arguments.csv, table.to_csv(index=False).encode())
+        write_atomically(arguments.csv, _csv(table).encode())
     if arguments.json:
         print(json.dumps(as_json(table, arguments.workers, damaged), indent=1, allow_nan=False))
     else:
         print("\n".join([describe(table, arguments.workers), *damaged]))
 
 
-def states(cells: Sequence[Cell], records: Sequence[Found], costs: Costs | None = None) -> pd.DataFrame:
+Row = dict[str, Any]
+"""A run of a plan; its keys are the columns of `--csv`."""
+
+
+def states(cells: Sequence[Cell], records: Sequence[Found], costs: Costs | None = None) -> list[Row]:
     """A row for every cell: its state, its record's folder, steps done of all, seconds spent and seconds to come.
 
     `stale` are cells that only another version of the code's numbers or of the data has answered; `seconds_to_come` is
@@ -106,7 +114,16 @@ def states(cells: Sequence[Cell], records: Sequence[Found], costs: Costs | None 
                 "words": " ".join(cell.words),
             }
         )
-    return pd.DataFrame(rows)
+    return rows
+
+
+def _csv(table: Sequence[Row]) -> str:
+    """A line for every run, empty where a number is unknown."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_known, table))
+    return text.getvalue()
 
 
 def _answer(found: Sequence[Found], final: int, checksum: str | None) -> tuple[str, Record | None]:
@@ -118,51 +135,66 @@ def _answer(found: Sequence[Found], final: int, checksum: str | None) -> tuple[s
     return state_of(best.record, final, in_progress=best.in_progress) if current else "stale", best.record
 
 
-def as_json(table: pd.DataFrame, workers: int | None, damaged: Sequence[str]) -> dict[str, Any]:
+def as_json(table: Sequence[Row], workers: int | None, damaged: Sequence[str]) -> dict[str, Any]:
     """The plan for scripts (`--json`); these keys stay as they are.
 
     `counts` of the runs by state; `seconds_spent`, `seconds_to_come` on one worker, and `seconds_to_come_with_workers`
     as `--workers` asks, null where that is unknown; `runs`, a row of `states` each; `damaged`, a line for every record
     that cannot be read.
     """
-    counts = table["state"].value_counts()
-    left = table.loc[table["state"] != "done", "seconds_to_come"]
-    known = bool(left.notna().all())
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    left = _left(table)
+    known = not math.isnan(sum(left))
     return {
-        "counts": {state: int(counts.get(state, 0)) for state in STATES},
-        "seconds_spent": float(table["seconds_spent"].sum()),
-        "seconds_to_come": float(left.sum()) if known else None,
+        "counts": _counts(table),
+        "seconds_spent": sum((row["seconds_spent"] for row in table), 0.0),
+        "seconds_to_come": sum(left, 0.0) if known else None,
         "seconds_to_come_with_workers": _with_workers(left, workers) if workers and known else None,
-        "runs": rows,
+        "runs": [_known(row) for row in table],
         "damaged": list(damaged),
     }
 
 
-def _with_workers(left: pd.Series, workers: int) -> float:
+def _known(row: Row) -> Row:
+    """The same with None for numbers that are unknown."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+
+def _counts(table: Sequence[Row]) -> dict[str, int]:
+    counts = Counter(row["state"] for row in table)
+    return {state: counts[state] for state in STATES}
+
+
+def _left(table: Sequence[Row]) -> list[float]:
+    """Seconds to come of the runs that are not done."""
+    return [row["seconds_to_come"] for row in table if row["state"] != "done"]
+
+
+def _with_workers(left: Sequence[float], workers: int) -> float:
     """How long so many workers take for runs of these seconds, at least."""
-    return float(max(left.sum() / workers, left.max())) if len(left) else 0.0
+    return max(sum(left) / workers, *left) if left else 0.0
 
 
-def describe(table: pd.DataFrame, workers: int | None = None) -> str:
+def describe(table: Sequence[Row], workers: int | None = None) -> str:
     """The table in lines: a row per scenario, the total, failures, and what is unknown."""
-    experiments = ["scenario", "deviations", "algorithm", "batch_size"]
     head = f"{'scenario':18} {'experiments':>11} {'runs':>5} " + " ".join(f"{s:>11}" for s in STATES)
     lines = [f"{head} {'hours spent':>11} {'to come':>9}"]
-    for name, part in [*table.groupby("scenario", sort=False), ("all", table)]:
-        counts = part["state"].value_counts()
-        to_come = part.loc[part["state"] != "done", "seconds_to_come"]
-        hours = f"{to_come.sum() / 3600:9.1f}" if to_come.notna().all() else f"{'unknown':>9}"
+    by_scenario: dict[str, list[Row]] = {}
+    for row in table:
+        by_scenario.setdefault(row["scenario"], []).append(row)
+    for name, part in [*by_scenario.items(), ("all", table)]:
+        to_come = sum(_left(part))
+        experiments = {tuple(row[key] for key in EXPERIMENT) for row in part}
         lines.append(
-            f"{name:18} {len(part[experiments].drop_duplicates()):11d} {len(part):5d} "
-            + " ".join(f"{counts.get(state, 0):11d}" for state in STATES)
-            + f" {part['seconds_spent'].sum() / 3600:11.1f} {hours}"
+            f"{name:18} {len(experiments):11d} {len(part):5d} "
+            + " ".join(f"{count:11d}" for count in _counts(part).values())
+            + f" {sum(row['seconds_spent'] for row in part) / 3600:11.1f} "
+            + (f"{'unknown':>9}" if math.isnan(to_come) else f"{to_come / 3600:9.1f}")
         )
-    left = table.loc[table["state"] != "done", "seconds_to_come"]
-    if workers and len(left) and left.notna().all():
+    left = _left(table)
+    if workers and left and not math.isnan(sum(left)):
         lines.append(f"{workers} workers: {_with_workers(left, workers) / 3600:.1f} hours to come")
-    failed = table[table["state"] == "failed"]
-    for row in failed.head(FAILURES_SHOWN).to_dict("records"):
+    failed = [row for row in table if row["state"] == "failed"]
+    for row in failed[:FAILURES_SHOWN]:
         lines.append(f"failed: {row['run_id']} ({row['words']}): {row['failure']}")
     if len(failed) > FAILURES_SHOWN:
         lines.append(f"and {len(failed) - FAILURES_SHOWN} more failed: --csv FILE lists every run")

@@ -1,8 +1,10 @@
 """From words of a command line to a bound run: Hydra's composition, with every mistake told in one line."""
 
 import functools
+import itertools
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.config_files import PROJECT_FILES, ConfigFiles, parse, root
 from bench.errors import UserError, nearest
 from bench.hydra_mistakes import mistakes_in_one_line
+from bench.plain_files import choices_of_file, values_of_file
 from bench.schema import RunConfig, bind, deviations
 from bench.sizes import filled, is_open
 
@@ -65,30 +68,69 @@ def bind_chosen(config: Mapping[str, Any], runtime: Any) -> RunConfig:
     run = bind(filled(config, tell=True) if is_open(config) else config)
     sources = [source for source in runtime.config_sources if source.provider not in ("hydra", "schema")]
     files = ConfigFiles(folders=tuple(f"{source.schema}://{source.path}" for source in sources)).beside_project()
-    chosen = {group: name for group, name in runtime.choices.items() if isinstance(name, str)}
-    name, own = run.scenario.name, is_open(_composed_once(files, _words(chosen, "scenario")))
+    chosen = chosen_files(runtime)
+    name, own = run.scenario.name, is_open(composed_once(files, _words(chosen, "scenario")).values)
     if name != chosen.get("scenario") and name in PROJECT_FILES.options("scenario"):
         if own:
             raise UserError(f"scenario.name = {name!r} is another scenario's: choose a name of your own")
         chosen["scenario"] = name
-    as_filed = _composed_once(files, _words(chosen, "scenario"))
+    as_filed = composed_once(files, _words(chosen, "scenario")).values
     filed = bind(filled({**as_filed, "dataset": config["dataset"]}, tell=False) if own else as_filed)
-    methods = _composed_once(files, _words(chosen, "algorithm", "kernel", "selection"))
-    dataset = _composed_once(files, _words(chosen, "dataset"))["dataset"]
-    filed = replace(filed, kernel=methods["kernel"], selection=methods["selection"])
-    departs = deviations(run, filed, dataset)
+    filed = replace(
+        filed, kernel=_filed_method(files, chosen, "kernel"), selection=_filed_method(files, chosen, "selection")
+    )
+    departs = deviations(run, filed, _filed(files, chosen, "dataset"))
     if own:
         departs["scenario.name"] = name
     return replace(run, deviations=departs, filed_final=filed.scenario.final)
+
+
+def chosen_files(runtime: Any) -> dict[str, str]:
+    """The file chosen of each group."""
+    return {group: name for group, name in runtime.choices.items() if isinstance(name, str)}
+
+
+def _filed_method(files: ConfigFiles, chosen: Mapping[str, str], group: str) -> dict[str, Any]:
+    """The kernel or selection as the files chosen say it."""
+    algorithm = chosen.get("algorithm")
+    if algorithm is None or choices_of_file(files, "algorithm", algorithm) is not None:
+        return _filed(files, chosen, group)
+    values: dict[str, Any] = composed_once(files, _words(chosen, "algorithm", "kernel", "selection")).values[group]
+    return values
+
+
+def _filed(files: ConfigFiles, chosen: Mapping[str, str], group: str) -> dict[str, Any]:
+    """What the file chosen of a group says."""
+    values = values_of_file(files, group, chosen[group]) if group in chosen else None
+    return values if values is not None else composed_once(files, _words(chosen, group)).values[group]
 
 
 def _words(chosen: Mapping[str, str], *groups: str) -> tuple[str, ...]:
     return tuple(f"{group}={chosen[group]}" for group in groups if group in chosen)
 
 
+@dataclass(frozen=True)
+class Composition:
+    """A configuration as plain values, what Hydra says of it, and the keys that others refer to, as by `${seed}`."""
+
+    values: dict[str, Any]
+    runtime: Any
+    referred: frozenset[str]
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The file chosen of each group."""
+        return chosen_files(self.runtime)
+
+
 @functools.cache
-def _composed_once(files: ConfigFiles, words: tuple[str, ...]) -> dict[str, Any]:
-    return plain(composed(words, files), files)
+def composed_once(files: ConfigFiles, words: tuple[str, ...]) -> Composition:
+    """Compose, or take what was composed of the same words before. Raises UserError."""
+    config = composed(words, files)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    references = re.findall(r"\$\{[^}]*\}", OmegaConf.to_yaml(own))
+    referred = frozenset(itertools.chain.from_iterable(re.findall(r"\w+", reference) for reference in references))
+    return Composition(plain(config, files), config.hydra.runtime, referred)
 
 
 def plain(config: DictConfig, files: ConfigFiles = PROJECT_FILES) -> dict[str, Any]:

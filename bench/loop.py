@@ -22,7 +22,8 @@ from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
 from bench.locks import locked
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential
-from bench.plugins import check_name, outside_source, plugin
+from bench.pairs import check
+from bench.plugins import outside_source, plugin
 from bench.provenance import peak_memory_mb, provenance
 from bench.record import (
     LOCK,
@@ -39,7 +40,7 @@ from bench.record import (
 from bench.record_schema import MEASURES, QUANTITIES, KernelFacts, Metrics, Record, Session, Step
 from bench.schema import RunConfig
 from bench.seeds import stream
-from bench.selection.base import Selection, check_embedding, check_picks, offers
+from bench.selection.base import Selection, check_embedding, check_picks
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
 from bench.training.ready import make_ready
@@ -47,25 +48,6 @@ from bench.training.shared import Request, fit_requests
 from bench.training.store import as_file, load_potential, trained_on
 
 log = logging.getLogger(__name__)
-
-
-def check(run: RunConfig) -> tuple[Kernel, Selection]:
-    """Build the kernel and the selection and refuse pairs that mean nothing. Raises UserError with the reason."""
-    check_name("kernel", run.kernel)
-    check_name("selection", run.selection)
-    kernel: Kernel = offers(plugin(run.kernel, "kernel"), Kernel, "kernel")
-    selection: Selection = offers(plugin(run.selection, "selection"), Selection, "selection")
-    if selection.needs_features and not kernel.has_features:
-        raise UserError(
-            f"selection {selection.name} needs distances between structures, but kernel {kernel.name} is diagonal:"
-            " choose selection=max_diag, or a FEAT or GP kernel"
-        )
-    if kernel.needs_forces and not run.training.forces:
-        raise UserError(
-            f"kernel {kernel.name} needs forces, but training.force_weight = 0 in scenario {run.scenario.name}:"
-            " choose a kernel of energies"
-        )
-    return kernel, selection
 
 
 def run_active_learning(run: RunConfig) -> RunRecord:
@@ -166,7 +148,9 @@ class _Shared:
 
 def _recorded(run: RunConfig, shared: _Shared, held: contextlib.ExitStack | None) -> Cycle:
     """One run from opening its record to its end; a failure is recorded. `held` keeps its lock."""
-    kernel, selection = check(run)
+    check(run)
+    kernel: Kernel = plugin(run.kernel, "kernel")
+    selection: Selection = plugin(run.selection, "selection")
     data = shared.data(run)
     if run.training.forces and data.forces is None:
         found = f"give dataset.forces_key={data.like_forces[0]}, or " if data.like_forces else ""

@@ -1,6 +1,7 @@
 """Where the project's own files lie, in a checkout or installed from a wheel, and those of the working folder."""
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,11 @@ PROJECT = PACKAGE.parent
 """The checkout, or the folder of all packages."""
 FROM_WHEEL = (PACKAGE / "conf").is_dir()
 CONF = (PACKAGE if FROM_WHEEL else PROJECT) / "conf"
+
+
+def cache_folder() -> Path:
+    """Where what takes long to find out is kept for later processes: $XDG_CACHE_HOME/bmdal-bench or ~/.cache/…"""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "bmdal-bench"
 
 
 def import_from_working_folder() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from bench.errors import UserError, cannot_write
-from bench.identity import hash_of
+from bench.identity import hash_of, identity_of
 from bench.record_schema import SCHEMA_VERSION, Failure, Record, Step
 from bench.schema import RunConfig
 
@@ -282,6 +282,14 @@ def record_paths(results: Path) -> list[Path]:
 def run_folder(results: str | Path, identity: Mapping[str, Any]) -> Path:
     """Where a run of this identity is recorded."""
     return Path(results) / "runs" / hash_of(identity)
+
+
+def initial_model(run: RunConfig, data_checksum: str, members: int) -> Path:
+    """Where the initial model lies. It depends on the run's identity without what comes after it."""
+    identity = identity_of(run, data_checksum)
+    for later in ("kernel", "selection", "batch_size"):
+        del identity[later]
+    return Path(run.results) / "initial" / f"{hash_of(identity | {'members': members})}.pt"
 
 
 def make_folder(folder: Path) -> None:

@@ -20,6 +20,7 @@ from bench.config_files import VERSION_BASE, is_pattern, parse, refuse_interval,
 from bench.errors import UserError, nearest
 from bench.frame import framed
 from bench.hydra_mistakes import SEVERAL, dotted_keys
+from bench.pairs import check
 from bench.places import CONF
 from bench.record import make_folder
 from bench.record_schema import Step
@@ -106,8 +107,6 @@ def check_command_line(line: HydraLine) -> RunConfig:
         if not is_plain(option)
     ]
     runs = [compose_run([*of_hydra, *variant], line.files) for variant in [first, *variants]]
-    from bench.loop import check  # noqa: PLC0415 - torch: a mistake above is told without waiting for it
-
     for run in runs:
         check(run)
     return runs[0]

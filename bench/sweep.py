@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 
-from bench.compose import bind_chosen, compose_run, composed, plain
-from bench.config_files import PROJECT_FILES, ConfigFiles, parse, refuse_interval, values_of, with_search_path
+from bench.compose import bind_chosen, compose_run, composed, composed_once
+from bench.config_files import PROJECT_FILES, ConfigFiles, parse, refuse_interval, root, values_of, with_search_path
 from bench.errors import UserError
+from bench.plain_files import choices_of_file, parts_of_file, sweep_of_file, values_of_file
 from bench.schema import RunConfig
 
 PLAIN = re.compile(r"batch_size=[1-9]\d*|seed=\d+")
 """Words that are set without composing anew, unless something in the configuration refers to their keys."""
+METHODS = ("kernel", "selection")
+"""What an algorithm chooses."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,9 @@ def is_plain(word: str) -> bool:
 
 def _grid(name: str, own: dict[str, list[str]], files: ConfigFiles) -> list[tuple[str, ...]]:
     """The words of every run of one sweep."""
-    config = composed([f"+sweep={name}"], files)
-    parts = config.get("sweeps")
-    if parts is not None:
+    parts, params = _read(name, files)
+    if parts:
         return list(itertools.chain.from_iterable(_grid(part, own, files) for part in parts))
-    params = config.hydra.sweeper.get("params") or {}
     replaced = {key.lstrip("+~") for key in own}
     swept = [
         _listed(o)
@@ -83,31 +83,56 @@ def _grid(name: str, own: dict[str, list[str]], files: ConfigFiles) -> list[tupl
     return [(f"+sweep={name}", *combination) for combination in itertools.product(*swept, *own.values())]
 
 
+def _read(name: str, files: ConfigFiles) -> tuple[list[str], dict[str, Any]]:
+    """The sweeps that make up a sweep, or the values that its sweeper takes."""
+    parts, alone = parts_of_file(files, name), sweep_of_file(files, name)
+    if parts is not None:
+        return parts, {}
+    if alone is not None:
+        return [], alone[1]
+    config = composed([f"+sweep={name}"], files)
+    return list(config.get("sweeps") or []), dict(config.hydra.sweeper.get("params") or {})
+
+
 @dataclass(frozen=True)
 class _Composed:
-    """A run, and the keys from whose values others of its configuration are made, as by `${seed}`."""
+    """A run, the files chosen for it, and the keys from whose values others are made."""
 
     run: RunConfig
+    chosen: dict[str, str]
     referred: frozenset[str]
 
 
 @functools.cache
 def _composed_once(words: tuple[str, ...], files: ConfigFiles) -> _Composed:
-    config = composed(words, files)
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    references = re.findall(r"\$\{[^}]*\}", OmegaConf.to_yaml(own))
-    referred = frozenset(itertools.chain.from_iterable(re.findall(r"\w+", reference) for reference in references))
-    return _Composed(bind_chosen(plain(config, files), config.hydra.runtime), referred)
+    one = composed_once(files, words)
+    return _Composed(bind_chosen(one.values, one.runtime), one.chosen, one.referred)
 
 
 def _compose(words: tuple[str, ...], files: ConfigFiles) -> _Composed:
-    """What `_composed_once` gives. An algorithm that sets nothing but kernel and selection is composed once for all."""
-    algorithm = tuple(word for word in words if word.startswith("algorithm="))
-    default, methods = _composed_once((), files).run, _composed_once(algorithm, files).run
-    only_methods = replace(methods, kernel=default.kernel, selection=default.selection) == default
-    if only_methods and not any(word.lstrip("+~").startswith(("kernel", "selection")) for word in words):
-        base = _composed_once(tuple(word for word in words if word not in algorithm), files)
-        same = (base.run.kernel, base.run.selection) == (default.kernel, default.selection)
-        if same and not base.referred & {"kernel", "selection", "algorithm"}:
-            return replace(base, run=replace(base.run, kernel=methods.kernel, selection=methods.selection))
-    return _composed_once(words, files)
+    """What `_composed_once` gives, composed once for all algorithms that only choose a kernel and a selection."""
+    words = _with_scenario(words, files)
+    roots = {word: _root(word, files) for word in words}
+    algorithm = [word.partition("=")[2] for word in words if word.startswith("algorithm=")]
+    choice = choices_of_file(files, "algorithm", algorithm[0]) if len(algorithm) == 1 else None
+    if choice is None or set(choice) != {*METHODS} or set(roots.values()) & {*METHODS}:
+        return _composed_once(words, files)
+    base = _composed_once(tuple(word for word in words if roots[word] != "algorithm"), files)
+    kernel, selection = (values_of_file(files, group, choice[group]) for group in METHODS)
+    untouched = all(getattr(base.run, group) == values_of_file(files, group, base.chosen[group]) for group in METHODS)
+    if not untouched or kernel is None or selection is None or base.referred & {*METHODS, "algorithm"}:
+        return _composed_once(words, files)
+    return replace(base, run=replace(base.run, kernel=kernel, selection=selection))
+
+
+def _with_scenario(words: tuple[str, ...], files: ConfigFiles) -> tuple[str, ...]:
+    """The same with `scenario=…` for a sweep that says no more of a run."""
+    alone = sweep_of_file(files, words[0].removeprefix("+sweep="))
+    if alone is None or any(re.match(r"[+~]*scenario\b(?!\.)", word) for word in words):
+        return words
+    return (f"scenario={alone[0]}", *words[1:])
+
+
+@functools.cache
+def _root(word: str, files: ConfigFiles) -> str:
+    return root(*parse([word], files))

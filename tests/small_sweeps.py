@@ -112,7 +112,7 @@ def states(results, *more, **settings):
     from bench.sweep import expand
 
     table = plan(expand(["sweep=demo", *words(results, *more, **settings)]), read_records(results)[0])
-    return dict(zip(table["seed"], table["state"], strict=True))
+    return {row["seed"]: row["state"] for row in table}
 
 
 def running(results):

@@ -1,12 +1,21 @@
 """Structures as a source holds them, before anything is converted or checked."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
 from bench.data.structures import ragged_rows
 from bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file, and which of its frames: an index as ASE takes it (`0:20`, `-1`), None for all."""
+
+    path: Path
+    index: str | None = None
 
 
 @dataclass(frozen=True)

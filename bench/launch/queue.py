@@ -15,13 +15,12 @@ from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.identity import identity_of
 from bench.locks import is_locked
-from bench.loop import check
+from bench.pairs import check
 from bench.plugins import plugin
-from bench.record import LOCK, RECORD, read_record, run_folder, state_of, write_atomically
+from bench.record import LOCK, RECORD, initial_model, read_record, run_folder, state_of, write_atomically
 from bench.record_schema import SCHEMA_VERSION, Failure
 from bench.schema import RunConfig
 from bench.sweep import Cell
-from bench.training.shared import initial_model
 
 QUEUE = "queue.json"
 DIED = "ProcessDied"
@@ -117,10 +116,10 @@ def entries_of(cells: Sequence[Cell]) -> list[Entry]:
     entries = []
     for cell in cells:
         run = replace(cell.run, results=os.path.realpath(cell.run.results))
-        kernel, _ = check(run)
+        members = check(run).members
         data = load(json.dumps(run.dataset, sort_keys=True), run.scenario)
         folder = run_folder(run.results, identity_of(run, data))
-        entries.append(Entry(folder, initial_model(run, data, kernel.members), list(cell.words), 0, data, run))
+        entries.append(Entry(folder, initial_model(run, data, members), list(cell.words), 0, data, run))
     return _ordered(entries)
 
 

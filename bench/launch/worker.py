@@ -24,7 +24,8 @@ from bench.errors import BusyError, NoRoomError, UserError
 from bench.identity import identity_of
 from bench.launch.queue import DIED, Entry, Queue, read_queue
 from bench.locks import locked
-from bench.loop import alike, check, run_pack
+from bench.loop import alike, run_pack
+from bench.pairs import check
 from bench.record import LOCK, RunRecord, make_folder
 from bench.schema import RunConfig
 from bench.stopping import SIGNALS, Stopped, listen, not_ignored

@@ -12,10 +12,9 @@ from jaxtyping import Int
 
 from bench.data.split import Split
 from bench.errors import UserError
-from bench.identity import hash_of, identity_of
 from bench.locks import locked
 from bench.model.geometry import GeometryBuilder
-from bench.record import make_folder, remove_leftovers
+from bench.record import initial_model, make_folder, remove_leftovers
 from bench.schema import RunConfig
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult, Job, fit_many
@@ -104,14 +103,6 @@ def _save(path: Path, fitted: FitResult, reference_energies: dict[int, float]) -
         "lockstep": fitted.lockstep,
     }
     save_potential(path, fitted.potential, reference_energies, extra)
-
-
-def initial_model(run: RunConfig, data_checksum: str, members: int) -> Path:
-    """Where the initial model lies. It depends on the run's identity without what comes after it."""
-    identity = identity_of(run, data_checksum)
-    for later in ("kernel", "selection", "batch_size"):
-        del identity[later]
-    return Path(run.results) / "initial" / f"{hash_of(identity | {'members': members})}.pt"
 
 
 def _load(path: Path, device: str) -> FitResult | None:

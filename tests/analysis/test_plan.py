@@ -4,12 +4,14 @@ import json
 import math
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from bench_commands import command
 
+from analysis import plan
 from analysis.collect import label
 from analysis.costs import benchmarked
-from analysis.plan import current_checksums, describe, states
+from analysis.plan import current_checksums, describe
 from analysis.records import read_records
 from bench.errors import UserError
 from bench.identity import hash_of, identity_of
@@ -20,6 +22,10 @@ from bench.sweep import expand
 from tests.analysis import records
 
 SECONDS = {10: 100.0, 20: 200.0, 30: 300.0, 40: 400.0}
+
+
+def states(*of):
+    return pd.DataFrame(plan.states(*of))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def test_states_and_costs(tmp_path, cells, checksum):
     assert table["seconds_spent"].tolist() == [1028, 314, 107, 621, 0, 0]
     assert table["seconds_to_come"].tolist() == [0, 714, 921, 407, 1028, 1028]
     assert table["failure"][1] == "ValueError: no luck"
-    printed = describe(table).splitlines()
+    printed = describe(table.to_dict("records")).splitlines()
     assert printed[-2].split() == ["all", "3", "6", "1", "1", "1", "1", "2", "0", "0.6", "1.1"]
     assert "ValueError: no luck" in printed[-1]
 
@@ -110,7 +116,7 @@ def test_costs_from_the_benchmarks_of_a_machine(tmp_path, cells):
     (kept,) = expand(["sweep=demo", "algorithm=maxdiag_rnd", "seed=0", "training.minibatch=40", "scenario.initial=40"])
     assert costs.to_come(kept.run, 0) == pytest.approx((epochs * 64 * 40 / 32 + each + last) / 1000)
     assert math.isnan(costs.to_come(replace(large, scenario=replace(large.scenario, test=None)), 0))
-    assert "2 workers: " in describe(table, workers=2).splitlines()[-1]
+    assert "2 workers: " in describe(table.to_dict("records"), workers=2).splitlines()[-1]
     with pytest.raises(UserError, match="make perf"):
         benchmarked(tmp_path / "elsewhere")
 

@@ -8,7 +8,7 @@ from conftest import PROJECT
 from bench.compose import compose_run
 from bench.errors import UserError
 from bench.identity import hash_of, identity_of
-from bench.loop import check
+from bench.pairs import check
 from bench.plugins import plugin
 
 CONF = PROJECT / "conf"

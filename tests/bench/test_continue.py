@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from bench_commands import command, records
 from small_sweeps import numbers, words
@@ -82,11 +83,11 @@ def test_it_counts_at_both_ends(tmp_path, shorter):
     for final, sizes in ((6, [2, 4, 6]), (10, [2, 4, 6, 8, 10])):
         cells = expand(["sweep=demo", *asked(results, final)])
         table = states(cells, read_records(results)[0])
-        assert table["state"].tolist() == ["done"] and table["steps"].tolist() == [len(sizes)]
+        assert [(row["state"], row["steps"]) for row in table] == [("done", len(sizes))]
     collector = Collector()
     for path in record_paths(results):
         collector.add(read_or_describe(path))
-    tables = collector.tables(results, table, {})
+    tables = collector.tables(results, pd.DataFrame(table), {})
     assert sorted(zip(tables.runs["final"], tables.runs["state"], strict=True)) == [(6, "done"), (10, "done")]
     assert tables.runs["study"].nunique() == 2
     by_study = tables.steps.groupby("final")["n_train"].agg(list)

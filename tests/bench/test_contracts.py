@@ -11,7 +11,8 @@ import torch
 from bench.compose import compose_run
 from bench.errors import UserError
 from bench.kernels.base import Embedding, KernelFacts, squared_norms
-from bench.loop import check, run_active_learning
+from bench.loop import run_active_learning
+from bench.pairs import check
 from bench.record import read_record
 from bench.selection.base import Copies, Selected, check_embedding, check_picks
 from bench.selection.lcmd import LargestClusterMaximumDistance

@@ -18,7 +18,8 @@ from bench.errors import UserError
 from bench.identity import _not_default, cell_of, hash_of, identity_of, is_current
 from bench.kernels.base import KernelFacts
 from bench.kernels.random import Random
-from bench.loop import check, facts_of, outside_sources
+from bench.loop import facts_of, outside_sources
+from bench.pairs import check
 from bench.plugins import class_of, filed, plugin
 from bench.record import RunRecord, read_validated
 from bench.record_schema import KernelFacts as Facts

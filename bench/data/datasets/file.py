@@ -14,9 +14,8 @@ import numpy as np
 from bench.data.consistency import check_consistent, remarks
 from bench.data.convert import Plausible, check_plausible, to_structures
 from bench.data.duplicates import contradictions, first_copies, named
-from bench.data.formats.ase_files import Part, read_ase_files
 from bench.data.neighbours import shortest_distances
-from bench.data.raw import RawStructures
+from bench.data.raw import Part, RawStructures
 from bench.data.read import read_source
 from bench.data.references import ISOLATED_ATOMS, References, is_isolated, take_isolated_atoms
 from bench.data.sources import is_archive
@@ -103,6 +102,8 @@ class FileDataset:
         whole = parts[0].path
         if len(parts) == 1 and parts[0].index is None and (whole.is_dir() or is_archive(whole)):
             return read_source(whole, None)
+        from bench.data.formats.ase_files import read_ase_files  # noqa: PLC0415 - half a second
+
         return read_ase_files(parts, self.energy_key, self.forces_key)
 
     def _copies(self, data: Structures, raw: RawStructures, first: np.ndarray) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Any file ASE can read: extended XYZ, databases, trajectories, VASP's output, one or several, whole or in part."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import ase.io
 import numpy as np
 from ase.io.formats import filetype, ioformats, string2index
 
-from bench.data.raw import RawStructures
+from bench.data.raw import Part, RawStructures
 from bench.errors import UserError
 from bench.progress import progress
 
@@ -21,14 +20,6 @@ OTHER_LABELS = ("stress", "virial", "dipole", "energy", "energies", "force")
 """Parts of the names of labels that may be present and not used."""
 ISOLATED = ("isolatedatom", "isolated")
 """What marks an isolated atom, e.g. `config_type=IsolatedAtom`, written in any way."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A file, and which of its frames: an index as ASE takes it (`0:20`, `-1`), None for all."""
-
-    path: Path
-    index: str | None = None
 
 
 def read_ase_files(parts: Sequence[Part], energy_key: str | None, forces_key: str | None) -> RawStructures:

@@ -19,6 +19,8 @@ import llvmlite
 import numba
 from numba.core import caching, serialize
 
+from bench.places import cache_folder
+
 
 def digest(*parts: object) -> str:
     """Sixteen digits for some values as text."""
@@ -32,9 +34,8 @@ SOURCES = digest(*(path.read_text() for path in sorted(Path(__file__).parent.glo
 def folder() -> Path:
     """Where compiled code of this version is kept."""
     given = os.environ.get("NUMBA_CACHE_DIR")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "bmdal-bench"
     versions = SOURCES, numba.__version__, llvmlite.__version__, platform.python_version()
-    return (Path(given) if given else user) / f"kernels-{digest(*versions)}"
+    return (Path(given) if given else cache_folder()) / f"kernels-{digest(*versions)}"
 
 
 class _Locator(caching._CacheLocator):
