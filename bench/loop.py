@@ -40,7 +40,7 @@ from bench.record import (
 from bench.record_schema import MEASURES, QUANTITIES, KernelFacts, Metrics, Record, Session, Step
 from bench.schema import RunConfig
 from bench.seeds import stream
-from bench.selection.base import Selection, check_embedding, check_picks
+from bench.selection.base import Selection, check_embedding, check_picks, offers
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
 from bench.training.ready import make_ready
