@@ -9,11 +9,10 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from bench.data.neighbours import Neighbours, find_neighbours
+from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
-from bench.model.geometry import GeometryBuilder
-from bench.model.potential import whole_batch
+from bench.potentials.base import View
 from bench.record import checksums_beside
 from bench.training.store import load_potential
 
@@ -51,7 +50,7 @@ class PotentialCalculator(Calculator):
             raise NoStressError(
                 f"no stress of atoms with {self.atoms.cell.rank} cell vectors, which have no volume: give three"
             )
-        n_atoms, settings = len(self.atoms), self.potential.settings
+        n_atoms, potential = len(self.atoms), self.potential
         data = Structures(
             name="atoms",
             atomic_numbers=self.atoms.numbers.astype(np.int64),
@@ -64,25 +63,22 @@ class PotentialCalculator(Calculator):
             reference_energies=self.reference_energies,
         )
         check_structures(data)
-        neighbours = find_neighbours(data, settings.r_max)
-        self._warn_of_pairs(neighbours)
-        potential = self.potential
-        builder = GeometryBuilder(
-            data, neighbours, settings.r_min, settings.n_gaussians, potential.dtype, potential.device
-        )
-        batch = whole_batch(builder.build(np.array([0])), potential.n_models, with_pairs=True)
-        predicted = potential.predict_in_full(batch)
+        precision, device = str(potential.dtype).removeprefix("torch."), str(potential.device)
+        view: View = potential.architecture.on(data, precision, device)
+        self._warn_of_pairs(view.neighbours)
+        whole = view.prepare(np.array([0]), forces=True).gather(np.zeros((potential.n_models, 1), dtype=np.int64))
+        predicted = potential.predict_in_full(whole)
         references = np.array([self.reference_energies[int(z)] for z in self.atoms.numbers])
-        by_model = predicted.energies.double().reshape(potential.n_models, n_atoms)
-        energies = by_model.mean(0).cpu().numpy() + references
-        energy = float(by_model.sum(1).mean()) + float(references.sum())
+        if predicted.atomic is None:
+            energy = float(predicted.energies.double().mean()) + float(references.sum())
+            self.results = {"energy": energy, "free_energy": energy}
+        else:
+            by_model = predicted.atomic.double().reshape(potential.n_models, n_atoms)
+            energy = float(by_model.sum(1).mean()) + float(references.sum())
+            energies = by_model.mean(0).cpu().numpy() + references
+            self.results = {"energy": energy, "free_energy": energy, "energies": energies}
         forces = predicted.forces.double().reshape(potential.n_models, n_atoms, 3)
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": energies,
-            "forces": forces.mean(0).cpu().numpy(),
-        }
+        self.results["forces"] = forces.mean(0).cpu().numpy()
         if self.atoms.cell.rank == 3:
             virial = predicted.virials[:, 0].mean(0).cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress((virial + virial.T) / 2) / self.atoms.get_volume()

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from bench.model.geometry import GeometryBuilder
-from bench.model.potential import Potential, whole_batch
-from bench.progress import progress
+from bench.potentials.base import Potential, View, chunks
 from bench.record_schema import Correlation, Metrics
 from bench.units import KCAL_PER_MOL
 
@@ -39,16 +37,16 @@ class StructureErrors:
 
 
 def structure_errors(
-    potential: Potential, builder: GeometryBuilder, structures: Int[np.ndarray, " n"], *, forces: bool
+    potential: Potential, view: View, structures: Int[np.ndarray, " n"], *, forces: bool
 ) -> StructureErrors:
     """Predict energies (and forces) of some structures in bounded memory and compare with their labels in float64."""
-    data, members = builder.data, potential.n_models
+    data, members = view.data, potential.n_models
     labels = data.forces if forces else None
     error = np.empty((members, len(structures)))
     force_errors = []
-    for rows, geometry in progress(builder.chunks(structures, with_pairs=forces), "evaluation", unit="chunk"):
+    for rows, inputs in chunks(view, structures, forces=forces, models=members, what="evaluation"):
         picked = structures[rows]
-        energies, predicted = potential.predict(whole_batch(geometry, members, with_pairs=forces), forces=forces)
+        energies, predicted = potential.predict(inputs, forces=forces)
         error[:, rows] = energies.double().cpu().numpy() - data.residual_energies[picked]
         if predicted is not None and labels is not None:
             by_member = predicted.double().cpu().numpy().reshape(members, -1, 3)

@@ -9,7 +9,6 @@ from typing import Any
 from bench import plugins, versions
 from bench.schema import REFERENCES, RunConfig
 
-MODEL = "GM-NN"
 PRECISION = "float32"
 """The precision that an identity need not name."""
 
@@ -23,11 +22,11 @@ def identity_of(run: RunConfig, data_checksum: str) -> dict[str, Any]:
     dataset: dict[str, Any] = {"name": run.dataset["name"], "checksum": data_checksum}
     if REFERENCES in run.deviations:
         dataset["reference_energies"] = run.deviations[REFERENCES]
-    scenario = {key: value for key, value in _plain(run.scenario).items() if key not in ("final", "r_max")}
+    scenario = {key: value for key, value in _plain(run.scenario).items() if key != "final"}
     return {
         "dataset": dataset | _version(versions.DATA),
         "scenario": scenario,
-        "model": {"name": MODEL} | _not_default(run.model) | _version(versions.POTENTIAL),
+        "model": plugins.identity_of_model(run.model),
         "training": _not_default(run.training),
         "kernel": plugins.identity_of("kernel", run.kernel),
         "selection": plugins.identity_of("selection", run.selection),

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 
 from bench.data.duplicates import first_copies
-from bench.data.neighbours import find_neighbours
 from bench.data.split import Split, draw_split
 from bench.data.structures import Structures
 from bench.errors import UserError, WriteError
@@ -20,10 +19,10 @@ from bench.evaluate import StructureErrors, correlations, structure_errors, summ
 from bench.identity import identity_of
 from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
 from bench.locks import locked
-from bench.model.geometry import GeometryBuilder
-from bench.model.potential import Potential
 from bench.pairs import check
-from bench.plugins import outside_source, plugin
+from bench.plugins import offers, outside_source, plugin
+from bench.potentials.architecture import Architecture
+from bench.potentials.base import Potential, View
 from bench.provenance import peak_memory_mb, provenance
 from bench.record import (
     LOCK,
@@ -40,7 +39,7 @@ from bench.record import (
 from bench.record_schema import MEASURES, QUANTITIES, KernelFacts, Metrics, Record, Session, Step
 from bench.schema import RunConfig
 from bench.seeds import stream
-from bench.selection.base import Selection, check_embedding, check_picks, offers
+from bench.selection.base import Selection, check_embedding, check_picks
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
 from bench.training.ready import make_ready
@@ -117,10 +116,10 @@ Cycle = Generator[Request, FitResult | None, RunRecord]
 
 @dataclass(frozen=True)
 class _Shared:
-    """Datasets, and builders of geometries, once for all runs of a pack that they serve."""
+    """Datasets, and views of models on them, once for all runs of a pack that they serve."""
 
     datasets: dict[str, Structures]
-    builders: dict[str, GeometryBuilder]
+    views: dict[str, View]
 
     def data(self, run: RunConfig) -> Structures:
         """Load the dataset of a run. Raises UserError."""
@@ -129,21 +128,14 @@ class _Shared:
             self.datasets[key] = plugin(run.dataset, "dataset").load()
         return self.datasets[key]
 
-    def builder(self, run: RunConfig, data: Structures) -> GeometryBuilder:
-        """The builder for the model of a run."""
-        settings = run.model.r_max, run.model.r_min, run.model.n_gaussians, run.precision, run.device
-        key = repr((data.checksum, settings))
-        if key not in self.builders:
-            self.builders[key] = GeometryBuilder(
-                data,
-                find_neighbours(data, run.model.r_max),
-                run.model.r_min,
-                run.model.n_gaussians,
-                getattr(torch, run.precision),
-                torch.device(run.device),
-            )
-            make_ready(self.builders[key], run.model, run.training)
-        return self.builders[key]
+    def view(self, run: RunConfig, data: Structures) -> View:
+        """The view of the run's model on its data."""
+        key = repr((data.checksum, run.model, run.precision, run.device))
+        if key not in self.views:
+            architecture: Architecture = plugin(run.model, "model")
+            self.views[key] = architecture.on(data, run.precision, run.device)
+            make_ready(self.views[key], run.training)
+        return self.views[key]
 
 
 def _recorded(run: RunConfig, shared: _Shared, held: contextlib.ExitStack | None) -> Cycle:
@@ -187,7 +179,7 @@ def _recorded(run: RunConfig, shared: _Shared, held: contextlib.ExitStack | None
     record.save_arrays(SPLIT, vars(split))
     record.save(status="running")
     try:
-        yield from _cycle(run, record, shared.builder(run, data), split, kernel, selection, final_kernels)
+        yield from _cycle(run, record, shared.view(run, data), split, kernel, selection, final_kernels)
     except WriteError:
         raise
     except Exception as error:
@@ -208,7 +200,7 @@ def facts_of(kernel: Kernel) -> KernelFacts:
 
 def outside_sources(run: RunConfig, content: Record) -> dict[str, dict[str, Any]]:
     """Where classes from outside the project come from. Raises UserError if the record's are others of one name."""
-    parts = {"dataset": run.dataset, "kernel": run.kernel, "selection": run.selection}
+    parts = {"dataset": run.dataset, "model": run.model, "kernel": run.kernel, "selection": run.selection}
     found = {group: source for group, part in parts.items() if (source := outside_source(part, group))}
     for group, source in found.items():
         earlier = next((s.sources[group] for s in reversed(content.sessions) if group in s.sources), source)
@@ -245,7 +237,7 @@ def _tell_copies(data: Structures, split: Split) -> None:
 def _cycle(
     run: RunConfig,
     record: RunRecord,
-    builder: GeometryBuilder,
+    view: View,
     split: Split,
     kernel: Kernel,
     selection: Selection,
@@ -262,13 +254,13 @@ def _cycle(
         if len(picked) >= wanted > 0:
             labelled = np.concatenate([labelled, np.array(picked[:wanted], dtype=np.int64)])
             continue
-        request = Request(run, builder, labelled, split, kernel.members, checkpoint)
+        request = Request(run, view, labelled, split, kernel.members, checkpoint)
         if step is None:
             fitted = yield from _training(request)
             started = time.perf_counter()
-            errors = structure_errors(fitted.potential, builder, split.test, forces=run.training.forces)
+            errors = structure_errors(fitted.potential, view, split.test, forces=run.training.forces)
             seconds_evaluation = time.perf_counter() - started
-            inputs = KernelInputs(fitted.potential, builder, labelled, run.seed)
+            inputs = KernelInputs(fitted.potential, view, labelled, run.seed)
             prepared, seconds_features = _prepared(kernel, inputs)
             own = prepared.uncertainty(errors)
             known = {} if own is None else {kernel.name: own}
@@ -288,14 +280,14 @@ def _cycle(
             )
             if n_train == final:
                 known |= _add_correlations(step, final_kernels, inputs, errors)
-                _save_end(record, builder, fitted.potential, labelled, errors, known)
+                _save_end(record, view, fitted.potential, labelled, errors, known)
         else:
             potential = _saved_model(run, record, n_train)
             how = "from its model" if potential else "its model is not kept and is trained again"
             log.info("run %s goes on from its end at %d structures: %s", record.folder.name, n_train, how)
             if potential is None:
                 potential = (yield from _training(request)).potential
-            prepared, seconds_features = _prepared(kernel, KernelInputs(potential, builder, labelled, run.seed))
+            prepared, seconds_features = _prepared(kernel, KernelInputs(potential, view, labelled, run.seed))
         if n_train < final:
             selected = _select(run, prepared, selection, split, labelled)
             selected["seconds_features"] += seconds_features
@@ -367,7 +359,7 @@ def _add_correlations(
 
 def _save_end(
     record: RunRecord,
-    builder: GeometryBuilder,
+    view: View,
     potential: Potential,
     labelled: Int[np.ndarray, " labelled"],
     errors: StructureErrors,
@@ -380,8 +372,8 @@ def _save_end(
     n_train = len(labelled)
     record.save_arrays(end_file(n_train), _per_structure(errors, uncertainties))
     if n_train >= max((step.n_train for step in record.steps if step.picked is None), default=0):
-        extra = {"n_train": n_train} | trained_on(builder, labelled)
-        record.save_file(MODEL, as_file(potential, builder.data.reference_energies, extra))
+        extra = {"n_train": n_train} | trained_on(view, labelled)
+        record.save_file(MODEL, as_file(potential, view.data.reference_energies, extra))
 
 
 def _per_structure(errors: StructureErrors, uncertainties: Uncertainties) -> dict[str, np.ndarray]:
@@ -421,14 +413,14 @@ def _complete(
     if potential is None:
         log.warning("run %s: no correlations of %s, for its model is not kept", record.folder.name, names)
         return
-    builder = shared.builder(run, data)
-    errors = structure_errors(potential, builder, split.test, forces=run.training.forces)
+    view = shared.view(run, data)
+    errors = structure_errors(potential, view, split.test, forces=run.training.forces)
     labelled = split.initial
     for one in record.content.path(n_train):
         picked = np.array((one.picked or [])[: n_train - len(labelled)], dtype=np.int64)
         labelled = np.concatenate([labelled, picked])
     step = step.model_copy()
-    added = _add_correlations(step, missing, KernelInputs(potential, builder, labelled, run.seed), errors)
+    added = _add_correlations(step, missing, KernelInputs(potential, view, labelled, run.seed), errors)
     path = record.folder / end_file(n_train)
     arrays = read_arrays(path, record.content.files) or {}
     record.save_arrays(path.name, _per_structure(errors, added) | arrays)

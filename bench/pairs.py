@@ -9,7 +9,8 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.places import PACKAGE, cache_folder
-from bench.plugins import PROJECT, check_name, plugin
+from bench.plugins import PROJECT, check_name, offers, plugin
+from bench.potentials.architecture import Architecture, without_gradients
 from bench.record import write_atomically
 from bench.schema import RunConfig
 
@@ -22,20 +23,25 @@ class Facts:
     members: int
     has_features: bool
     needs_forces: bool
+    needs_gradients: bool
     selection: str
     needs_features: bool
 
 
 def check(run: RunConfig) -> Facts:
-    """Refuse a pair that means nothing. Raises UserError with the reason."""
+    """Refuse a pair that means nothing, or that the model does not serve. Raises UserError with the reason."""
+    check_name("model", run.model)
     check_name("kernel", run.kernel)
     check_name("selection", run.selection)
+    architecture: Architecture = offers(plugin(run.model, "model"), Architecture, "model")
     facts = _known(run.kernel, run.selection)
     if facts.needs_features and not facts.has_features:
         raise UserError(
             f"selection {facts.selection} needs distances between structures, but kernel {facts.kernel} is diagonal:"
             " choose selection=max_diag, or a FEAT or GP kernel"
         )
+    if facts.needs_gradients and not architecture.gradient_features:
+        raise UserError(without_gradients(facts.kernel, architecture.name))
     if facts.needs_forces and not run.training.forces:
         raise UserError(
             f"kernel {facts.kernel} needs forces, but training.force_weight = 0 in scenario {run.scenario.name}:"
@@ -67,11 +73,12 @@ def _sources() -> list[bytes]:
 def _stated(kernel: dict[str, Any], selection: dict[str, Any]) -> Facts:
     """What the classes themselves say. Raises UserError."""
     from bench.kernels.base import Kernel  # noqa: PLC0415 - torch
-    from bench.selection.base import Selection, offers  # noqa: PLC0415
+    from bench.selection.base import Selection  # noqa: PLC0415
 
     k: Kernel = offers(plugin(kernel, "kernel"), Kernel, "kernel")
     s: Selection = offers(plugin(selection, "selection"), Selection, "selection")
-    return Facts(k.name, k.members, k.has_features, k.needs_forces, s.name, s.needs_features)
+    gradients = bool(getattr(k, "needs_gradients", False))
+    return Facts(k.name, k.members, k.has_features, k.needs_forces, gradients, s.name, s.needs_features)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -45,11 +45,23 @@ def class_of(config: Plugin, where: str) -> type:
     return cls
 
 
+def offers(made: Any, contract: type, group: str) -> Any:
+    """Return what a yaml of a group has made if it offers all that the contract asks for. Raises UserError."""
+    asked = [name for name in vars(contract) if not name.startswith("_")]
+    missing = [name for name in asked if not hasattr(made, name)]
+    if missing:
+        raise UserError(
+            f"{group} {type(made).__module__}.{type(made).__qualname__} has no {', '.join(missing)}: give the class"
+            f" what {contract.__module__}.{contract.__qualname__} asks for"
+        )
+    return made
+
+
 @functools.cache
 def filed(group: str) -> dict[str, Plugin]:
     """What the project's own files of a group say, by the name of the method."""
     read = [yaml.safe_load(path.read_text()) for path in sorted((CONF / group).glob("*.yaml"))]
-    return {config["name"]: config for config in read}
+    return {config["name"]: config for config in read if "name" in config}
 
 
 def identity_of(group: str, config: Plugin) -> dict[str, Any]:
@@ -71,6 +83,18 @@ def identity_of(group: str, config: Plugin) -> dict[str, Any]:
     cls = class_of(config, group)
     version = {"version": int(getattr(cls, "version", 1))}
     return {"name": name} | version | {k: v for k, v in given.items() if k != "version" and v != _default(cls, k)}
+
+
+def identity_of_model(config: Plugin) -> dict[str, Any]:
+    """What stands for a potential in an identity: its name, its version, and values that are not its defaults."""
+    cls = class_of(config, "model")
+    version = versions.MODELS.get(config["name"]) if config["_target_"].startswith(PROJECT) else None
+    named = {"name": config["name"]}
+    named |= (
+        {"version": int(getattr(cls, "version", 1))} if version is None else {"version": version} if version > 1 else {}
+    )
+    rest = {key: value for key, value in config.items() if key not in ("_target_", "name", "version")}
+    return named | {key: value for key, value in rest.items() if value != _default(cls, key)}
 
 
 def _departing(given: Mapping[str, Any], of_file: Plugin) -> dict[str, Any]:
@@ -121,6 +145,12 @@ def outside_source(config: Plugin, where: str) -> dict[str, Any] | None:
         "version": int(getattr(cls, "version", 1)),
         "sha256": hashlib.sha256(source).hexdigest(),
     }
+
+
+def as_config(made: Any) -> Plugin:
+    """What a yaml would say to configure an object again."""
+    cls = type(made)
+    return {"_target_": f"{cls.__module__}.{cls.__qualname__}"} | as_plain(cls, made)
 
 
 @functools.cache

@@ -1,13 +1,13 @@
 """Typed configuration: what Hydra composes is bound to these classes, and unknown keys or wrong types fail at start."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bench.errors import UserError
-from bench.plugins import Plugin, as_plain, build, plugin
+from bench.plugins import Plugin, as_config, as_plain, build, plugin
 from bench.record_schema import NAME
 
 Objective = Literal[
@@ -26,7 +26,7 @@ REFERENCES = "dataset.reference_energies"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A row of METHOD section 1: sizes of the parts, cutoff in Å, and the training set sizes to start and end with."""
+    """Sizes of the parts, and the training set sizes to start and end with."""
 
     name: str
     initial: PositiveInt
@@ -34,44 +34,14 @@ class Scenario:
     validation: PositiveInt
     pool: NonNegativeInt
     test: PositiveInt | None
-    r_max: PositiveFloat
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Architecture (METHOD section 2): cutoff and first centre in Å, Gaussians K, radial functions, hidden widths.
-
-    `normalise_invariants` feeds the network 0.4 (G − mean)/deviation instead of G: J. Chem. Theory Comput. 2021,
-    17, 6658.
-    """
-
-    r_max: PositiveFloat
-    r_min: NonNegativeFloat = 0.5
-    n_gaussians: PositiveInt = 9
-    n_radial: PositiveInt = 5
-    hidden: tuple[PositiveInt, ...] = (512, 512)
-    normalise_invariants: bool = False
-
-
-@dataclass(frozen=True)
-class LearningRates:
-    """Initial rates of the network (W, b), the radial functions (β), the shift (μ) and the scale (σ)."""
-
-    network: NonNegativeFloat
-    radial: NonNegativeFloat
-    shift: NonNegativeFloat
-    scale: NonNegativeFloat
-
-    def of(self, parameter: str) -> float:
-        """The rate of a parameter by its name."""
-        named = {"beta": self.radial, "shift": self.shift, "scale": self.scale}
-        return named.get(parameter, self.network)
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """METHOD section 3. `force_weight` is λ_F/3N in Å² (0: energies only, whatever forces the data have).
+    """`force_weight` is λ_F/3N in Å² (0: energies only, whatever forces the data have).
 
+    The minibatch is the model's unless given, the learning rates are the model's: initial rates of its groups of
+    parameters.
     `validation_checks` epochs are checked in all, half of them in the last quarter, the last epoch always (1: no early
     stopping). What the paper leaves open: c of Eq. (4) is multiplied by `energy_scale_factor`; the `last_minibatch` of
     an epoch, where it is incomplete, is dropped, kept, or filled from the next epoch (carry); `decay` of the learning
@@ -81,7 +51,7 @@ class TrainingSettings:
 
     epochs: PositiveInt
     minibatch: PositiveInt
-    learning_rates: LearningRates
+    learning_rates: dict[str, NonNegativeFloat]
     force_weight: NonNegativeFloat
     validation_checks: PositiveInt
     adam_betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
@@ -124,7 +94,7 @@ class RunConfig:
 
     scenario: Scenario
     dataset: Plugin
-    model: ModelSettings
+    model: Plugin
     training: TrainingSettings
     kernel: Plugin
     selection: Plugin
@@ -155,7 +125,7 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
     for key in ("deviations", "filed_final"):
         if key in config:
             raise UserError(f"configuration key {key} is found out, not given: leave it out")
-    run = build(RunConfig, config, "")
+    run = _with_model(config)
     if not NAME.fullmatch(run.scenario.name):
         raise UserError(
             f"scenario.name = {run.scenario.name!r}: at most 64 letters, digits and . _ + -, for it names files"
@@ -172,6 +142,28 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
             f" {run.scenario.initial + run.scenario.pool} structures: lower scenario.final or raise scenario.pool"
         )
     return run
+
+
+def _with_model(config: Mapping[str, Any]) -> RunConfig:
+    """Build a run, with the learning rates and all values of its model. Raises UserError."""
+    model, training = (dict(config.get(key) or {}) for key in ("model", "training"))
+    rates, of_energies = (model.pop(key, None) for key in ("learning_rates", "learning_rates_of_energies"))
+    model.pop("minibatch", None)
+    if "learning_rates" in training:
+        raise UserError("configuration key training.learning_rates: they belong to the model: set model.learning_rates")
+    trains_forces = training.get("force_weight") not in (0, 0.0)
+    training["learning_rates"] = rates if trains_forces or of_energies is None else of_energies
+    try:
+        run = build(RunConfig, {**config, "model": model, "training": training}, "")
+    except UserError as error:
+        raise UserError(str(error).replace("training.learning_rates", "model.learning_rates")) from None
+    architecture = plugin(run.model, "model")
+    groups, given = architecture.rate_groups, run.training.learning_rates
+    if set(given) != set(groups):
+        raise UserError(
+            f"model.learning_rates = {given}: {architecture.name} has {', '.join(groups)}; give a rate for each"
+        )
+    return replace(run, model=as_config(architecture))
 
 
 def deviations(run: RunConfig, as_filed: RunConfig, dataset: Plugin) -> dict[str, Any]:
@@ -193,7 +185,7 @@ def deviations(run: RunConfig, as_filed: RunConfig, dataset: Plugin) -> dict[str
 def _asked(run: RunConfig) -> dict[str, Any]:
     """What of a configuration can depart from its scenario: names and values, never where code lives."""
     asked = run.configuration() | {"dataset": {"name": run.dataset["name"]}}
-    for group in ("kernel", "selection"):
+    for group in ("model", "kernel", "selection"):
         asked[group] = {key: value for key, value in asked[group].items() if key != "_target_"}
     return {key: value for key, value in asked.items() if key not in ("batch_size", "seed", "final_kernels")}
 

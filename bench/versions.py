@@ -17,8 +17,8 @@ ENGINE = 2
 DATA = 1
 """Conversion of published data, reference energies, the draw of the split."""
 
-POTENTIAL = 1
-"""The Gaussian-moment network, its initial draw and its training."""
+MODELS = {"GM-NN": 1}
+"""The potentials of conf/model, by name: the network, its initial draw and its training."""
 
 KERNELS = {
     "RND": 1,
@@ -37,6 +37,7 @@ SELECTIONS = {"MaxDiag": 1, "MaxDet": 1, "MaxDist": 1, "LCMD": 1}
 """The selections of conf/selection, by name."""
 
 METHODS = {"kernel": KERNELS, "selection": SELECTIONS}
+"""What an algorithm is made of."""
 PARTS = ("dataset", "model", "kernel", "selection")
 """The parts of an identity that have a version."""
 
@@ -48,5 +49,6 @@ def of_method(group: str, part: Mapping[str, Any]) -> int | None:
 
 def is_current(identity: Mapping[str, Any]) -> bool:
     """Whether an identity's versions are those of this code; an outside class is taken at its word."""
-    today = {"dataset": DATA, "model": POTENTIAL} | {g: of_method(g, identity[g]) for g in METHODS}
+    today = {"dataset": DATA, "model": MODELS.get(identity["model"]["name"])}
+    today |= {group: of_method(group, identity[group]) for group in METHODS}
     return all(version is None or identity[part].get("version", 1) == version for part, version in today.items())

@@ -15,15 +15,15 @@ import torch  # noqa: E402
 
 from bench.data.neighbours import find_neighbours  # noqa: E402
 from bench.data.structures import Structures, check_structures  # noqa: E402
-from bench.model.geometry import GeometryBuilder  # noqa: E402
-from bench.model.potential import INVARIANT_VARIANCE, Potential, initial_parameters  # noqa: E402
-from bench.schema import ModelSettings  # noqa: E402
+from bench.potentials.gmnn.architecture import GaussianMoments  # noqa: E402
+from bench.potentials.gmnn.potential import INVARIANT_VARIANCE, MomentPotential, initial_parameters  # noqa: E402
+from bench.potentials.gmnn.view import MomentView  # noqa: E402
 
 hypothesis.settings.register_profile("no test depends on the machine's speed", deadline=None)
 hypothesis.settings.load_profile("no test depends on the machine's speed")
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"
-SMALL = ModelSettings(r_max=4.0, n_gaussians=5, n_radial=3, hidden=(16, 12))
+SMALL = GaussianMoments(r_max=4.0, n_gaussians=5, n_radial=3, hidden=(16, 12))
 
 
 def make_structures(molecules, *, name="test", reference=0.0) -> Structures:
@@ -46,11 +46,11 @@ def make_structures(molecules, *, name="test", reference=0.0) -> Structures:
     return data
 
 
-def make_builder(data, settings=SMALL, dtype=torch.float64) -> GeometryBuilder:
-    return GeometryBuilder(data, find_neighbours(data, settings.r_max), settings.r_min, settings.n_gaussians, dtype)
+def make_builder(data, settings=SMALL, dtype=torch.float64) -> MomentView:
+    return MomentView(settings, data, find_neighbours(data, settings.r_max), dtype)
 
 
-def make_potential(data, settings=SMALL, models=1, dtype=torch.float64, seed=0) -> Potential:
+def make_potential(data, settings=SMALL, models=1, dtype=torch.float64, seed=0) -> MomentPotential:
     """Random parameters, biases and scales too, so that no term is absent from a test."""
     generator = np.random.default_rng(seed)
     drawn = []
@@ -60,7 +60,7 @@ def make_potential(data, settings=SMALL, models=1, dtype=torch.float64, seed=0) 
         if settings.normalise_invariants:
             drawn[-1][INVARIANT_VARIANCE] = np.abs(drawn[-1][INVARIANT_VARIANCE])
     parameters = {k: torch.from_numpy(np.stack([one[k] for one in drawn])).to(dtype) for k in drawn[0]}
-    return Potential(settings, data.species, parameters, torch.linspace(0.5, 0.9, models, dtype=dtype))
+    return MomentPotential(settings, data.species, parameters, torch.linspace(0.5, 0.9, models, dtype=dtype))
 
 
 def random_molecule(generator, n_atoms=6, numbers=(1, 6, 8), box=4.0):

@@ -96,7 +96,7 @@ def numbers(folder):
         for name in ("split.npz", end_file(record.finals[-1]))
     }
     model = torch.load(folder / "model.pt", weights_only=True)
-    weights = {name: values.numpy().tobytes() for name, values in model["parameters"].items()}
+    weights = {name: values.numpy().tobytes() for name, values in model["state"]["parameters"].items()}
     return record.status, record.identity, steps, arrays, weights
 
 

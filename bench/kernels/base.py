@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.evaluate import StructureErrors
-from bench.model.geometry import GeometryBuilder
-from bench.model.potential import Potential
+from bench.potentials.base import Potential, View
 from bench.record_schema import Quantity
 
 BLOCK = 8192
@@ -22,7 +21,7 @@ class KernelInputs:
     """The state of a run after training: the models (all members), the data, what is labelled, and the seed."""
 
     potential: Potential
-    builder: GeometryBuilder
+    view: View
     labelled: Int[np.ndarray, " labelled"]
     seed: int
 
@@ -96,6 +95,8 @@ class KernelFacts:
     has_features = False
     needs_forces = False
     uncertainty_of: ClassVar[Quantity | None] = None
+    needs_gradients = False
+    """Whether it needs a potential with gradient features (`bench.potentials.base.GradientFeatures`)."""
     baseline = False
     reads_pool_labels = False
 

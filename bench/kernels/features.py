@@ -1,6 +1,5 @@
 """Gradient feature maps of a structure, streamed over any number of structures, and their posterior."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,38 +7,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.evaluate import StructureErrors
 from bench.kernels.base import Embedding, KernelInputs, squared_norms
 from bench.kernels.posterior import Posterior, fit_posterior
-from bench.model.geometry import GeometryBuilder
-from bench.model.potential import Potential
-from bench.progress import progress
-
-ChunkFeatures = Callable[
-    [Float[Tensor, "atoms invariants"], Float[Tensor, " atoms"], Int[Tensor, " structures_and_1"]],
-    Float[Tensor, "structures features"],
-]
-"""Σ_i w_i φ(G_i) of some structures from the invariants and weights of their atoms and where each structure begins."""
+from bench.potentials.architecture import without_gradients
+from bench.potentials.base import GradientFeatures, OfInputs, View, chunks
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """φ(S) = Σ_i c σ_Z φ(G_i) (Eq. 11) of one model, in float64."""
+    """φ(S) of one model (Eq. 11), in float64."""
 
-    potential: Potential
-    builder: GeometryBuilder
-    of_chunk: ChunkFeatures
+    view: View
+    of_inputs: OfInputs
     n_features: int
 
     @torch.no_grad()
     def __call__(self, structures: Int[np.ndarray, " n"]) -> Float[Tensor, "n features"]:
         """Features of some structures; beyond them memory is bounded by a chunk's."""
-        potential = self.potential
-        features = torch.empty(len(structures), self.n_features, dtype=torch.float64, device=potential.device)
-        slopes = (potential.energy_scale[0] * potential.parameters["scale"][0]).double()
-        for rows, geometry in progress(self.builder.chunks(structures, with_pairs=False), "features", unit="chunk"):
-            inputs = potential.network_inputs(geometry)
-            features[rows] = self.of_chunk(inputs, slopes[geometry.species], geometry.first_atom)
+        features = torch.empty(len(structures), self.n_features, dtype=torch.float64, device=self.view.device)
+        for rows, inputs in chunks(self.view, structures, forces=False, what="features"):
+            features[rows] = self.of_inputs(inputs)
         return features
 
 
@@ -68,10 +57,18 @@ class PreparedFeatures:
         return features if self.posterior is None else self.posterior.transform(features, out=features)
 
 
+def gradients_of(inputs: KernelInputs, kernel: str) -> GradientFeatures:
+    """The gradient features of the single model (member 0). Raises UserError if the potential has none."""
+    potential = inputs.potential.member(0)
+    if not isinstance(potential, GradientFeatures):
+        raise UserError(without_gradients(kernel, potential.architecture.name))
+    return potential
+
+
 def prepare_features(
-    inputs: KernelInputs, of_chunk: ChunkFeatures, n_features: int, *, posterior: bool
+    inputs: KernelInputs, of_inputs: OfInputs, n_features: int, *, posterior: bool
 ) -> PreparedFeatures:
-    """Compute the training features of the single model (member 0) and, if asked, the posterior."""
-    features = FeatureMap(inputs.potential.member(0), inputs.builder, of_chunk, n_features)
+    """Compute the training features and, if asked, the posterior."""
+    features = FeatureMap(inputs.view, of_inputs, n_features)
     training = features(inputs.labelled)
     return PreparedFeatures(features, training, fit_posterior(training) if posterior else None)

@@ -70,7 +70,7 @@ class PreparedDiagonal:
 
     def embed(self, structures: Int[np.ndarray, " pool"]) -> Embedding:
         """Predict the pool and measure."""
-        errors = structure_errors(self.inputs.potential, self.inputs.builder, structures, forces=self.forces)
+        errors = structure_errors(self.inputs.potential, self.inputs.view, structures, forces=self.forces)
         return Embedding(torch.from_numpy(self.measure(errors)))
 
     def uncertainty(self, errors: StructureErrors) -> Float[np.ndarray, " n"] | None:

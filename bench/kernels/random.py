@@ -20,7 +20,7 @@ class Random(KernelFacts):
     def prepare(self, inputs: KernelInputs) -> "PreparedRandom":
         """Draw u_S, keyed by seed and N_train."""
         generator = stream(inputs.seed, "random kernel", n_train=len(inputs.labelled))
-        return PreparedRandom(generator.uniform(size=len(inputs.builder.data)))
+        return PreparedRandom(generator.uniform(size=len(inputs.view.data)))
 
 
 @dataclass(frozen=True)

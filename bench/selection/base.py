@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,18 +38,6 @@ class Selected:
 
     rows: Int[np.ndarray, " picked"]
     n_random: int = 0
-
-
-def offers(made: Any, contract: type, group: str) -> Any:
-    """Return what a yaml of a group has made if it offers all that the contract asks for. Raises UserError."""
-    asked = [name for name in vars(contract) if not name.startswith("_")]
-    missing = [name for name in asked if not hasattr(made, name)]
-    if missing:
-        raise UserError(
-            f"{group} {type(made).__module__}.{type(made).__qualname__} has no {', '.join(missing)}: give the class"
-            f" what {contract.__module__}.{contract.__qualname__} asks for"
-        )
-    return made
 
 
 def check_embedding(embedding: Embedding, pool: Int[np.ndarray, " pool"], kernel: str) -> None:

@@ -16,29 +16,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.data.structures import Structures
-from bench.model.geometry import GeometryBuilder
-from bench.model.moments import to_device
-from bench.model.potential import (
-    NORMALISATION,
-    Batch,
-    Parameters,
-    Potential,
-    initial_parameters,
-    make_batch,
-)
+from bench.data.structures import Structures, ragged_rows
+from bench.potentials.base import Draw, Inputs, Parameters, Potential, View, rows_of_chunks, to_device
+from bench.potentials.scaling import EnergyScaling, fit_scaling
 from bench.progress import progress
-from bench.schema import ModelSettings, TrainingSettings
+from bench.schema import TrainingSettings
 from bench.seeds import stream
 from bench.stopping import asked, deferred, raise_if_asked
 from bench.training.checkpoint import Checkpoint, key_of
-from bench.training.scaling import EnergyScaling, fit_scaling
 from bench.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
-NORMALISATION_RATE = 0.01
-"""How far each minibatch moves the running mean and variance of the invariants, where they are normalised."""
+OBSERVATION_RATE = 0.01
+"""How far each minibatch moves running means, such as those by which the invariants are normalised."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +73,28 @@ class Labels:
     forces: Float[Tensor, "atoms 3"] | None
 
 
-Minibatch = tuple[Batch, Float[Tensor, "models structures"], Float[Tensor, "atoms 3"] | None]
+Minibatch = tuple[Inputs, Float[Tensor, "models structures"], Float[Tensor, "atoms 3"] | None]
 """Structures of some models with their energies and forces."""
 
 
-def labels_of(data: Structures, picked: Int[np.ndarray, " picked"], builder: GeometryBuilder, forces: bool) -> Labels:
+def labels_of(view: View, picked: Int[np.ndarray, " picked"], forces: bool) -> Labels:
     """The labels of some structures in the precision and on the device of the model."""
-    energies = torch.from_numpy(data.residual_energies[picked]).to(builder.device, builder.dtype)
+    data = view.data
+    energies = torch.from_numpy(data.residual_energies[picked]).to(view.device, view.dtype)
     if not forces or data.forces is None:
         return Labels(energies, None)
-    return Labels(energies, torch.from_numpy(data.forces[data.atoms_of(picked)]).to(builder.device, builder.dtype))
+    return Labels(energies, torch.from_numpy(data.forces[data.atoms_of(picked)]).to(view.device, view.dtype))
 
 
-def fit(builder: GeometryBuilder, model: ModelSettings, settings: TrainingSettings, job: Job) -> FitResult:
+def fit(view: View, settings: TrainingSettings, job: Job) -> FitResult:
     """Train one job. Raises Stopped, or FloatingPointError if no check of a model gave a finite validation error."""
-    (outcome,) = fit_many(builder, model, settings, [job])
+    (outcome,) = fit_many(view, settings, [job])
     if isinstance(outcome, FloatingPointError):
         raise outcome
     return outcome
 
 
-def fit_many(
-    builder: GeometryBuilder, model: ModelSettings, settings: TrainingSettings, jobs: Sequence[Job]
-) -> list[FitResult | FloatingPointError]:
+def fit_many(view: View, settings: TrainingSettings, jobs: Sequence[Job]) -> list[FitResult | FloatingPointError]:
     """Train jobs with the same numbers of structures in lockstep; where one diverges, its error is returned.
 
     Jobs that were stopped at different minibatches go on apart, one group after the other. Raises Stopped after a
@@ -112,12 +102,12 @@ def fit_many(
     """
     by_minibatches: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     for index, job in enumerate(jobs):
-        saved = (job.checkpoint.load(_key(job), builder.device) if job.checkpoint else None) or {"minibatches": 0}
+        saved = (job.checkpoint.load(_key(job), view.device) if job.checkpoint else None) or {"minibatches": 0}
         by_minibatches.setdefault(saved["minibatches"], []).append((index, saved))
     outcomes: dict[int, FitResult | FloatingPointError] = {}
     for minibatches in sorted(by_minibatches):
         chosen = by_minibatches[minibatches]
-        trainings = _Trainings(builder, model, settings, [jobs[index] for index, _ in chosen])
+        trainings = _Trainings(view, settings, [jobs[index] for index, _ in chosen])
         if minibatches:
             trainings.restore([saved for _, saved in chosen], minibatches)
         outcomes |= zip((index for index, _ in chosen), trainings.run(), strict=True)
@@ -127,18 +117,16 @@ def fit_many(
 class _Trainings:
     """Jobs at the same minibatch, as models in groups: a group is one batched computation."""
 
-    def __init__(
-        self, builder: GeometryBuilder, model: ModelSettings, settings: TrainingSettings, jobs: Sequence[Job]
-    ) -> None:
-        self.builder, self.model, self.settings, self.jobs = builder, model, settings, jobs
+    def __init__(self, view: View, settings: TrainingSettings, jobs: Sequence[Job]) -> None:
+        self.view, self.settings, self.jobs = view, settings, jobs
         self.started = time.perf_counter()
         self.before = [0.0] * len(jobs)
         self.validation_before = [0.0] * len(jobs)
         self.validation_seconds = 0.0
         self.minibatches = 0
-        self.scalings = [_scaling(builder.data, job.training, settings) for job in jobs]
+        self.scalings = [_scaling(view.data, job.training, settings) for job in jobs]
         self.n_models = sum(job.members for job in jobs)
-        self.groups = _groups(builder, model, settings, jobs, self.scalings)
+        self.groups = _groups(view, settings, jobs, self.scalings)
         self.members: list[list[tuple[_Group, int]]] = [[] for _ in jobs]
         """The group of each member of a job, and its position there."""
         for group in self.groups:
@@ -212,10 +200,9 @@ class _Trainings:
             name: torch.cat([state.best[name][position : position + 1] for state, position in states])
             for name in states[0][0].best
         }
-        scale = torch.cat([group.potential.energy_scale[position, None] for group, position in self.members[index]])
         history = [torch.stack(state.history)[:, position] for state, position in states]
         return FitResult(
-            potential=Potential(self.model, self.builder.data.species, parameters, scale),
+            potential=self.view.potential(parameters, [self.scalings[index]] * len(states)),
             scaling=self.scalings[index],
             check_epochs=checks,
             validation=torch.stack(history, dim=1).double().cpu().numpy(),
@@ -244,32 +231,30 @@ class _Group:
 
     def step(self, minibatch: int, decay: float) -> None:
         """One minibatch, counted from 0, of every model."""
-        batch, energies, forces = self.minibatches.at(minibatch)
-        self.potential.observe(batch, max(NORMALISATION_RATE, 1 / (minibatch + 1)))
-        _, gradient = self.potential.loss_gradient(batch, energies, forces, self.settings.force_weight)
+        inputs, energies, forces = self.minibatches.at(minibatch)
+        self.potential.observe(inputs, max(OBSERVATION_RATE, 1 / (minibatch + 1)))
+        _, gradient = self.potential.loss_gradient(inputs, energies, forces, self.settings.force_weight)
         self.optimizer.step(gradient, decay)
 
 
 def _groups(
-    builder: GeometryBuilder,
-    model: ModelSettings,
+    view: View,
     settings: TrainingSettings,
     jobs: Sequence[Job],
     scalings: Sequence[EnergyScaling],
 ) -> list[_Group]:
-    """All models of all jobs in one group; with the compiled engine each by itself, a job's sharing their data."""
+    """All models of all jobs in one group; without lockstep each by itself, a job's sharing their data."""
     everyone = list(range(len(jobs)))
     groups = []
-    for chosen in [[index] for index in everyone] if builder.compiled else [everyone]:
+    for chosen in [everyone] if view.lockstep else [[index] for index in everyone]:
         models = [(index, member) for index in chosen for member in range(jobs[index].members)]
-        together = [[one] for one in models] if builder.compiled else [models]
-        data = _TrainingData(builder, settings, [jobs[index].training for index in chosen])
-        held_out = _held_out(builder, settings, [jobs[index].validation for index, _ in together[0]])
+        together = [models] if view.lockstep else [[one] for one in models]
+        data = _TrainingData(view, settings, [jobs[index].training for index in chosen])
+        held_out = _held_out(view, settings, [jobs[index].validation for index, _ in together[0]])
         for group in together:
-            drawn = [(jobs[index].seed, member, scalings[index]) for index, member in group]
-            potential = _initialise(builder, model, drawn, data.n_train)
+            draws = [Draw(jobs[index].seed, member, data.n_train, scalings[index]) for index, member in group]
             sets = [chosen.index(index) for index, _ in group]
-            minibatches = _Minibatches(data, settings, sets, [(seed, member) for seed, member, _ in drawn])
+            potential, minibatches = view.draw(draws), _Minibatches(data, settings, sets, draws)
             groups.append(_Group(settings, group, potential, minibatches, held_out))
     return groups
 
@@ -287,11 +272,11 @@ def validation_error(
     With `settings.early_stopping` one of them alone (without forces always MAE(E)), or the mean loss of a structure.
     """
     n_structures = sum(energies.shape[1] for _, energies, _ in held_out)
-    n_components = sum(3 * batch.atoms_of_models for batch, _, forces in held_out if forces is not None)
+    n_components = sum(3 * inputs.atoms_of_models for inputs, _, forces in held_out if forces is not None)
     by = settings.early_stopping
     total = torch.zeros(potential.n_models, dtype=potential.dtype, device=potential.device)
-    for batch, energies, forces in held_out:
-        predicted, predicted_forces = potential.predict(batch, forces=forces is not None)
+    for inputs, energies, forces in held_out:
+        predicted, predicted_forces = potential.predict(inputs, forces=forces is not None)
         error = predicted - energies
         if by == "loss":
             total += (error**2).sum(1) / n_structures
@@ -300,42 +285,43 @@ def validation_error(
         if forces is not None and predicted_forces is not None and by != "energies":
             of_atoms = (predicted_forces - forces).abs()
             if by == "loss":
-                total += settings.force_weight * batch.to_slots(of_atoms**2).sum((1, 2)) / n_structures
+                total += settings.force_weight * inputs.sum_models(of_atoms**2) / n_structures
             else:
-                total += batch.to_slots(of_atoms).sum((1, 2)) / n_components
+                total += inputs.sum_models(of_atoms) / n_components
     return total
 
 
 class _TrainingData:
-    """Training sets of one size, end to end: their geometry and labels on the device."""
+    """Training sets of one size, end to end: the structures and their labels on the device."""
 
-    def __init__(
-        self, builder: GeometryBuilder, settings: TrainingSettings, sets: Sequence[Int[np.ndarray, " train"]]
-    ) -> None:
+    def __init__(self, view: View, settings: TrainingSettings, sets: Sequence[Int[np.ndarray, " train"]]) -> None:
         picked = np.concatenate(sets)
-        self.with_pairs, self.n_train = settings.forces, len(sets[0])
-        self.geometry = builder.build(picked, with_pairs=settings.forces)
-        self.labels = labels_of(builder.data, picked, builder, settings.forces)
+        self.n_train = len(sets[0])
+        self.prepared = view.prepare(picked, forces=settings.forces)
+        self.labels = labels_of(view, picked, settings.forces)
+        self.n_atoms = view.data.n_atoms[picked]
+        self.first_atom = np.cumsum(self.n_atoms) - self.n_atoms
 
     def gather(self, rows: Int[np.ndarray, "models structures"]) -> Minibatch:
-        """A batch with its energies and forces."""
-        batch = make_batch(self.geometry, rows, with_pairs=self.with_pairs)
-        energies = self.labels.energies[to_device(rows, self.labels.energies.device)]
-        forces = self.labels.forces
-        return batch, energies, None if forces is None else forces[self.geometry.atom_rows(rows.flatten())]
+        """Inputs with their energies and forces."""
+        device, forces = self.labels.energies.device, self.labels.forces
+        if forces is not None:
+            flat = rows.flatten()
+            forces = forces[to_device(ragged_rows(self.first_atom[flat], self.n_atoms[flat]), device)]
+        return self.prepared.gather(rows), self.labels.energies[to_device(rows, device)], forces
 
 
 class _Minibatches:
     """All structures where they fit into one minibatch, else parts of an order that is new in every epoch.
 
-    Model m draws from set `sets[m]` of the data, in the order of its (seed, member). What is left of an epoch that
+    Model m draws from set `sets[m]` of the data, in the order of its own draw. What is left of an epoch that
     minibatches do not divide is dropped, kept as a smaller one, or carried into the first minibatch of the next epoch.
     """
 
     def __init__(
-        self, data: _TrainingData, settings: TrainingSettings, sets: Sequence[int], keys: Sequence[tuple[int, int]]
+        self, data: _TrainingData, settings: TrainingSettings, sets: Sequence[int], draws: Sequence[Draw]
     ) -> None:
-        self.data, self.keys, self.settings = data, keys, settings
+        self.data, self.draws, self.settings = data, draws, settings
         self.first = np.array(sets)[:, None] * data.n_train
         self.size = min(settings.minibatch, data.n_train)
         self.order, self.order_of = np.tile(np.arange(data.n_train), (len(sets), 1)), -1
@@ -364,21 +350,19 @@ class _Minibatches:
         if epoch != self.order_of:
             n_train = self.data.n_train
             orders = [
-                stream(seed, "order", n_train=n_train, member=member, epoch=epoch + 1).permutation(n_train)
-                for seed, member in self.keys
+                stream(one.seed, "order", n_train=n_train, member=one.member, epoch=epoch + 1).permutation(n_train)
+                for one in self.draws
             ]
             self.order, self.order_of = np.stack(orders), epoch
         return self.order
 
 
-def _held_out(
-    builder: GeometryBuilder, settings: TrainingSettings, sets: Sequence[Int[np.ndarray, " valid"]]
-) -> list[Minibatch]:
+def _held_out(view: View, settings: TrainingSettings, sets: Sequence[Int[np.ndarray, " valid"]]) -> list[Minibatch]:
     """The validation sets of some models, of one size, in chunks of as many structures each."""
     held = []
-    for rows in builder.chunks(sets[0], share=len(sets)).rows():
+    for rows in rows_of_chunks(view, sets[0], share=len(sets)):
         picked = np.concatenate([one[rows] for one in sets])
-        everything = _TrainingData(builder, settings, [picked])
+        everything = _TrainingData(view, settings, [picked])
         held.append(everything.gather(np.arange(len(picked)).reshape(len(sets), -1)))
     return held
 
@@ -391,10 +375,10 @@ class _Optimizer:
     """Adam over the parameters of all models, one rate per kind of parameter, scaled by the schedule."""
 
     def __init__(self, potential: Potential, settings: TrainingSettings) -> None:
-        self.parameters = {k: v for k, v in potential.parameters.items() if k not in NORMALISATION}
+        self.parameters = {k: v for k, v in potential.parameters.items() if k in potential.rates}
         by_rate: dict[float, list[Tensor]] = {}
         for name, values in self.parameters.items():
-            by_rate.setdefault(settings.learning_rates.of(name), []).append(values)
+            by_rate.setdefault(settings.learning_rates[potential.rates[name]], []).append(values)
         self.rates = list(by_rate)
         groups = [{"params": values, "lr": rate} for rate, values in by_rate.items()]
         self.adam = torch.optim.Adam(groups, betas=settings.adam_betas, eps=settings.adam_epsilon, fused=True)
@@ -432,21 +416,3 @@ def _scaling(data: Structures, training: Int[np.ndarray, " train"], settings: Tr
             next_to,
         )
     return scaling
-
-
-def _initialise(
-    builder: GeometryBuilder, model: ModelSettings, drawn: Sequence[tuple[int, int, EnergyScaling]], n_train: int
-) -> Potential:
-    """Fresh models: seed, member and scaling of each."""
-    fresh = [
-        initial_parameters(
-            model, len(builder.data.species), scaling.shift, stream(seed, "weights", n_train=n_train, member=member)
-        )
-        for seed, member, scaling in drawn
-    ]
-    parameters = {
-        name: torch.from_numpy(np.stack([one[name] for one in fresh])).to(builder.device, builder.dtype)
-        for name in fresh[0]
-    }
-    scales = torch.tensor([scaling.scale for _, _, scaling in drawn], dtype=builder.dtype, device=builder.device)
-    return Potential(model, builder.data.species, parameters, scales)

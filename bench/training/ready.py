@@ -1,98 +1,15 @@
-"""Before anything is timed: the kernels of a run are compiled, or read from where compiled code is kept."""
+"""Before anything is timed: what takes long the first time is done."""
 
-import contextlib
-import logging
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import numba
-import numpy as np
 import torch
-from numba.core import event
 
-from bench.errors import BusyError
-from bench.locks import locked
-from bench.model.compiled import kept
-from bench.model.compiled.gather import lists_of
-from bench.model.compiled.jit import KERNELS
-from bench.model.dense import silu_and_slope, sum_atoms
-from bench.model.geometry import GeometryBuilder
-from bench.model.potential import Potential, initial_parameters, whole_batch
-from bench.schema import ModelSettings, TrainingSettings
-
-log = logging.getLogger(__name__)
-SECONDS_BETWEEN_LINES = 10.0
+from bench.potentials.base import View
+from bench.schema import TrainingSettings
 
 
-def make_ready(builder: GeometryBuilder, model: ModelSettings, settings: TrainingSettings) -> None:
-    """Do once, on one structure, what every step of such a run does. Of several processes one compiles, others wait."""
-    types = numba.typeof(lists_of(builder.data, builder.neighbours)), builder.dtype, builder.device, settings.forces
-    with _alone(kept.folder() / f"ready.{kept.digest(*types)}"), event.install_listener("numba:compile", _Teller()):
-        _do_everything(builder, model, settings)
-
-
-@torch.no_grad()
-def _do_everything(builder: GeometryBuilder, model: ModelSettings, settings: TrainingSettings) -> None:
-    geometry = builder.build(np.array([0]), with_pairs=settings.forces)
-    if not builder.compiled:
-        return
-    data, real = builder.data, builder.dtype
-    n_species, n_atoms = len(data.species), int(data.n_atoms[0])
-    drawn = initial_parameters(model, n_species, np.zeros(n_species), np.random.default_rng(0))
-    parameters = {name: torch.from_numpy(values[None]).to(real) for name, values in drawn.items()}
-    potential = Potential(model, data.species, parameters, torch.ones(1, dtype=real))
-    batch = whole_batch(geometry, 1, with_pairs=settings.forces)
-    potential.predict(batch, forces=settings.forces)
-    forces = torch.zeros(n_atoms, 3, dtype=real) if settings.forces else None
-    potential.loss_gradient(batch, torch.zeros(1, 1, dtype=real), forces, settings.force_weight)
-    row, one, total = torch.zeros(1, 1, dtype=real), torch.ones(1, dtype=torch.float64), torch.zeros(1, 1).double()
-    for right in (None, silu_and_slope(row)[1]):
-        sum_atoms(torch.tensor([0, 1]), one, row, right, total)
-    # torch imports for seconds when an optimiser makes its first step
-    parameter = torch.zeros(1)
-    parameter.grad = torch.zeros(1)
-    torch.optim.Adam([parameter], fused=True).step()
-
-
-class _Teller(event.Listener):
-    """Says that kernels are compiled, and how far that is; silent where none is."""
-
-    def __init__(self) -> None:
-        self.started: float | None = None
-        self.done, self.last = 0, 0.0
-
-    def on_start(self, event: Any) -> None:
-        """Numba begins to compile a function."""
-        if self.started is None:
-            self.started = self.last = time.monotonic()
-            log.info("compiling the kernels for this processor: once, a minute or less; kept in %s", kept.folder())
-
-    def on_end(self, event: Any) -> None:
-        """It has; what a kernel calls is compiled within the kernel's time."""
-        now = time.monotonic()
-        self.done += event.data["dispatcher"] in KERNELS
-        if self.started is not None and now - self.last > SECONDS_BETWEEN_LINES:
-            self.last = now
-            log.info("compiled %d of %d kernels after %.0f s", self.done, len(KERNELS), now - self.started)
-
-
-@contextlib.contextmanager
-def _alone(mark: Path) -> Iterator[None]:
-    """Hold a lock until the mark is there that all has been compiled, where such files can be written."""
-    with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):
-            if not mark.exists():
-                mark.parent.mkdir(parents=True, exist_ok=True)
-                lock = mark.with_name("compiling.lock")
-                try:
-                    held.enter_context(locked(lock, wait=False))
-                except BusyError:
-                    log.info("another process compiles the kernels: waiting for it")
-                    held.enter_context(locked(lock, wait=True))
-                if mark.exists():
-                    held.close()
-        yield
-        with contextlib.suppress(OSError):
-            mark.touch()
+def make_ready(view: View, settings: TrainingSettings) -> None:
+    """Compile what the potential compiles, and have torch import what an optimiser's first step imports: seconds."""
+    view.make_ready(settings.force_weight)
+    if view.device.type == "cpu":
+        parameter = torch.zeros(1)
+        parameter.grad = torch.zeros(1)
+        torch.optim.Adam([parameter], fused=True).step()

@@ -13,12 +13,12 @@ from jaxtyping import Int
 from bench.data.split import Split
 from bench.errors import UserError
 from bench.locks import locked
-from bench.model.geometry import GeometryBuilder
+from bench.potentials.base import View
+from bench.potentials.scaling import EnergyScaling
 from bench.record import initial_model, make_folder, remove_leftovers
 from bench.schema import RunConfig
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult, Job, fit_many
-from bench.training.scaling import EnergyScaling
 from bench.training.store import load_potential, save_potential
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Request:
     """What a run needs trained at a step: `members` models on the labelled structures."""
 
     run: RunConfig
-    builder: GeometryBuilder
+    view: View
     labelled: Int[np.ndarray, " labelled"]
     split: Split
     members: int
@@ -40,7 +40,7 @@ class Request:
         """Where the model lies if it is the initial one, which other runs start from too."""
         if len(self.labelled) > len(self.split.initial):
             return None
-        return initial_model(self.run, self.builder.data.checksum, self.members)
+        return initial_model(self.run, self.view.data.checksum, self.members)
 
     def job(self) -> Job:
         """The training itself."""
@@ -48,7 +48,7 @@ class Request:
 
 
 def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:
-    """Train what several runs of one builder, model and training ask for at one N_train; errors are returned.
+    """Train what several runs of one view and training ask for at one N_train; errors are returned.
 
     Initial models are taken from disk where another run has trained them. Many runs may start at once: one trains, the
     others wait for its file. The file holds the seconds that training took, so that a run's cost counts it as if it had
@@ -75,7 +75,7 @@ def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:
         for (path, request), outcome in zip(missing.items(), trained, strict=True):
             found[path] = outcome
             if isinstance(outcome, FitResult):
-                _save(path, outcome, request.builder.data.reference_energies)
+                _save(path, outcome, request.view.data.reference_energies)
                 request.checkpoint.remove()
     return [found[request.initial] for request in requests if request.initial]
 
@@ -87,7 +87,7 @@ def _by_initial(requests: Sequence[Request]) -> dict[Path, Request]:
 
 def _train(requests: Sequence[Request]) -> list[FitResult | Exception]:
     first = requests[0]
-    return [*fit_many(first.builder, first.run.model, first.run.training, [request.job() for request in requests])]
+    return [*fit_many(first.view, first.run.training, [request.job() for request in requests])]
 
 
 def _save(path: Path, fitted: FitResult, reference_energies: dict[int, float]) -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.model.potential import Parameters, Potential
+from bench.potentials.base import Parameters, Potential
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What Adam keeps of every parameter, beside the number of steps."""

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,13 @@ import torch
 from jaxtyping import Int
 
 from bench.errors import UserError
-from bench.model.geometry import GeometryBuilder
-from bench.model.potential import Potential
+from bench.plugins import as_config, plugin
+from bench.potentials.architecture import Architecture
+from bench.potentials.base import Potential, View
 from bench.record import read_file, write_atomically
-from bench.schema import ModelSettings
+
+FIRST = "bench.potentials.gmnn.architecture.GaussianMoments"
+"""The architecture of files that name none: there was no other."""
 
 
 def as_file(potential: Potential, reference_energies: dict[int, float], extra: dict[str, Any]) -> bytes:
@@ -22,11 +24,9 @@ def as_file(potential: Potential, reference_energies: dict[int, float], extra: d
     buffer = io.BytesIO()
     torch.save(
         {
-            "settings": asdict(potential.settings),
-            "species": list(potential.species),
+            "architecture": as_config(potential.architecture),
+            "state": potential.state(),
             "reference_energies": reference_energies,
-            "energy_scale": potential.energy_scale.cpu(),
-            "parameters": {name: values.cpu().contiguous() for name, values in potential.parameters.items()},
             "extra": extra,
         },
         buffer,
@@ -41,10 +41,10 @@ def save_potential(
     write_atomically(path, as_file(potential, reference_energies, extra))
 
 
-def trained_on(builder: GeometryBuilder, labelled: Int[np.ndarray, " labelled"]) -> dict[str, Any]:
+def trained_on(view: View, labelled: Int[np.ndarray, " labelled"]) -> dict[str, Any]:
     """The elements, and the pairs of elements within the cutoff, of the training structures: what a model has seen."""
-    numbers = builder.data.atomic_numbers[builder.data.atoms_of(labelled)].astype(np.int64)
-    centres, neighbours, _ = builder.neighbours.pairs_of(builder.data, labelled)
+    numbers = view.data.atomic_numbers[view.data.atoms_of(labelled)].astype(np.int64)
+    centres, neighbours, _ = view.neighbours.pairs_of(view.data, labelled)
     pairs = np.sort(np.stack([numbers[centres], numbers[neighbours]], axis=1), axis=1)
     return {"elements": np.unique(numbers).tolist(), "pairs": np.unique(pairs, axis=0).tolist()}
 
@@ -61,8 +61,9 @@ def load_potential(
         raise UserError(f"no model file {path}: a finished run keeps one as {path.name}")
     try:
         content = torch.load(io.BytesIO(read), map_location=device, weights_only=True)
-        settings = ModelSettings(**{**content["settings"], "hidden": tuple(content["settings"]["hidden"])})
-        potential = Potential(settings, tuple(content["species"]), content["parameters"], content["energy_scale"])
-        return potential, content["reference_energies"], content["extra"]
+        if "architecture" not in content:
+            content |= {"architecture": {"_target_": FIRST} | content["settings"], "state": content}
+        architecture: Architecture = plugin(content["architecture"], "model")
+        return architecture.load(content["state"], device), content["reference_energies"], content["extra"]
     except Exception as error:
         raise UserError(f"{path} is no model of this project ({type(error).__name__}): remove it, run again") from None

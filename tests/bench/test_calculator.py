@@ -14,7 +14,7 @@ from conftest import SMALL, make_builder, make_potential, make_structures, rando
 
 from bench.calculator import NoStressError, PotentialCalculator
 from bench.errors import UserError
-from bench.model.potential import whole_batch
+from bench.potentials.gmnn.potential import whole_batch
 from bench.training.store import save_potential, trained_on
 
 
@@ -107,7 +107,7 @@ def test_both_engines_and_predict_agree(generator, plain, dtype, tolerance):
     batch = whole_batch(builder.build(np.arange(3)), 2, with_pairs=True)
     full = potential.predict_in_full(batch)
     energies, forces = potential.predict(batch, forces=True)
-    by_structure = full.energies.reshape(2, -1).split(data.n_atoms.tolist(), dim=1)
+    by_structure = full.atomic.reshape(2, -1).split(data.n_atoms.tolist(), dim=1)
     torch.testing.assert_close(torch.stack([part.sum(1) for part in by_structure], 1), energies, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(full.forces, forces, rtol=0, atol=0)
     scale = float(exact.virials.abs().max())

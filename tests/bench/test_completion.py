@@ -26,7 +26,7 @@ TYPED = {
     "bmdal-bench la": "bmdal-bench launch ",
     "bmdal-bench run scenario=lm": "scenario=lmnto_100_1000",
     "bmdal-bench run -m algorithm=lcmd_feat_ll,maxdet_gp_r": "maxdet_gp_rp",
-    "bmdal-bench run training.learning_rates.ne": "training.learning_rates.network=",
+    "bmdal-bench run model.learning_rates.ne": "model.learning_rates.network=",
     "bmdal-bench launch sweep=demo --wa": "--wait",
     "bmdal-bench run --config-dir conf scenario=mi": "scenario=mine",
 }
@@ -95,7 +95,7 @@ def test_in_fish(folder, environment):
     found = [line.split("\t")[0] for line in done.stdout.splitlines()]
     assert found == [
         *("launch", "scenario=lmnto_100_1000", "algorithm=lcmd_feat_ll,maxdet_gp_rp"),
-        *("training.learning_rates.network=", "--wait", "scenario=mine"),
+        *("model.learning_rates.network=", "--wait", "scenario=mine"),
     ], done.stderr
 
 

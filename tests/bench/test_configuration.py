@@ -66,9 +66,9 @@ def test_paper_settings():
     """METHOD section 3, both sets of learning rates."""
     forces, energies = composed("scenario=single_training").training, composed("training=energies").training
     rates = forces.learning_rates
-    assert (rates.network, rates.radial, rates.shift, rates.scale) == (0.03, 0.02, 0.05, 0.001)
+    assert (rates["network"], rates["radial"], rates["shift"], rates["scale"]) == (0.03, 0.02, 0.05, 0.001)
     assert (forces.epochs, forces.minibatch, forces.force_weight) == (1000, 32, 4.0)
     assert forces.adam_betas == (0.9, 0.999) and forces.adam_epsilon == 1e-7
     rates = energies.learning_rates
-    assert (rates.network, rates.radial, rates.shift, rates.scale) == (0.005, 0.0025, 0.05, 0.001)
+    assert (rates["network"], rates["radial"], rates["shift"], rates["scale"]) == (0.005, 0.0025, 0.05, 0.001)
     assert (composed("training=energies", "scenario.name=x").training.force_weight) == 0.0

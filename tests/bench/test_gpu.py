@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 from bench_commands import command, records
-from conftest import SMALL, make_builder, make_potential
+from conftest import make_builder, make_potential
 
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
-from bench.model.potential import Potential, make_batch, whole_batch
 from bench.plugins import plugin
-from bench.schema import LearningRates, TrainingSettings
+from bench.potentials.gmnn.potential import MomentPotential, make_batch, whole_batch
+from bench.schema import TrainingSettings
 from bench.training import fit as module
 from bench.training.fit import Job, fit, fit_many
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 
-RATES = LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001)
+RATES = {"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001}
 QUICK = TrainingSettings(epochs=6, minibatch=3, learning_rates=RATES, force_weight=4.0, validation_checks=3)
 
 
@@ -32,7 +32,7 @@ def deterministic():
 
 def on_gpu(potential):
     moved = {name: values.cuda() for name, values in potential.parameters.items()}
-    return Potential(potential.settings, potential.species, moved, potential.energy_scale.cuda())
+    return MomentPotential(potential.architecture, potential.species, moved, potential.energy_scale.cuda())
 
 
 def gpu_builder(data, dtype=torch.float64):
@@ -68,13 +68,13 @@ def test_a_pack_equals_single_trainings_and_repeats(mixed_data, monkeypatch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    fit_many(gpu_builder(mixed_data), SMALL, dataclasses.replace(QUICK, epochs=1), jobs)  # makes constant tables
+    fit_many(gpu_builder(mixed_data), dataclasses.replace(QUICK, epochs=1), jobs)  # makes constant tables
     monkeypatch.setattr(module._Group, "step", step)
-    first, again = (fit_many(gpu_builder(mixed_data), SMALL, QUICK, jobs) for _ in range(2))
+    first, again = (fit_many(gpu_builder(mixed_data), QUICK, jobs) for _ in range(2))
     monkeypatch.setattr(module._Group, "step", original)
     for one, same, job in zip(first, again, jobs, strict=True):
         assert np.array_equal(one.validation, same.validation)
-        alone = fit(make_builder(mixed_data), SMALL, QUICK, job)
+        alone = fit(make_builder(mixed_data), QUICK, job)
         np.testing.assert_allclose(one.validation, alone.validation, rtol=1e-7)
 
 

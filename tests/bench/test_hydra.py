@@ -194,7 +194,7 @@ def test_what_words_run(folder, hydra, arguments, expected):
     status, _, err, ran = hydra(*arguments)
     assert status == 0, err
     of = {"kernel": lambda r: r.kernel["name"], "selection": lambda r: r.selection["name"]}
-    of["hidden"] = lambda r: r.model.hidden
+    of["hidden"] = lambda r: tuple(r.model["hidden"])
     for key, values in expected.items():
         found = [of.get(key, lambda r, key=key: getattr(r, key))(run) for run in ran]
         assert found == [value.format(folder=folder) if isinstance(value, str) else value for value in values]
@@ -344,14 +344,14 @@ def test_optuna_lowers_what_a_run_returns(folder, hydra, monkeypatch):
     tried = []
 
     def execute(run):
-        tried.append(run.training.learning_rates.network)
+        tried.append(run.model.learning_rates.network)
         if len(tried) == 2:
             raise ArithmeticError("no luck")
         return (tried[-1] - 0.02) ** 2
 
     monkeypatch.setattr(bench.run, "execute", execute)
     sweep = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1", "results=optuna"]
-    status, _, err, _ = hydra("-m", *sweep, "training.learning_rates.network=tag(log,interval(0.003,0.1))")
+    status, _, err, _ = hydra("-m", *sweep, "model.learning_rates.network=tag(log,interval(0.003,0.1))")
     assert status == 2 and "ArithmeticError: no luck" in err
     assert len(tried) == 4 and all(0.003 <= rate <= 0.1 for rate in tried)
     best = yaml.safe_load((folder / "optuna/multirun/optimization_results.yaml").read_text())

@@ -80,7 +80,6 @@ CHANGES = {
     "a module moved": (
         [
             ("bench/kernels/last_layer.py", None, "bench/kernels/gradients/last.py"),
-            ("bench/kernels/random_projection.py", "bench.kernels.last_layer", "bench.kernels.gradients.last"),
             *((f"conf/{file}.yaml", "kernels.last_layer", "kernels.gradients.last") for file in LAST_LAYER),
         ],
         set(),

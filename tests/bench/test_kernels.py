@@ -14,7 +14,7 @@ from bench.kernels.posterior import fit_posterior
 from bench.kernels.predictions import AbsoluteError, Committee
 from bench.kernels.random import Random
 from bench.kernels.random_projection import RandomProjection, draw_projections
-from bench.model.potential import make_batch
+from bench.potentials.gmnn.potential import make_batch
 from bench.record_schema import Correlation
 
 
@@ -32,7 +32,7 @@ def energy_gradients(data, potential, structure):
         torch.from_numpy(data.cells[structure]),
         data.periodic[structure],
         parameters,
-        potential.settings,
+        potential.architecture,
         potential.energy_scale[0],
     )
     names = [(f"weight{layer}", f"bias{layer}") for layer in range(len(potential.weights))]
@@ -58,7 +58,7 @@ def test_random_projections_equal_projected_autograd(mixed_data):
     """Eqs. (15)-(19): the full gradient contracted with u_in ⊗ u_out, one projection at a time."""
     state = inputs(mixed_data, [0, 3])
     features = feat(RandomProjection, n_projections=7).prepare(state).embed(np.arange(len(mixed_data))).pool
-    projections = draw_projections(state, 7)
+    projections = draw_projections(state, state.potential.layer_sizes, 7)
     for structure in range(len(mixed_data)):
         gradients = energy_gradients(mixed_data, state.potential, structure)
         expected = sum(
@@ -108,7 +108,7 @@ def test_absolute_errors_and_disagreement_by_definition(mixed_data):
     everything = np.arange(len(mixed_data))
     energy, force = np.zeros((3, len(everything))), []
     for structure in everything:
-        geometry = state.builder.build(np.array([structure]))
+        geometry = state.view.build(np.array([structure]))
         batch = make_batch(geometry, np.zeros((3, 1), np.int64), with_pairs=True)
         e, f = state.potential.predict(batch, forces=True)
         energy[:, structure] = e[:, 0].numpy()
@@ -121,7 +121,7 @@ def test_absolute_errors_and_disagreement_by_definition(mixed_data):
         ("QBC", "energy"): np.sqrt(((energy - energy.mean(0)) ** 2).mean(0)),
         ("QBC", "force"): [np.sqrt(((f - f.mean(0)) ** 2).sum() / (3 * f[0].size)) for f in force],
     }
-    errors = structure_errors(state.potential, state.builder, everything, forces=True)
+    errors = structure_errors(state.potential, state.view, everything, forces=True)
     for (name, quantity), expected in wanted.items():
         kernel = (AbsoluteError if name == "AE" else Committee)(name, quantity=quantity)
         assert kernel.needs_forces == (quantity == "force") and kernel.reads_pool_labels == (name == "AE")
@@ -139,7 +139,7 @@ def test_absolute_errors_and_disagreement_by_definition(mixed_data):
 
 def test_correlations(mixed_data):
     state = inputs(mixed_data, [0], models=2)
-    errors = structure_errors(state.potential, state.builder, np.arange(6), forces=True)
+    errors = structure_errors(state.potential, state.view, np.arange(6), forces=True)
     found = correlations(errors.force.mae.mean(0) * 2 + 1, errors)
     assert found["force"].pearson == pytest.approx(1) and found["force"].spearman == pytest.approx(1)
     expected = np.corrcoef(errors.force.mae.mean(0), errors.energy.mean(0))[0, 1]
@@ -174,18 +174,18 @@ def test_gp_uncertainty_is_the_posterior_standard_deviation(mixed_data):
     cross = plain.pool @ plain.training.T
     variance = (plain.pool**2).sum(1) - (cross * torch.linalg.solve(gram, cross.T).T).sum(1)
     torch.testing.assert_close(embedding.diagonal, variance, rtol=1e-9, atol=1e-12)
-    errors = structure_errors(state.potential, state.builder, pool, forces=False)
+    errors = structure_errors(state.potential, state.view, pool, forces=False)
     np.testing.assert_allclose(prepared.uncertainty(errors), variance.sqrt().numpy(), rtol=1e-9)
     assert feat(LastLayer).prepare(state).uncertainty(errors) is None
 
 
 def test_features_ignore_the_chunks(mixed_data, monkeypatch):
     """Bounded memory changes nothing: the pool in one pass or structure by structure."""
-    from bench.model.geometry import GeometryBuilder
+    from bench.potentials.gmnn.view import MomentView
 
     everything = np.arange(len(mixed_data))
     whole = feat(LastLayer).prepare(inputs(mixed_data, [0])).embed(everything).pool
-    monkeypatch.setattr(GeometryBuilder.chunks, "__kwdefaults__", {"with_pairs": True, "atoms_per_chunk": 1})
+    monkeypatch.setattr(MomentView, "atoms_per_chunk", 1)
     torch.testing.assert_close(feat(LastLayer).prepare(inputs(mixed_data, [0])).embed(everything).pool, whole)
 
 

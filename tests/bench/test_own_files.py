@@ -364,12 +364,12 @@ def test_a_label_that_decides_the_scale_is_told(caplog):
     """Whatever class read the data: c of Eq. (4) is the spread of the training energies."""
     import dataclasses
 
-    from bench.schema import LearningRates, TrainingSettings
+    from bench.schema import TrainingSettings
     from bench.training.fit import _scaling
 
     data = make_structures([([8, 1], [[0, 0, 0], [0, 0, 1.0 + 0.01 * i]], None) for i in range(20)])
     energies = np.sin(np.arange(20.0))
-    rates = LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001)
+    rates = {"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001}
     settings = TrainingSettings(epochs=1, minibatch=5, learning_rates=rates, force_weight=0.0, validation_checks=1)
     _scaling(dataclasses.replace(data, energies=energies), np.arange(20), settings)
     assert not caplog.records

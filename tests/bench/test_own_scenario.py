@@ -22,7 +22,7 @@ from bench.errors import UserError
 from bench.identity import hash_of, identity_of
 from bench.loop import run_active_learning
 
-OPEN = {"name": None, "initial": None, "final": None, "validation": None, "pool": None, "test": None, "r_max": 5.0}
+OPEN = {"name": None, "initial": None, "final": None, "validation": None, "pool": None, "test": None}
 
 
 def filled(monkeypatch, n, batch_size=None, **given):
@@ -55,7 +55,7 @@ def test_sizes_fit_the_data(monkeypatch, n):
 def test_what_is_given_stays(monkeypatch):
     found = filled(monkeypatch, 600, batch_size=3, initial=20, pool=100, test=50, name="mine")
     assert found["scenario"] == {
-        **{"name": "mine", "initial": 20, "final": 70, "validation": 60, "pool": 100, "test": 50, "r_max": 5.0}
+        **{"name": "mine", "initial": 20, "final": 70, "validation": 60, "pool": 100, "test": 50}
     }
     assert found["batch_size"] == 3
     assert filled(monkeypatch, 600)["scenario"]["name"] == "w_1"

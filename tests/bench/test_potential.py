@@ -9,9 +9,11 @@ import torch
 from conftest import SMALL, make_builder, make_potential, make_structures, random_crystal, random_molecule
 from reference import energy as plain_energy
 
-from bench.model.invariants import n_invariants
-from bench.model.potential import NORMALISATION, make_batch, whole_batch
-from bench.schema import ModelSettings
+from bench.potentials.base import chunks
+from bench.potentials.gmnn.architecture import GaussianMoments
+from bench.potentials.gmnn.invariants import n_invariants
+from bench.potentials.gmnn.potential import NORMALISATION, make_batch, whole_batch
+from bench.potentials.gmnn.view import MomentView
 
 NORMALISED = dataclasses.replace(SMALL, normalise_invariants=True)
 
@@ -34,7 +36,7 @@ def plain(data, structure, parameters, potential, model=0):
         torch.from_numpy(data.cells[structure]),
         data.periodic[structure],
         parameters,
-        potential.settings,
+        potential.architecture,
         potential.energy_scale[model],
     )
     return energy, positions
@@ -45,7 +47,7 @@ def test_invariants_are_360():
 
 
 @pytest.mark.parametrize(
-    "settings", [SMALL, NORMALISED, ModelSettings(r_max=4.0, hidden=(8,)), ModelSettings(r_max=3.0, n_radial=2)]
+    "settings", [SMALL, NORMALISED, GaussianMoments(r_max=4.0, hidden=(8,)), GaussianMoments(r_max=3.0, n_radial=2)]
 )
 def test_energies_and_forces_equal_the_plain_equations(mixed_data, settings):
     builder, potential = make_builder(mixed_data, settings), make_potential(mixed_data, settings, models=2)
@@ -118,7 +120,7 @@ def test_normalisation_follows_the_invariants_of_a_batch(mixed_data):
 
 def test_forces_are_minus_the_energy_gradient(generator):
     """A fourth-order stencil, 1e-8 relative; molecules and a cell smaller than the cutoff."""
-    settings = ModelSettings(r_max=4.0)
+    settings = GaussianMoments(r_max=4.0)
     step = 2e-3
     for structure in (random_molecule(generator, 7), random_crystal(generator, 3)):
         z, positions, cell = structure
@@ -160,15 +162,18 @@ def test_rotation_translation_permutation(generator):
     assert np.abs(forces.sum(1)).max() < 1e-10
 
 
-def test_batch_independence(mixed_data):
+def test_batch_independence(mixed_data, monkeypatch):
     """A structure's numbers do not depend on its company or on its order, and chunks change nothing but rounding."""
     potential, builder = make_potential(mixed_data), make_builder(mixed_data)
     n = len(mixed_data)
     together, forces = predict(potential, builder, range(n))
     backwards, _ = predict(potential, builder, range(n - 1, -1, -1))
     torch.testing.assert_close(together, backwards.flip(1), rtol=1e-12, atol=1e-12)
-    for rows, geometry in builder.chunks(np.arange(n), atoms_per_chunk=7):
-        alone, alone_forces = potential.predict(whole_batch(geometry, 1, with_pairs=True), forces=True)
+    monkeypatch.setattr(MomentView, "atoms_per_chunk", 7)
+    parts = list(chunks(builder, np.arange(n), forces=True, what="test"))
+    assert len(parts) > 2
+    for rows, part in parts:
+        alone, alone_forces = potential.predict(part, forces=True)
         torch.testing.assert_close(alone[0], together[0, rows], rtol=1e-12, atol=1e-12)
         atoms = slice(mixed_data.offsets[rows.start], mixed_data.offsets[rows.stop])
         torch.testing.assert_close(alone_forces, forces[atoms], rtol=1e-11, atol=1e-11)
@@ -221,7 +226,7 @@ def test_lockstep_equals_single_models(mixed_data):
                 torch.testing.assert_close(gradient[name][model], values[0], rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("settings", [SMALL, ModelSettings(r_max=4.0, n_radial=9, hidden=(8,))])
+@pytest.mark.parametrize("settings", [SMALL, GaussianMoments(r_max=4.0, n_radial=9, hidden=(8,))])
 def test_compiled_engine_equals_plain_engine(mixed_data, settings):
     """Everything both engines give: 1e-10 relative in float64, 1e-5 in float32; nine radial functions fill two rows."""
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
@@ -247,7 +252,7 @@ def test_compiled_engine_equals_plain_engine(mixed_data, settings):
 
 def test_compiled_engine_ignores_threads(mixed_data):
     """Bit for bit: every sum has a fixed order."""
-    from bench.model.descriptor import describe
+    from bench.potentials.gmnn.descriptor import describe
 
     potential, builder = make_potential(mixed_data, dtype=torch.float32), make_builder(mixed_data, dtype=torch.float32)
     geometry = builder.build(np.tile(np.arange(len(mixed_data)), 20))
@@ -265,8 +270,8 @@ def test_compiled_engine_ignores_threads(mixed_data):
 
 def test_elementary_functions():
     """exp to rounding wherever it is finite; cos and sin up to 45 degrees."""
-    from bench.model.compiled.jit import compiled
-    from bench.model.compiled.vectors import cosine_and_sine, exponential
+    from bench.potentials.gmnn.compiled.jit import compiled
+    from bench.potentials.gmnn.compiled.vectors import cosine_and_sine, exponential
 
     def evaluate(x, result):
         for n in range(len(x)):
@@ -294,7 +299,7 @@ def test_kernels_compile_where_nothing_can_be_written():
     code = (
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"
-        "from bench.model.compiled.jit import compiled\n"
+        "from bench.potentials.gmnn.compiled.jit import compiled\n"
         "print(compiled(lambda x: x + 1)(1))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ from bench.training.ready import _alone
 KERNEL = """
 import sys
 import numpy as np
-from bench.model.compiled.jit import compiled
+from bench.potentials.gmnn.compiled.jit import compiled
 
 @compiled
 def half(x):
@@ -31,8 +31,8 @@ from bench.evaluate import structure_errors
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
-from bench.model.compiled.jit import KERNELS
-from bench.schema import LearningRates, TrainingSettings
+from bench.potentials.gmnn.compiled.jit import KERNELS
+from bench.schema import TrainingSettings
 from bench.training.fit import Job, fit
 from bench.training.ready import make_ready
 
@@ -40,13 +40,13 @@ generator = np.random.default_rng(0)
 data = make_structures([random_molecule(generator, n) for n in (3, 6, 5, 4)])
 known = lambda: [kernel.signatures for kernel in KERNELS]
 for dtype, force_weight in ((torch.float32, 4.0), (torch.float64, 0.0)):
-    settings = TrainingSettings(2, 2, LearningRates(0.03, 0.02, 0.05, 0.001), force_weight, 1)
+    settings = TrainingSettings(2, 2, {"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001}, force_weight, 1)
     builder = make_builder(data, dtype=dtype)
     before = known()
-    make_ready(builder, SMALL, settings)
+    make_ready(builder, settings)
     ready = known()
     assert ready != before
-    fitted = fit(builder, SMALL, settings, Job(np.arange(2), np.arange(2, 4), seed=0))
+    fitted = fit(builder, settings, Job(np.arange(2), np.arange(2, 4), seed=0))
     structure_errors(fitted.potential, builder, np.arange(4), forces=force_weight > 0)
     inputs = KernelInputs(fitted.potential, builder, np.arange(2), 0)
     for kernel in (LastLayer("GP(LL)", posterior=True), RandomProjection("GP(RP)", posterior=True)):

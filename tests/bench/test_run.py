@@ -261,7 +261,7 @@ MISTAKES = {
     "type": (["training.epochs=many"], "configuration key training.epochs = 'many'"),
     "number": (["batch_size=0"], "configuration key batch_size = 0: Input should be greater than 0"),
     "negative": (["seed=-3"], "configuration key seed = -3: Input should be greater than or equal to 0"),
-    "not a number": (["training.learning_rates.network=nan"], "training.learning_rates.network = nan"),
+    "not a number": (["model.learning_rates.network=nan"], "model.learning_rates.network = nan"),
     "one bad value of a sweep": (["-m", "seed=0,1,x"], "configuration key seed = 'x'"),
     "too large": (["scenario.pool=5000"], "holds 4019 structures, but the scenario asks for"),
     "final": (["scenario.final=9000"], "scenario.final = 9000 asks for more than initial + pool"),

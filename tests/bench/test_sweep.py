@@ -40,15 +40,15 @@ def test_the_292(paper):
         of_scenario = [run for run in runs if run.scenario.name == name]
         sizes = of_scenario[0].scenario
         assert sizes.initial + sizes.pool + sizes.validation + (sizes.test or 0) == total
-        values = (sizes.initial, sizes.final, sizes.pool, sizes.validation, sizes.test, sizes.r_max)
-        assert values == (start, end, pool, validation, test, r_max)
-        assert {run.scenario for run in of_scenario} == {sizes} and of_scenario[0].model.r_max == r_max
+        values = (sizes.initial, sizes.final, sizes.pool, sizes.validation, sizes.test)
+        assert values == (start, end, pool, validation, test)
+        assert {run.scenario for run in of_scenario} == {sizes} and of_scenario[0].model["r_max"] == r_max
         assert {run.batch_size for run in of_scenario} == batches
         assert len({algorithm(run) for run in of_scenario}) == algorithms
         assert len(of_scenario) == 5 * algorithms * len(batches)
         forces = name.split("_")[0] != "qm9"
         assert {run.training.forces for run in of_scenario} == {forces}
-        assert {run.model.normalise_invariants for run in of_scenario} == {not forces}
+        assert {run.model["normalise_invariants"] for run in of_scenario} == {not forces}
         assert {run.training.epochs for run in of_scenario} == {1000 if forces else 500}
     assert not any(run.deviations for run in runs)
 

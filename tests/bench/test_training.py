@@ -11,20 +11,21 @@ from conftest import PROJECT, SMALL, make_builder
 
 from bench import stopping
 from bench.data.neighbours import find_neighbours
-from bench.model.geometry import GeometryBuilder
 from bench.plugins import plugin
-from bench.schema import LearningRates, TrainingSettings
+from bench.potentials.gmnn.potential import MomentPotential
+from bench.potentials.gmnn.view import MomentView
+from bench.potentials.scaling import fit_scaling
+from bench.schema import TrainingSettings
 from bench.training import fit as module
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.fit import Job, _held_out, _Optimizer, _TrainingData, fit, fit_many, validation_error
-from bench.training.scaling import fit_scaling
 
-RATES = LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001)
+RATES = {"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001}
 QUICK = TrainingSettings(epochs=12, minibatch=32, learning_rates=RATES, force_weight=4.0, validation_checks=6)
 
 
 def fit_one(builder, model, settings, training, validation, **job):
-    return fit(builder, model, settings, Job(training, validation, **job))
+    return fit(dataclasses.replace(builder, architecture=model), settings, Job(training, validation, **job))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def aspirin():
 
 @pytest.fixture(scope="module")
 def builder(aspirin):
-    return GeometryBuilder(aspirin, find_neighbours(aspirin, SMALL.r_max), SMALL.r_min, SMALL.n_gaussians)
+    return MomentView(SMALL, aspirin, find_neighbours(aspirin, SMALL.r_max))
 
 
 def test_embedded_data_load(aspirin):
@@ -131,10 +132,10 @@ def same_bits(one, other):
 def test_numbers_do_not_depend_on_the_pack(builder, n_train):
     """Packs of 1, 3 and 15 models, in any order: the same bits; committees too."""
     jobs = [*a_pack(11, n_train), *a_pack(2, n_train, members=2)]
-    together = fit_many(builder, SMALL, QUICK, jobs)
+    together = fit_many(builder, QUICK, jobs)
     assert [one.lockstep for one in together] == [15] * 13
     for chosen in ([2, 0, 1], [12], [11, 5], [4]):
-        again = fit_many(builder, SMALL, QUICK, [jobs[index] for index in chosen])
+        again = fit_many(builder, QUICK, [jobs[index] for index in chosen])
         assert all(same_bits(one, together[index]) for one, index in zip(again, chosen, strict=True))
     assert not same_bits(together[0], together[1])
 
@@ -144,11 +145,11 @@ def test_batched_training_equals_single_trainings(builder, force_weight, measure
     """What a GPU computes, on the plain engine in float64: other sets, seeds and early stopping for every model."""
     settings = dataclasses.replace(QUICK, epochs=6, force_weight=force_weight, early_stopping=measure)
     model = dataclasses.replace(SMALL, normalise_invariants=not force_weight)
-    plain = dataclasses.replace(builder, plain=True, dtype=torch.float64)
-    single = dataclasses.replace(builder, dtype=torch.float64)
+    single = dataclasses.replace(builder, architecture=model, dtype=torch.float64)
+    plain = dataclasses.replace(single, plain=True)
     jobs = [*a_pack(3), *a_pack(1, members=2)]
-    for one, job in zip(fit_many(plain, model, settings, jobs), jobs, strict=True):
-        alone = fit(single, model, settings, job)
+    for one, job in zip(fit_many(plain, settings, jobs), jobs, strict=True):
+        alone = fit(single, settings, job)
         np.testing.assert_allclose(one.validation, alone.validation, rtol=1e-8)
         assert one.best_epochs == alone.best_epochs
         for name, values in alone.potential.parameters.items():
@@ -161,8 +162,8 @@ def test_a_pack_of_other_sizes(mixed_data):
     jobs = [Job(np.array(rows), np.array(held), seed) for seed, (rows, held) in enumerate(UNLIKE)]
     settings = dataclasses.replace(QUICK, minibatch=2)
     plain = dataclasses.replace(make_builder(mixed_data), plain=True)
-    for one, job in zip(fit_many(plain, SMALL, settings, jobs), jobs, strict=True):
-        alone = fit(make_builder(mixed_data), SMALL, settings, job)
+    for one, job in zip(fit_many(plain, settings, jobs), jobs, strict=True):
+        alone = fit(make_builder(mixed_data), settings, job)
         np.testing.assert_allclose(one.validation, alone.validation, rtol=1e-7)
         assert one.best_epochs == alone.best_epochs
 
@@ -176,7 +177,7 @@ def test_a_pack_stopped_and_taken_up_again(mixed_data, tmp_path, monkeypatch, pl
     settings = dataclasses.replace(QUICK, minibatch=2, epochs=8)
     builder = dataclasses.replace(make_builder(mixed_data), plain=plain)
     jobs = [Job(np.array(rows), np.array(held), seed, 1 + seed // 2) for seed, (rows, held) in enumerate(UNLIKE)]
-    expected = fit_many(builder, SMALL, settings, jobs)
+    expected = fit_many(builder, settings, jobs)
     kept = [dataclasses.replace(j, checkpoint=Checkpoint(tmp_path / f"{j.seed}.pt", 1e9)) for j in jobs]
     original, steps = module._Trainings._save_or_stop, []
 
@@ -192,12 +193,12 @@ def test_a_pack_stopped_and_taken_up_again(mixed_data, tmp_path, monkeypatch, pl
         for stop in range(2):
             stopping.listen(own=True)
             with pytest.raises(stopping.Stopped):
-                fit_many(builder, SMALL, settings, kept)
+                fit_many(builder, settings, kept)
             assert len(list(tmp_path.glob("*.pt"))) == 3
             if stop == 0:
                 kept[1].checkpoint.remove()
         stopping.listen(own=True)
-        resumed = fit_many(builder, SMALL, settings, kept)
+        resumed = fit_many(builder, settings, kept)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -214,9 +215,9 @@ def test_one_diverges_and_the_others_go_on(builder):
     jobs = a_pack(2)
     data.energies[jobs[0].validation] = np.nan
     jobs[1] = Job(np.arange(2000, 2040), np.arange(1500, 1506), seed=1)
-    broken, fine = fit_many(dataclasses.replace(builder, data=data), SMALL, QUICK, jobs)
+    broken, fine = fit_many(dataclasses.replace(builder, data=data), QUICK, jobs)
     assert isinstance(broken, FloatingPointError) and "40 structures diverged" in str(broken)
-    assert same_bits(fine, fit(builder, SMALL, QUICK, jobs[1]))
+    assert same_bits(fine, fit(builder, QUICK, jobs[1]))
 
 
 WAITS = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "unique_dim", "_unique2"}
@@ -246,7 +247,9 @@ def test_no_minibatch_waits_for_the_device(builder, monkeypatch, force_weight):
     monkeypatch.setattr(module._Group, "step", step)
     model = dataclasses.replace(SMALL, normalise_invariants=not force_weight)
     settings = dataclasses.replace(QUICK, epochs=2, force_weight=force_weight)
-    fit_many(dataclasses.replace(builder, plain=True), model, settings, [*a_pack(2), *a_pack(1, members=2)])
+    fit_many(
+        dataclasses.replace(builder, architecture=model, plain=True), settings, [*a_pack(2), *a_pack(1, members=2)]
+    )
     assert "baddbmm" in seen or "baddbmm_" in seen
     assert not seen & (WAITS | {"repeat_interleave without its size"})
 
@@ -362,16 +365,15 @@ def test_checkpoints_are_taken_in_time_and_of_the_right_training(builder, tmp_pa
 
 def test_minibatches(builder, monkeypatch):
     """All of them below 32; above, an incomplete last minibatch is dropped and every epoch has its own order."""
-    from bench.model.potential import Potential
 
     seen = []
-    original = Potential.loss_gradient
+    original = MomentPotential.loss_gradient
 
     def spy(self, batch, energies, forces, force_weight):
         seen.append(energies.clone())
         return original(self, batch, energies, forces, force_weight)
 
-    monkeypatch.setattr(Potential, "loss_gradient", spy)
+    monkeypatch.setattr(MomentPotential, "loss_gradient", spy)
     settings = dataclasses.replace(QUICK, epochs=2)
     fit_one(builder, SMALL, settings, np.arange(31), np.arange(50, 55), seed=0, members=1)
     assert [len(energies[0]) for energies in seen] == [31, 31]
@@ -398,7 +400,7 @@ def test_rates_decay_linearly_to_zero(builder, monkeypatch):
 
 
 def test_divergence_is_an_error(builder):
-    rates = dataclasses.replace(RATES, network=1e30)
+    rates = RATES | {"network": 1e30}
     settings = dataclasses.replace(QUICK, learning_rates=rates)
     with pytest.raises(FloatingPointError, match="diverged"):
         fit_one(builder, SMALL, settings, np.arange(10), np.arange(50, 55), seed=0, members=1)

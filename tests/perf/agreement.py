@@ -15,8 +15,8 @@ from bench.data.neighbours import find_neighbours
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
-from bench.model.geometry import GeometryBuilder
 from bench.plugins import plugin
+from bench.potentials.gmnn.view import MomentView
 from bench.record import read_record
 from bench.training.store import load_potential
 from tests.perf.selections import peer, select
@@ -35,8 +35,8 @@ def main() -> None:
     record, split = read_record(folder / "record.json"), np.load(folder / "split.npz")
     labelled = np.concatenate([split["initial"], *(np.array(s.picked or [], dtype=np.int64) for s in record.steps)])
     pool = np.setdiff1d(np.arange(len(data)), labelled)[:POOL]
-    settings = potential.settings
-    builder = GeometryBuilder(data, find_neighbours(data, settings.r_max), settings.r_min, settings.n_gaussians)
+    settings = potential.architecture
+    builder = MomentView(settings, data, find_neighbours(data, settings.r_max))
     inputs = KernelInputs(potential, builder, labelled, 0)
     for cls, name in ((LastLayer, "LL"), (RandomProjection, "RP")):
         for posterior in (False, True):

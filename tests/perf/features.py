@@ -29,11 +29,11 @@ from bench.evaluate import structure_errors
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
-from bench.model.geometry import ATOMS_PER_CHUNK, GeometryBuilder
-from bench.model.potential import Potential, initial_parameters
 from bench.plugins import plugin
+from bench.potentials.gmnn.architecture import GaussianMoments
+from bench.potentials.gmnn.potential import MomentPotential, initial_parameters
+from bench.potentials.gmnn.view import ATOMS_PER_CHUNK, MomentView
 from bench.provenance import peak_memory_mb, provenance
-from bench.schema import ModelSettings
 from bench.system import cores
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -47,17 +47,17 @@ class Case:
 
     name: str
     data: Structures
-    settings: ModelSettings
+    settings: GaussianMoments
     forces: bool
 
 
 def cases(names: Sequence[str] = ("aspirin", "TiO2", "LMNTO", "QM9")) -> list[Case]:
     """Aspirin is part of the project; the others are measured where `python -m bench.data prepare` has put them."""
     known = {
-        "aspirin": ("rmd17_aspirin", ModelSettings(r_max=4.0), True),
-        "TiO2": ("tio2", ModelSettings(r_max=6.5), True),
-        "LMNTO": ("lmnto", ModelSettings(r_max=6.5), True),
-        "QM9": ("qm9", ModelSettings(r_max=3.0, normalise_invariants=True), False),
+        "aspirin": ("rmd17_aspirin", GaussianMoments(r_max=4.0), True),
+        "TiO2": ("tio2", GaussianMoments(r_max=6.5), True),
+        "LMNTO": ("lmnto", GaussianMoments(r_max=6.5), True),
+        "QM9": ("qm9", GaussianMoments(r_max=3.0, normalise_invariants=True), False),
     }
     found = []
     for name in names:
@@ -88,11 +88,11 @@ def aspirin(n: int) -> Structures:
     )
 
 
-def fresh_potential(settings: ModelSettings, data: Structures, device: str = "cpu") -> Potential:
+def fresh_potential(settings: GaussianMoments, data: Structures, device: str = "cpu") -> MomentPotential:
     """A model as training starts it."""
     drawn = initial_parameters(settings, len(data.species), np.zeros(len(data.species)), np.random.default_rng(0))
     parameters = {name: torch.from_numpy(values)[None].float().to(device) for name, values in drawn.items()}
-    return Potential(settings, data.species, parameters, torch.ones(1, device=device))
+    return MomentPotential(settings, data.species, parameters, torch.ones(1, device=device))
 
 
 def products_seconds(what: str, n_atoms: int) -> float:
@@ -115,7 +115,7 @@ def work(what: str, inputs: KernelInputs, picked: np.ndarray) -> float:
     """Time features or predictions of some structures."""
     if what in ("forces", "energies"):
         started = time.perf_counter()
-        structure_errors(inputs.potential, inputs.builder, picked, forces=what == "forces")
+        structure_errors(inputs.potential, inputs.view, picked, forces=what == "forces")
         return time.perf_counter() - started
     kernel = LastLayer(what, posterior=False) if what == "LL" else RandomProjection(what, posterior=False)
     prepared = kernel.prepare(inputs)
@@ -124,12 +124,12 @@ def work(what: str, inputs: KernelInputs, picked: np.ndarray) -> float:
     return time.perf_counter() - started
 
 
-def measure(name: str, data: Structures, settings: ModelSettings, whats: list[str], repeats: int) -> list[list]:
+def measure(name: str, data: Structures, settings: GaussianMoments, whats: list[str], repeats: int) -> list[list]:
     """A row for each kind of work on all of the data."""
     started = time.perf_counter()
     neighbours = find_neighbours(data, settings.r_max)
     neighbour_seconds = time.perf_counter() - started
-    builder = GeometryBuilder(data, neighbours, settings.r_min, settings.n_gaussians)
+    builder = MomentView(settings, data, neighbours)
     inputs = KernelInputs(fresh_potential(settings, data), builder, np.arange(10), 0)
     part, rows = np.arange(min(PART, len(data))), []
     for what in whats:
@@ -161,7 +161,7 @@ def main() -> None:
     print(json.dumps(provenance("cpu")))
     rows = []
     for n in sorted(arguments.pools):
-        rows += measure("aspirin", aspirin(n), ModelSettings(r_max=4.0), arguments.what, arguments.repeats)
+        rows += measure("aspirin", aspirin(n), GaussianMoments(r_max=4.0), arguments.what, arguments.repeats)
     for case in cases(["QM9"]):
         data = first(case.data, 100_000)
         rows += measure("QM9", data, case.settings, [w for w in arguments.what if w != "forces"], arguments.repeats)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from bench.data.neighbours import find_neighbours
-from bench.model.geometry import GeometryBuilder
+from bench.potentials.gmnn.view import MomentView
 from bench.provenance import provenance
 from bench.training.fit import Job, fit
 from tests.perf.features import PROJECT, Case, cases
@@ -76,15 +76,15 @@ def one_epoch(name: str, n_train: int) -> dict[str, float]:
     """Seconds of an epoch, and memory in MB; in a process of its own."""
     (case,) = cases([name])
     neighbours = find_neighbours(case.data, case.settings.r_max)
-    builder = GeometryBuilder(case.data, neighbours, case.settings.r_min, case.settings.n_gaussians)
+    builder = MomentView(case.settings, case.data, neighbours)
     weight = 4.0 if case.forces else 0.0
     settings = dataclasses.replace(SETTINGS, epochs=1, force_weight=weight, validation_checks=1)
     order = np.random.default_rng(0).permutation(len(case.data))
-    fit(builder, case.settings, settings, Job(order[-32:], order[:1], seed=0))
+    fit(builder, settings, Job(order[-32:], order[:1], seed=0))
     before = memory_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew (Linux)
     started = time.perf_counter()
-    fit(builder, case.settings, settings, Job(order[:n_train], order[-1:], seed=0))
+    fit(builder, settings, Job(order[:n_train], order[-1:], seed=0))
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "mb": memory_mb("VmHWM") - before}
 

@@ -23,12 +23,12 @@ import torch
 
 from bench.data.neighbours import find_neighbours
 from bench.kernels.base import KernelInputs
-from bench.model.geometry import GeometryBuilder
+from bench.potentials.gmnn.view import MomentView
+from bench.potentials.scaling import EnergyScaling
 from bench.provenance import provenance
-from bench.schema import LearningRates, TrainingSettings
+from bench.schema import TrainingSettings
 from bench.system import cores
 from bench.training.fit import Job, _groups, validation_error
-from bench.training.scaling import EnergyScaling
 from tests.perf.apax_steps import apax_milliseconds
 from tests.perf.features import Case, cases, first, fresh_potential, work
 
@@ -36,7 +36,7 @@ MINIBATCH = 32
 SETTINGS = TrainingSettings(
     epochs=1000,
     minibatch=MINIBATCH,
-    learning_rates=LearningRates(network=0.03, radial=0.02, shift=0.05, scale=0.001),
+    learning_rates={"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001},
     force_weight=4.0,
     validation_checks=20,
 )
@@ -78,11 +78,10 @@ def floor_seconds(n_atoms: int, models: int, forces: bool, device: str = "cpu") 
 def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "cpu") -> dict[str, object]:
     """A row: medians of step, floor and their ratio, and a validation check per structure."""
     settings, data = case.settings, case.data
-    builder = GeometryBuilder(
+    builder = MomentView(
+        settings,
         data,
         find_neighbours(data, settings.r_max),
-        settings.r_min,
-        settings.n_gaussians,
         device=torch.device(device),
     )
     training = dataclasses.replace(SETTINGS, minibatch=minibatch, force_weight=4.0 if case.forces else 0.0)
@@ -126,11 +125,10 @@ def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "
 def per_structure(case: Case, device: str = "cpu") -> dict[str, object]:
     """Milliseconds for a structure's energy and forces, and for its features, with the network's products beside."""
     data = first(case.data, N_EVALUATED)
-    builder = GeometryBuilder(
+    builder = MomentView(
+        case.settings,
         data,
         find_neighbours(data, case.settings.r_max),
-        case.settings.r_min,
-        case.settings.n_gaussians,
         device=torch.device(device),
     )
     inputs = KernelInputs(fresh_potential(case.settings, data, device), builder, np.arange(10), 0)

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bench.potentials.base import to_device
+
 MAX_DEGREE = 3
 MONOMIALS = [
     tuple(c.count(axis) for axis in range(3))
@@ -161,11 +163,6 @@ class Geometry:
             vectors=self.vectors.index_select(0, pairs),
             basis=None if self.basis is None else self.basis.select(atoms, pairs[kept], shift[kept]),
         )
-
-
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Move an array without waiting for the device: it is staged before the call returns."""
-    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def sum_segments(

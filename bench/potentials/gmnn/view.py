@@ -1,8 +1,7 @@
-"""From structures and neighbour lists to the `Geometry` that Eqs. (2)-(6) are evaluated on, whole or in chunks."""
+"""The network on one dataset: from structures and neighbour lists to the `Geometry` that Eqs. (2)-(6) take."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,9 +10,14 @@ from torch import Tensor
 
 from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures
-from bench.model.compiled.gather import gather_pairs
-from bench.model.moments import MONOMIALS, Basis, Geometry, RadialGrid, sum_segments
-from bench.model.radial import radial_basis
+from bench.potentials.base import Draw, Parameters
+from bench.potentials.gmnn.architecture import GaussianMoments
+from bench.potentials.gmnn.compiled.gather import gather_pairs
+from bench.potentials.gmnn.moments import MONOMIALS, Basis, Geometry, RadialGrid, sum_segments
+from bench.potentials.gmnn.potential import Batch, MomentPotential, initial_parameters, make_batch
+from bench.potentials.gmnn.radial import radial_basis
+from bench.potentials.gmnn.ready import make_ready
+from bench.potentials.scaling import EnergyScaling
 
 ATOMS_PER_CHUNK = 2048
 """Bounds the working memory of a pass over many structures, whose arrays stay in the cache; models do not matter."""
@@ -22,19 +26,37 @@ GPU_ATOMS_PER_CHUNK = 32768
 
 
 @dataclass(frozen=True)
-class GeometryBuilder:
-    """Builds geometries of one dataset; pair vectors are computed in float64, the rest in `dtype`.
+class MomentView:
+    """See `bench.potentials.base.View`. Pair vectors are computed in float64, the rest in `dtype`.
 
     `plain` asks for the plain engine on the CPU too, where it serves as the compiled one's reference.
     """
 
+    architecture: GaussianMoments
     data: Structures
     neighbours: Neighbours
-    r_min: float
-    n_gaussians: int
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default=torch.device("cpu"))
     plain: bool = False
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled engine evaluates the geometries: on the CPU."""
+        return self.device.type == "cpu" and not self.plain
+
+    @property
+    def lockstep(self) -> bool:
+        """Batching models gains nothing on a CPU; and so a model's numbers do not depend on what is beside it."""
+        return not self.compiled
+
+    @property
+    def atoms_per_chunk(self) -> int:
+        """See the constants."""
+        return ATOMS_PER_CHUNK if self.device.type == "cpu" else GPU_ATOMS_PER_CHUNK
+
+    def prepare(self, structures: Int[np.ndarray, " n"], *, forces: bool) -> "PreparedGeometry":
+        """The geometry of some structures."""
+        return PreparedGeometry(self.build(structures, with_pairs=forces), forces)
 
     def build(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool = True) -> Geometry:
         """The geometry of some structures at once; without pairs it serves energies and features, not forces."""
@@ -43,7 +65,7 @@ class GeometryBuilder:
         first_pair, centres, neighbours, vectors = (
             torch.from_numpy(array).to(self.device) for array in gather_pairs(data, self.neighbours, picked)
         )
-        grid = RadialGrid(self.r_min, self.neighbours.r_max, self.n_gaussians)
+        grid = RadialGrid(self.architecture.r_min, self.neighbours.r_max, self.architecture.n_gaussians)
         return Geometry(
             grid=grid,
             n_species=len(data.species),
@@ -60,55 +82,39 @@ class GeometryBuilder:
             else _basis(grid, len(data.species), species, centres, neighbours, vectors, self.dtype, with_pairs),
         )
 
-    @property
-    def compiled(self) -> bool:
-        """Whether the compiled engine evaluates the geometries: on the CPU."""
-        return self.device.type == "cpu" and not self.plain
+    def draw(self, draws: Sequence[Draw]) -> MomentPotential:
+        """Fresh models: W ~ N(0, 1), b = 0, β ~ U(−1, 1), σ = 1, μ of Eq. (4)."""
+        n_species = len(self.data.species)
+        fresh = [
+            initial_parameters(self.architecture, n_species, draw.scaling.shift, draw.generator("weights"))
+            for draw in draws
+        ]
+        parameters = {
+            name: torch.from_numpy(np.stack([one[name] for one in fresh])).to(self.device, self.dtype)
+            for name in fresh[0]
+        }
+        return self.potential(parameters, [draw.scaling for draw in draws])
 
-    def chunks(
-        self,
-        picked: Int[np.ndarray, " picked"],
-        *,
-        with_pairs: bool = True,
-        atoms_per_chunk: int | None = None,
-        share: int = 1,
-    ) -> "Chunks":
-        """Go through structures in order, in chunks of at most `atoms_per_chunk` atoms (or one structure).
+    def potential(self, parameters: Parameters, scalings: Sequence[EnergyScaling]) -> MomentPotential:
+        """Models with these parameters; c of Eq. (4) is no parameter."""
+        scales = torch.tensor([scaling.scale for scaling in scalings], dtype=self.dtype, device=self.device)
+        return MomentPotential(self.architecture, self.data.species, parameters, scales)
 
-        `share` is how many models' structures a chunk must have room for.
-        """
-        usual = ATOMS_PER_CHUNK if self.device.type == "cpu" else GPU_ATOMS_PER_CHUNK
-        return Chunks(self, picked, with_pairs, (atoms_per_chunk or usual) // share)
+    def make_ready(self, force_weight: float) -> None:
+        """Compile the kernels, or read them from where compiled code is kept."""
+        make_ready(self, force_weight)
 
 
 @dataclass(frozen=True)
-class Chunks:
-    """Iterates over (rows of `picked`, geometry)."""
+class PreparedGeometry:
+    """The geometry of some structures; `with_pairs` where forces are asked for."""
 
-    builder: GeometryBuilder
-    picked: Int[np.ndarray, " picked"]
+    geometry: Geometry
     with_pairs: bool
-    atoms_per_chunk: int
 
-    def __len__(self) -> int:
-        return len(self._borders()) - 1
-
-    def __iter__(self) -> Iterator[tuple[slice, Geometry]]:
-        for rows in self.rows():
-            yield rows, self.builder.build(self.picked[rows], with_pairs=self.with_pairs)
-
-    def rows(self) -> list[slice]:
-        """The rows of `picked` in each chunk."""
-        return [slice(start, stop) for start, stop in pairwise(self._borders())]
-
-    def _borders(self) -> list[int]:
-        ends = np.cumsum(self.builder.data.n_atoms[self.picked])
-        borders = [0]
-        while borders[-1] < len(ends):
-            done = ends[borders[-1] - 1] if borders[-1] else 0
-            stop = int(np.searchsorted(ends, done + self.atoms_per_chunk, side="right"))
-            borders.append(max(borders[-1] + 1, stop))
-        return borders
+    def gather(self, rows: Int[np.ndarray, "models structures"]) -> Batch:
+        """The batch of minibatches, one for each model."""
+        return make_batch(self.geometry, rows, with_pairs=self.with_pairs)
 
 
 def _basis(

@@ -8,7 +8,7 @@ R_s = Σ_k β_sk h_k(r), the monomials Y_m(u), and E = E(Ψ):
     pull_back      ∂E/∂p = Σ_sm Ψ̄_sm (R'_s Y_m u + R_s (∂Y_m − u (u·∂Y_m))/r)    with Ψ̄ = ∂E/∂Ψ
     beta_gradient  ∂/∂β_sk Σ_sm (a_sm Ψ_sm + Ψ̄_sm Ψ̇_sm) = Σ_p h_k Σ_m (a_sm Y_m + Ψ̄_sm Ẏ_m) + h'_k ṙ Σ_m Ψ̄_sm Y_m
 
-The radial functions fill rows of SHORT_ROW columns, the monomials rows of ROW columns (`bench.model.compiled.vectors`).
+The radial functions fill rows of SHORT_ROW columns, the monomials rows of ROW columns (see `vectors`).
 """
 
 from typing import NamedTuple
@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numba import prange
 
-from bench.model.compiled.jit import compiled
-from bench.model.compiled.vectors import ROW, SHORT_ROW, add_rows, add_short_rows
-from bench.model.compiled.windows import WINDOW, fill, fill_tangent, monomial_gradient, new_window
+from bench.potentials.gmnn.compiled.jit import compiled
+from bench.potentials.gmnn.compiled.vectors import ROW, SHORT_ROW, add_rows, add_short_rows
+from bench.potentials.gmnn.compiled.windows import WINDOW, fill, fill_tangent, monomial_gradient, new_window
 
 ATOMS_PER_TASK = 32
 N_MONOMIALS = 20

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from bench.model.compiled.jit import compiled
-from bench.model.compiled.vectors import ROW, cosine_and_sine, exponential
+from bench.potentials.gmnn.compiled.jit import compiled
+from bench.potentials.gmnn.compiled.vectors import ROW, cosine_and_sine, exponential
 
 WINDOW = 64
 
@@ -40,7 +40,7 @@ def new_window(real, n_gaussians):
 
 @compiled
 def fill(pairs, first, last, window):
-    """The pairs first:last: rays, the h_k(r) and h'_k(r) of `bench.model.radial`, and Y_m(u)."""
+    """The pairs first:last: rays, the h_k(r) and h'_k(r) of `bench.potentials.gmnn.radial`, and Y_m(u)."""
     rays, cutoff, radial, slope, angular = window.rays, window.cutoff, window.radial, window.slope, window.angular
     vectors = pairs.vectors
     n, n_gaussians = last - first, radial.shape[0]
@@ -74,7 +74,7 @@ def fill(pairs, first, last, window):
 
 @compiled
 def _monomials(x, y, z, row):
-    """The 20 monomials in the order of `bench.model.moments.MONOMIALS`."""
+    """The 20 monomials in the order of `bench.potentials.gmnn.moments.MONOMIALS`."""
     xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
     row[0], row[1], row[2], row[3] = 1, x, y, z
     row[4], row[5], row[6], row[7], row[8], row[9] = xx, xy, xz, yy, yz, zz

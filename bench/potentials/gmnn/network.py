@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.model.compiled import elementwise
-from bench.model.compiled.jit import torch_threads
+from bench.potentials.gmnn.compiled import elementwise
+from bench.potentials.gmnn.compiled.jit import torch_threads
 
 SILU_FACTOR = 1.6765
 """α of φ: keeps the variance of activations at one."""

@@ -1,4 +1,4 @@
-"""The invariants of `bench.model.invariants` and their derivatives in closed form, compiled.
+"""The invariants of `bench.potentials.gmnn.invariants` and their derivatives in closed form, compiled.
 
 Every invariant is cubic at most, so all of them are two bilinear maps, one after the other, with Ψ extended by a 1:
 
@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from numba import prange
 
-from bench.model.compiled.jit import compiled, torch_threads
-from bench.model.compiled.vectors import LANES, add_terms
-from bench.model.invariants import n_invariants
-from bench.model.moments import MONOMIALS, N_MONOMIALS
+from bench.potentials.gmnn.compiled.jit import compiled, torch_threads
+from bench.potentials.gmnn.compiled.vectors import LANES, add_terms
+from bench.potentials.gmnn.invariants import n_invariants
+from bench.potentials.gmnn.moments import MONOMIALS, N_MONOMIALS
 
 
 class Sums(NamedTuple):
@@ -44,7 +44,7 @@ class Terms(NamedTuple):
 
 @cache
 def terms(n_radial: int, single: bool) -> tuple[Terms, Terms]:
-    """The terms of Q and of G, in the order of `bench.model.invariants.invariants`."""
+    """The terms of Q and of G, in the order of `bench.potentials.gmnn.invariants.invariants`."""
     pairs = list(itertools.combinations_with_replacement(range(n_radial), 2))
     one = n_radial * N_MONOMIALS
     axes = range(3)

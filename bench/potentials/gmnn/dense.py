@@ -11,10 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from bench.model.compiled import elementwise
-from bench.model.compiled.jit import torch_threads
-from bench.model.network import BIAS_FACTOR, SILU_FACTOR
-from bench.model.potential import Potential
+from bench.potentials.gmnn.compiled import elementwise
+from bench.potentials.gmnn.compiled.jit import torch_threads
+from bench.potentials.gmnn.network import BIAS_FACTOR, SILU_FACTOR, Biases, Weights
 
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 """oneDNN's product is 1.3 times as fast as F.linear's on some processors; torch calls it where it compiles models."""
@@ -35,14 +34,14 @@ class Dense:
         return functional.silu(z, inplace=True) if silu else z
 
 
-def hidden_layers(potential: Potential) -> list[Dense]:
+def hidden_layers(weights: Weights, biases: Biases) -> list[Dense]:
     """The hidden layers of a single model."""
     return [
         Dense(
             (weight[0].T * (weight.shape[1] ** -0.5 * (SILU_FACTOR if layer else 1.0))).contiguous(),
             BIAS_FACTOR * bias[0],
         )
-        for layer, (weight, bias) in enumerate(zip(potential.weights[:-1], potential.biases[:-1], strict=True))
+        for layer, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True))
     ]
 
 

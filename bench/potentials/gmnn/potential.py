@@ -4,22 +4,24 @@ Many models run at once: parameters carry a leading axis of models, and a `Batch
 the same number each. A single model is the case of one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.model import network
-from bench.model.descriptor import describe
-from bench.model.invariants import n_invariants
-from bench.model.moments import Geometry, to_device
-from bench.schema import ModelSettings
+from bench.potentials.base import OfInputs, Parameters, Prediction, Projections, to_device
+from bench.potentials.gmnn import gradients, network
+from bench.potentials.gmnn.architecture import GaussianMoments
+from bench.potentials.gmnn.descriptor import describe
+from bench.potentials.gmnn.invariants import n_invariants
+from bench.potentials.gmnn.moments import Geometry
 
-Parameters = dict[str, Float[Tensor, "models ..."]]
 INVARIANT_MEAN, INVARIANT_VARIANCE = "invariant_mean", "invariant_variance"
 NORMALISATION = (INVARIANT_MEAN, INVARIANT_VARIANCE)
 """Parameters that are observed, not trained; they exist with `normalise_invariants` only."""
@@ -53,6 +55,10 @@ class Batch:
             values = padded.index_copy_(0, self.slots, values)
         return values.reshape(self.n_models, self.slot_count, *values.shape[1:])
 
+    def sum_models(self, of_atoms: Float[Tensor, "atoms columns"]) -> Float[Tensor, " models"]:
+        """The sum over all atoms and columns of each model."""
+        return self.to_slots(of_atoms).sum((1, 2))
+
     def from_slots(self, values: Float[Tensor, "models slots ..."]) -> Float[Tensor, "atoms ..."]:
         """The inverse of `to_slots`."""
         flat = values.flatten(0, 1)
@@ -81,7 +87,7 @@ def whole_batch(geometry: Geometry, n_models: int, *, with_pairs: bool) -> Batch
     return make_batch(geometry, np.tile(np.arange(len(geometry)), (n_models, 1)), with_pairs=with_pairs)
 
 
-class Potential:
+class MomentPotential:
     """Parameters of one or many models and what can be computed with them.
 
     `energy_scale` is c of Eq. (4) in eV, one per model. Energies are relative to the dataset's reference energies.
@@ -89,17 +95,17 @@ class Potential:
 
     def __init__(
         self,
-        settings: ModelSettings,
+        architecture: GaussianMoments,
         species: tuple[int, ...],
         parameters: Parameters,
         energy_scale: Float[Tensor, " models"],
     ) -> None:
-        self.settings = settings
+        self.architecture = architecture
         self.species = species
         self.parameters = parameters
         self.energy_scale = energy_scale
         self.n_models = len(energy_scale)
-        n_layers = len(layer_widths(settings)) - 1
+        n_layers = len(layer_widths(architecture)) - 1
         self.weights = [parameters[f"weight{layer}"] for layer in range(n_layers)]
         self.biases = [parameters[f"bias{layer}"] for layer in range(n_layers)]
 
@@ -117,13 +123,13 @@ class Potential:
         self, invariants: Float[Tensor, "models slots invariants"]
     ) -> Float[Tensor, "models slots invariants"]:
         """The network's inputs: G, or 0.4 (G − mean)/deviation with one deviation for all invariants of a model."""
-        if not self.settings.normalise_invariants:
+        if not self.architecture.normalise_invariants:
             return invariants
         return self.through_normalisation(invariants - self.parameters[INVARIANT_MEAN][:, None])
 
     def through_normalisation(self, values: Float[Tensor, "models slots invariants"]) -> Tensor:
         """Carry tangents of the invariants to the network's inputs, or derivatives back: the same factor."""
-        if not self.settings.normalise_invariants:
+        if not self.architecture.normalise_invariants:
             return values
         return values * (NORMALISATION_FACTOR * self.parameters[INVARIANT_VARIANCE].rsqrt())[:, None, None]
 
@@ -133,7 +139,7 @@ class Potential:
 
         Constants of the loss: no gradient passes through them. Does nothing unless invariants are normalised.
         """
-        if not self.settings.normalise_invariants:
+        if not self.architecture.normalise_invariants:
             return
         model = batch.model
         rows = model * batch.geometry.n_species + batch.geometry.species
@@ -156,13 +162,50 @@ class Potential:
 
     @torch.no_grad()
     def predict_in_full(self, batch: Batch) -> "Prediction":
-        """What a simulation asks for: the energy of every atom, forces, and the derivative with respect to strain."""
+        """What a simulation asks for."""
         state, geometry = _Evaluation(self, batch, forces=True), batch.geometry
         by_pair = state.descriptor.pull_back_pairs(state.invariant_gradient).double()
         of_structure = batch.structure[geometry.centres]
         products = by_pair[:, :, None] * geometry.vectors.double()[:, None, :]
         virials = products.new_zeros(len(geometry), 3, 3).index_add_(0, of_structure, products)
-        return Prediction(state.atomic, -state.energy_gradient, virials.reshape(self.n_models, -1, 3, 3))
+        virials = virials.reshape(self.n_models, -1, 3, 3)
+        return Prediction(state.energies, -state.energy_gradient, virials, state.atomic)
+
+    @property
+    def rates(self) -> dict[str, str]:
+        """β, σ and μ have rates of their own."""
+        own = {"beta": "radial", "scale": "scale", "shift": "shift"}
+        return {name: own.get(name, "network") for name in self.parameters if name not in NORMALISATION}
+
+    @property
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """(inputs + 1, outputs) of each layer."""
+        return [(weight.shape[1] + 1, weight.shape[2]) for weight in self.weights]
+
+    def last_layer_features(self) -> OfInputs:
+        """Eq. (14)."""
+        return gradients.last_layer(self.weights, self.biases, self._entering())
+
+    def projected_features(self, projections: Projections) -> OfInputs:
+        """Eq. (19)."""
+        return gradients.projected(self.weights, self.biases, self._entering(), projections)
+
+    def _entering(self) -> Callable[[Batch], gradients.Entering]:
+        slopes = (self.energy_scale[0] * self.parameters["scale"][0]).double()
+
+        def entering(batch: Batch) -> gradients.Entering:
+            geometry = batch.geometry
+            return gradients.Entering(self.network_inputs(geometry), slopes[geometry.species], geometry.first_atom)
+
+        return entering
+
+    def state(self) -> dict[str, Any]:
+        """Species, c of Eq. (4) and parameters."""
+        return {
+            "species": list(self.species),
+            "energy_scale": self.energy_scale.cpu(),
+            "parameters": {name: values.cpu().contiguous() for name, values in self.parameters.items()},
+        }
 
     @torch.no_grad()
     def network_inputs(self, geometry: Geometry) -> Float[Tensor, "atoms invariants"]:
@@ -183,30 +226,21 @@ class Potential:
         evaluation = _Evaluation(self, batch, forces=forces is not None, gradient=True)
         return evaluation.loss_gradient(energies, forces, force_weight)
 
-    def member(self, index: int) -> "Potential":
+    def member(self, index: int) -> "MomentPotential":
         """One model of many."""
         chosen = slice(index, index + 1)
-        return Potential(
-            self.settings, self.species, {k: v[chosen] for k, v in self.parameters.items()}, self.energy_scale[chosen]
+        return MomentPotential(
+            self.architecture,
+            self.species,
+            {k: v[chosen] for k, v in self.parameters.items()},
+            self.energy_scale[chosen],
         )
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Energies of atoms in eV relative to the references, forces in eV/Å (atoms of all models in order), ∂E/∂ε in eV.
-
-    ε strains cell and positions, r → (1 + ε) r: divided by the volume ∂E/∂ε is the stress, in ASE's sign.
-    """
-
-    energies: Float[Tensor, " atoms"]
-    forces: Float[Tensor, "atoms 3"]
-    virials: Float[Tensor, "models structures 3 3"]
 
 
 class _Evaluation:
     """One evaluation of a batch; keeps what a gradient needs. E = Σ_i c (σ_Z y_i + μ_Z)."""
 
-    def __init__(self, potential: Potential, batch: Batch, forces: bool, gradient: bool = False) -> None:
+    def __init__(self, potential: MomentPotential, batch: Batch, forces: bool, gradient: bool = False) -> None:
         parameters, geometry = potential.parameters, batch.geometry
         n_species = geometry.n_species
         self.potential, self.batch = potential, batch
@@ -274,13 +308,13 @@ class _Evaluation:
         return total.reshape(n_models, n_species, *atomic.shape[1:])
 
 
-def layer_widths(settings: ModelSettings) -> list[int]:
+def layer_widths(settings: GaussianMoments) -> list[int]:
     """Width of every layer, from the invariants (360) to the single output."""
     return [n_invariants(settings.n_radial), *settings.hidden, 1]
 
 
 def initial_parameters(
-    settings: ModelSettings, n_species: int, shift: Float[np.ndarray, " species"], generator: np.random.Generator
+    settings: GaussianMoments, n_species: int, shift: Float[np.ndarray, " species"], generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Draw one model's parameters: W ~ N(0, 1), b = 0, β ~ U(−1, 1), σ = 1, μ = `shift` (METHOD section 2)."""
     widths = layer_widths(settings)

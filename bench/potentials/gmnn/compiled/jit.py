@@ -1,6 +1,6 @@
 """How kernels are compiled, and on how many threads they run.
 
-A kernel is a plain function over NumPy arrays. Compiled code is kept (`bench.model.compiled.kept`). Sums run in a
+A kernel is a plain function over NumPy arrays. Compiled code is kept (see `kept`). Sums run in a
 fixed order whatever the number of threads, so results are the same bit for bit.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import torch
 
-from bench.model.compiled.kept import KeptCode
+from bench.potentials.gmnn.compiled.kept import KeptCode
 
 KERNELS: list[Callable[..., Any]] = []
 """What is called from outside; every other compiled function is part of one of these."""

@@ -8,7 +8,7 @@ from numba import prange
 
 from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures
-from bench.model.compiled.jit import compiled, torch_threads
+from bench.potentials.gmnn.compiled.jit import compiled, torch_threads
 
 
 def gather_pairs(

@@ -3,8 +3,8 @@
 import numpy as np
 from numba import prange
 
-from bench.model.compiled.jit import compiled
-from bench.model.compiled.vectors import exponential
+from bench.potentials.gmnn.compiled.jit import compiled
+from bench.potentials.gmnn.compiled.vectors import exponential
 
 
 @compiled

@@ -1,7 +1,7 @@
 """The invariants G of a batch as a function of β and positions, with the derivatives that Eqs. (5) and (6) need.
 
 Two engines, tested equal: the compiled one (CPU), in closed form from pair vectors, and the plain one (any device), by
-batched products and autograd from the precomputed basis moments of `bench.model.moments`.
+batched products and autograd from the precomputed basis moments of `bench.potentials.gmnn.moments`.
 """
 
 from typing import Protocol, runtime_checkable
@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.model.compiled import contractions, pair_kernels
-from bench.model.compiled.jit import torch_threads
-from bench.model.invariants import invariants
-from bench.model.moments import N_MONOMIALS, Basis, Geometry
+from bench.potentials.gmnn.compiled import contractions, pair_kernels
+from bench.potentials.gmnn.compiled.jit import torch_threads
+from bench.potentials.gmnn.invariants import invariants
+from bench.potentials.gmnn.moments import N_MONOMIALS, Basis, Geometry
 
 
 @runtime_checkable

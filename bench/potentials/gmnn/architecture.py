@@ -1,0 +1,47 @@
+"""The Gaussian-moment neural network as conf/model/gmnn.yaml configures it; its code is imported when it is used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from bench.data.structures import Structures
+
+
+@dataclass(frozen=True)
+class GaussianMoments:
+    """Cutoff and first centre in Å, Gaussians K, radial functions, hidden widths (docs/method.md).
+
+    `normalise_invariants` feeds the network 0.4 (G − mean)/deviation instead of G: J. Chem. Theory Comput. 2021,
+    17, 6658.
+    """
+
+    r_max: PositiveFloat
+    name: str = "GM-NN"
+    r_min: NonNegativeFloat = 0.5
+    n_gaussians: PositiveInt = 9
+    n_radial: PositiveInt = 5
+    hidden: tuple[PositiveInt, ...] = (512, 512)
+    normalise_invariants: bool = False
+
+    rate_groups: ClassVar[tuple[str, ...]] = ("network", "radial", "shift", "scale")
+    gradient_features: ClassVar[bool] = True
+
+    def on(self, data: Structures, precision: str, device: str) -> Any:
+        """See `bench.potentials.architecture.Architecture`."""
+        import torch  # noqa: PLC0415 - takes a second, which planning does not need
+
+        from bench.data.neighbours import find_neighbours  # noqa: PLC0415
+        from bench.potentials.gmnn.view import MomentView  # noqa: PLC0415
+
+        neighbours = find_neighbours(data, self.r_max)
+        return MomentView(self, data, neighbours, getattr(torch, precision), torch.device(device))
+
+    def load(self, state: Mapping[str, Any], device: str) -> Any:
+        """See `bench.potentials.architecture.Architecture`."""
+        from bench.potentials.gmnn.potential import MomentPotential  # noqa: PLC0415 - torch
+
+        species, scale = tuple(state["species"]), state["energy_scale"].to(device)
+        parameters = {name: values.to(device) for name, values in state["parameters"].items()}
+        return MomentPotential(self, species, parameters, scale)
