@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.config_files import PROJECT_FILES, ConfigFiles, parse, root
 from bench.errors import UserError, nearest
 from bench.hydra_mistakes import mistakes_in_one_line
+from bench.plugins import name_plugins
 from bench.schema import RunConfig, bind, deviations
 from bench.sizes import filled, is_open
 
@@ -62,6 +63,7 @@ def bind_chosen(config: Mapping[str, Any], runtime: Any) -> RunConfig:
             "this sweep is several grids, which one multirun cannot hold: use python -m bench.launch sweep=…, or -m"
             f" with one of {', '.join(config['sweeps'])}"
         )
+    name_plugins(config.get("plugins") or [])
     run = bind(filled(config, tell=True) if is_open(config) else config)
     sources = [source for source in runtime.config_sources if source.provider not in ("hydra", "schema")]
     files = ConfigFiles(folders=tuple(f"{source.schema}://{source.path}" for source in sources)).beside_project()

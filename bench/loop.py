@@ -22,7 +22,7 @@ from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
 from bench.locks import locked
 from bench.model.geometry import GeometryBuilder
 from bench.model.potential import Potential
-from bench.plugins import check_name, outside_source, plugin
+from bench.plugins import check_name, load_dataset, outside_source, plugin
 from bench.provenance import peak_memory_mb, provenance
 from bench.record import (
     LOCK,
@@ -144,7 +144,7 @@ class _Shared:
         """Load the dataset of a run. Raises UserError."""
         key = repr(sorted(run.dataset.items()))
         if key not in self.datasets:
-            self.datasets[key] = plugin(run.dataset, "dataset").load()
+            self.datasets[key] = load_dataset(run.dataset)
         return self.datasets[key]
 
     def builder(self, run: RunConfig, data: Structures) -> GeometryBuilder:

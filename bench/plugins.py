@@ -3,8 +3,9 @@
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,6 +19,10 @@ from bench.places import CONF, import_from_working_folder
 
 PROJECT = "bench."
 """What the import path of a class of the project begins with."""
+ENTRY_POINTS = "bmdal_bench.plugins"
+"""The group of entry points by which an installed package offers modules with classes for a yaml."""
+_named: set[str] = set()
+"""Modules that the user named (`plugins`): a yaml may name what they hold, and nothing else from outside."""
 
 Plugin = dict[str, Any]
 """A yaml with `_target_`, the dotted name of a dataclass, and its fields."""
@@ -29,10 +34,40 @@ def plugin(config: Plugin, where: str) -> Any:
     return build(cls, {key: value for key, value in config.items() if key != "_target_"}, where + ".")
 
 
+def name_plugins(given: str | Sequence[str]) -> None:
+    """From now on classes of these modules may be named by a yaml, and of modules in them. Raises UserError."""
+    modules = [given] if isinstance(given, str) else list(given)
+    for module in modules:
+        if module.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
+            raise UserError(
+                f"plugins = {module!r}: give the name of a module, as in import: my_kernel for my_kernel.py"
+            )
+    _named.update(modules)
+
+
+def _may_be_imported(module: str) -> bool:
+    """Whether a module is the project's, was named by the user, or is offered by an installed package."""
+
+    def holds(other: str) -> bool:
+        return module == other or module.startswith(f"{other}.")
+
+    if module.startswith(PROJECT) or any(map(holds, _named)):
+        return True
+    return any(holds(one.module) for one in importlib.metadata.entry_points(group=ENTRY_POINTS))
+
+
 def class_of(config: Plugin, where: str) -> type:
-    """Import the class that a yaml names, which may be in a file of the working folder. Raises UserError."""
+    """Import the class that a yaml names, which may be in a file of the working folder.
+
+    Raises UserError, and imports nothing, if it lies neither in the project nor in a module that the user named.
+    """
     target = str(config.get("_target_", ""))
     module, _, name = target.rpartition(".")
+    if module and not _may_be_imported(module):
+        raise UserError(
+            f"{where}._target_ = {target!r} is no part of the project: nothing of it is run unless you name its module,"
+            f" plugins={module.partition('.')[0]}"
+        )
     import_from_working_folder()
     try:
         cls = getattr(importlib.import_module(module), name)
@@ -45,10 +80,22 @@ def class_of(config: Plugin, where: str) -> type:
     return cls
 
 
+def load_dataset(config: Plugin) -> Any:
+    """The structures of a dataset that a yaml configures. Raises UserError, also if its class gives none."""
+    made = plugin(config, "dataset")
+    named = f"dataset {type(made).__module__}.{type(made).__qualname__}"
+    if not callable(getattr(made, "load", None)):
+        raise UserError(f"{named} has no load: give it one that returns bench.data.structures.Structures")
+    data = made.load()
+    if not hasattr(type(data), "checksum"):
+        raise UserError(f"{named}: load gives {type(data).__name__}, not bench.data.structures.Structures")
+    return data
+
+
 @functools.cache
 def filed(group: str) -> dict[str, Plugin]:
     """What the project's own files of a group say, by the name of the method."""
-    read = [yaml.safe_load(path.read_text()) for path in sorted((CONF / group).glob("*.yaml"))]
+    read = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CONF / group).glob("*.yaml"))]
     return {config["name"]: config for config in read}
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bench.errors import UserError
-from bench.plugins import Plugin, as_plain, build, plugin
+from bench.plugins import Plugin, as_plain, build, name_plugins, plugin
 from bench.record_schema import NAME
 
 Objective = Literal[
@@ -119,7 +119,8 @@ class RunConfig:
 
     `deviations` are the values that differ from the scenario's, kernel's and selection's files: recorded, so that a
     reduced or altered run is never taken for the full one; `filed_final` is the final size in the scenario's file. A
-    training in progress is saved every `checkpoint_seconds`.
+    training in progress is saved every `checkpoint_seconds`. `plugins`: the modules outside the project whose classes
+    `_target_` may name.
     """
 
     scenario: Scenario
@@ -137,6 +138,7 @@ class RunConfig:
     threads: PositiveInt | None
     checkpoint_seconds: NonNegativeFloat = 120.0
     objective: Objective = "validation"
+    plugins: list[str] | str = field(default_factory=list)
     deviations: dict[str, Any] = field(default_factory=dict)
     filed_final: PositiveInt | None = None
 
@@ -146,8 +148,8 @@ class RunConfig:
 
     def configuration(self) -> dict[str, Any]:
         """All that was asked for, resolved, as plain values; what only says where and how it is computed left out."""
-        hardware = {"results", "device", "threads", "checkpoint_seconds", "objective", "deviations", "filed_final"}
-        return as_plain(RunConfig, self, exclude=hardware)
+        where = {"results", "device", "threads", "checkpoint_seconds", "objective", "plugins"}
+        return as_plain(RunConfig, self, exclude={*where, "deviations", "filed_final"})
 
 
 def bind(config: Mapping[str, Any]) -> RunConfig:
@@ -156,6 +158,7 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
         if key in config:
             raise UserError(f"configuration key {key} is found out, not given: leave it out")
     run = build(RunConfig, config, "")
+    name_plugins(run.plugins)
     if not NAME.fullmatch(run.scenario.name):
         raise UserError(
             f"scenario.name = {run.scenario.name!r}: at most 64 letters, digits and . _ + -, for it names files"
