@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,6 +21,7 @@ PROJECT = "bench."
 """What the import path of a class of the project begins with."""
 ENTRY_POINTS = "bmdal_bench.plugins"
 """The group of entry points by which an installed package offers modules with classes for a yaml."""
+MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _named: set[str] = set()
 """Modules that the user named (`plugins`): a yaml may name what they hold, and nothing else from outside."""
 
@@ -34,15 +35,15 @@ def plugin(config: Plugin, where: str) -> Any:
     return build(cls, {key: value for key, value in config.items() if key != "_target_"}, where + ".")
 
 
-def name_plugins(given: str | Sequence[str]) -> None:
-    """From now on classes of these modules may be named by a yaml, and of modules in them. Raises UserError."""
-    modules = [given] if isinstance(given, str) else list(given)
-    for module in modules:
-        if module.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
-            raise UserError(
-                f"plugins = {module!r}: give the name of a module, as in import: my_kernel for my_kernel.py"
-            )
-    _named.update(modules)
+def name_plugins(given: Any) -> None:
+    """From now on a yaml may name classes of this module or list of modules, and of modules in them.
+
+    Raises UserError if these are no names of modules.
+    """
+    for module in given if isinstance(given, list | tuple) else [given]:
+        if not (isinstance(module, str) and MODULE.fullmatch(module)) or module.endswith(".py"):
+            raise UserError(f"plugins = {module!r}: give a module's name, as import does: my_kernel for my_kernel.py")
+        _named.add(module)
 
 
 def _may_be_imported(module: str) -> bool:

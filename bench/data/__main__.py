@@ -80,7 +80,7 @@ def _declared(name: str) -> Any:
     known = {path.stem: path for path in DATASETS.glob("*.yaml")}
     if name not in known:
         raise UserError(f"no dataset is called {name!r}: {nearest(name, known)}")
-    return plugin(yaml.safe_load(known[name].read_text()), f"dataset {name}")
+    return plugin(yaml.safe_load(known[name].read_text(encoding="utf-8")), f"dataset {name}")
 
 
 def _list() -> None:
