@@ -130,6 +130,7 @@ def this_code() -> dict[str, str]:
     """Has a process of `python -m` find this code before anything in its working folder."""
     found = {"PYTHONSAFEPATH": "1"}
     if not FROM_WHEEL:
-        others = os.environ.get("PYTHONPATH")
-        found["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *([others] if others else [])])
+        # an empty entry would be the working folder
+        others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        found["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *others])
     return found
