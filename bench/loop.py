@@ -281,6 +281,9 @@ def _cycle(
         request = Request(run, builder, labelled, split, kernel.members, checkpoint)
         if step is None:
             fitted = yield from _training(request)
+            if fitted.differs:
+                log.warning("run %s goes on from elsewhere: %s", record.folder.name, "; ".join(fitted.differs))
+                record.content.sessions[-1].differs += fitted.differs
             started = time.perf_counter()
             errors = structure_errors(fitted.potential, builder, split.test, forces=run.training.forces)
             seconds_evaluation = time.perf_counter() - started

@@ -45,7 +45,8 @@ NORMALISATION_RATE = 0.01
 class FitResult:
     """The best potential of each model and how it came about; validation rows are (check, model), in eV and eV/Å.
 
-    `lockstep` is how many models were trained together; the seconds are this potential's share of theirs.
+    `lockstep` is how many models were trained together; the seconds are this potential's share of theirs. `differs`
+    says on what else than here it was trained, where rounding depends on it.
     """
 
     potential: Potential
@@ -56,6 +57,7 @@ class FitResult:
     seconds: float
     validation_seconds: float
     lockstep: int = 1
+    differs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

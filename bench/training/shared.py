@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -15,6 +16,7 @@ from bench.errors import UserError
 from bench.identity import hash_of, identity_of
 from bench.locks import locked
 from bench.model.geometry import GeometryBuilder
+from bench.provenance import what_rounds
 from bench.record import make_folder, remove_leftovers
 from bench.schema import RunConfig
 from bench.training.checkpoint import Checkpoint
@@ -102,6 +104,7 @@ def _save(path: Path, fitted: FitResult, reference_energies: dict[int, float]) -
         "seconds": fitted.seconds,
         "validation_seconds": fitted.validation_seconds,
         "lockstep": fitted.lockstep,
+        "trained_with": what_rounds(fitted.potential.device.type),
     }
     save_potential(path, fitted.potential, reference_energies, extra)
 
@@ -112,6 +115,11 @@ def initial_model(run: RunConfig, data_checksum: str, members: int) -> Path:
     for later in ("kernel", "selection", "batch_size"):
         del identity[later]
     return Path(run.results) / "initial" / f"{hash_of(identity | {'members': members})}.pt"
+
+
+def _differences(before: dict[str, Any], here: dict[str, Any]) -> tuple[str, ...]:
+    """On what else an initial model was trained; nothing where its file does not say it."""
+    return tuple(f"initial model, {key}: {old} -> {here[key]}" for key, old in before.items() if old != here[key])
 
 
 def _load(path: Path, device: str) -> FitResult | None:
@@ -129,6 +137,7 @@ def _load(path: Path, device: str) -> FitResult | None:
             seconds=extra["seconds"],
             validation_seconds=extra["validation_seconds"],
             lockstep=extra.get("lockstep", 1),
+            differs=_differences(extra.get("trained_with", {}), what_rounds(device)),
         )
     except (UserError, KeyError, TypeError) as error:
         log.warning("%s is damaged (%s): it is trained again", path, error)

@@ -188,18 +188,21 @@ class Case:
         self.outputs: list[str] = []
 
     def commands(self) -> None:
-        """Everything that only looks; then everything that may go on with what is damaged."""
+        """What meets such a file: first what only looks, then what may go on with it."""
         results = f"results={self.results}"
         sweep = ["sweep=demo", *SWEEP, "seed=0,1,2,3", results]
-        self._do(main_of(bench.launch.__main__, *sweep, "--status", "--json"))
+        in_data, in_run = self.path.is_relative_to(self.folder / "data"), self.run is not None
         self._do(main_of(bench.launch.__main__, *sweep, "--dry-run"))
-        self._do(main_of(analysis.plan, *sweep, "--json"))
-        self._do(main_of(bench.data.__main__, "verify", "md17_aspirin"))
-        self._do(main_of(bench.merge, str(self.results), str(self.folder / "merged")))
-        self._do(self._calculate)
+        if in_data or self.path.suffix == ".json":
+            self._do(main_of(analysis.plan, *sweep, "--json"))
+        if in_data:
+            self._do(main_of(bench.data.__main__, "verify", "md17_aspirin"))
+        if in_run:
+            self._do(main_of(bench.merge, str(self.results), str(self.folder / "merged")))
+            self._do(self._calculate)
+            self._tables()
         if "analysis" in self.path.parts:
             self._do(main_of(analysis.build, "--data", str(self.path.parent), "--output", str(self.folder / "again")))
-        self._tables()
         self._unaltered()
 
     def _do(self, work: Callable[[], object]) -> Told:
