@@ -104,7 +104,9 @@ def draw(wanted: Sequence[Job], folder: Path, workers: int) -> list[Drawn]:
 def _draw(job: Job, folder: Path) -> Drawn:
     drawing = job.draw(*job.arguments)
     svg, _ = style.save(drawing.figure, folder / job.name)
-    return Drawn(job.name, job.study, job.heading, drawing.caption, svg.read_text(), drawing.positions())
+    return Drawn(
+        job.name, job.study, job.heading, drawing.caption, svg.read_text(encoding="utf-8"), drawing.positions()
+    )
 
 
 def last_errors(made: Sequence[Sheet], most: int = 40) -> str:

@@ -23,7 +23,7 @@ from bench.config_files import parse
 from bench.errors import UserError
 from bench.frame import framed
 from bench.identity import cell_of, data_of, identity_of, is_current
-from bench.plugins import plugin
+from bench.plugins import load_dataset
 from bench.record import state_of, write_atomically
 from bench.record_schema import Record
 from bench.schema import RunConfig
@@ -210,7 +210,7 @@ def current_checksums(cells: Sequence[Cell]) -> dict[str, str | None]:
 def _checksum(run: RunConfig) -> str | None:
     """The content checksum of a dataset, or None where it is not at hand."""
     try:
-        return str(plugin(run.dataset, "dataset").load().checksum)
+        return str(load_dataset(run.dataset).checksum)
     except UserError:
         return None
 

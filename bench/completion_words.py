@@ -125,7 +125,7 @@ def _load(folders: Iterable[Path], name: str) -> tuple[str, dict[str, Any]]:
     """A file of the first folder that has it: the package of its keys, and these; nothing where it cannot be read."""
     for folder in folders:
         try:
-            text = (folder / f"{name}.yaml").read_text()
+            text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
             content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (OSError, yaml.YAMLError):
             continue

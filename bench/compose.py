@@ -15,6 +15,7 @@ from bench.config_files import PROJECT_FILES, ConfigFiles, parse, root
 from bench.errors import UserError, nearest
 from bench.hydra_mistakes import mistakes_in_one_line
 from bench.plain_files import choices_of_file, values_of_file
+from bench.plugins import name_plugins
 from bench.schema import RunConfig, bind, deviations
 from bench.sizes import filled, is_open
 
@@ -65,6 +66,7 @@ def bind_chosen(config: Mapping[str, Any], runtime: Any) -> RunConfig:
             "this sweep is several grids, which one multirun cannot hold: use python -m bench.launch sweep=…, or -m"
             f" with one of {', '.join(config['sweeps'])}"
         )
+    name_plugins(config.get("plugins") or [])
     run = bind(filled(config, tell=True) if is_open(config) else config)
     sources = [source for source in runtime.config_sources if source.provider not in ("hydra", "schema")]
     files = ConfigFiles(folders=tuple(f"{source.schema}://{source.path}" for source in sources)).beside_project()
@@ -74,14 +76,23 @@ def bind_chosen(config: Mapping[str, Any], runtime: Any) -> RunConfig:
         if own:
             raise UserError(f"scenario.name = {name!r} is another scenario's: choose a name of your own")
         chosen["scenario"] = name
-    as_filed = composed_once(files, _words(chosen, "scenario")).values
-    filed = bind(filled({**as_filed, "dataset": config["dataset"]}, tell=False) if own else as_filed)
+
+    def as_filed(*groups: str) -> RunConfig:
+        values = composed_once(files, _words(chosen, *groups)).values
+        return bind(filled({**values, "dataset": config["dataset"]}, tell=False) if own else values)
+
+    filed = as_filed("scenario")
+    other_model = run.model["name"] != filed.model["name"]
+    if other_model:  # its values are compared with those of its own file
+        filed = as_filed("scenario", "model")
     filed = replace(
         filed, kernel=_filed_method(files, chosen, "kernel"), selection=_filed_method(files, chosen, "selection")
     )
     departs = deviations(run, filed, _filed(files, chosen, "dataset"))
     if own:
         departs["scenario.name"] = name
+    if other_model:
+        departs["model.name"] = run.model["name"]
     return replace(run, deviations=departs, filed_final=filed.scenario.final)
 
 

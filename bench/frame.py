@@ -1,9 +1,12 @@
 """The frame of every command: a mistake is one line, a closed pipe (`… | head`) and Ctrl-C end it quietly."""
 
+import contextlib
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from bench.errors import UserError
@@ -22,6 +25,7 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
     @functools.wraps(main)
     def inside(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Status:
         try:
+            _speak_any_language()
             status = main(*arguments, **keywords)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -37,6 +41,25 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
         return status
 
     return inside
+
+
+def _speak_any_language() -> None:
+    """Print what the shell's language has no letters for as an escape (LC_ALL=C with PYTHONUTF8=0).
+
+    Raises UserError for names of files that cannot be read as text then.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")
+    words = sys.argv[1:]
+    with contextlib.suppress(FileNotFoundError):  # the working folder was removed
+        words.append(os.fspath(Path.cwd()))
+    for word in words:
+        if any("\udc80" <= letter <= "\udcff" for letter in word):
+            raise UserError(
+                f"{os.fsencode(word).decode(errors='replace')!r} is no text in this shell's language"
+                f" ({sys.getfilesystemencoding()}): set LC_ALL=C.UTF-8, and PYTHONUTF8=1"
+            )
 
 
 def _flush() -> int:

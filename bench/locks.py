@@ -134,7 +134,7 @@ def _leased(locked_path: Path, wait: bool) -> Iterator[None]:
         ended.set()
         heart.join()
         with contextlib.suppress(OSError):
-            if path.read_text() == token:
+            if path.read_text(encoding="utf-8") == token:
                 path.unlink()
 
 
@@ -146,7 +146,7 @@ def _create(path: Path, token: str) -> bool:
     """Create a lease with its content at once: by a link, which fails where there is one."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        draft.write_text(token)
+        draft.write_text(token, encoding="utf-8")
         path.hardlink_to(draft)
     except FileExistsError:
         return False

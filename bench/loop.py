@@ -20,7 +20,7 @@ from bench.identity import identity_of
 from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
 from bench.locks import locked
 from bench.pairs import check
-from bench.plugins import offers, outside_source, plugin
+from bench.plugins import load_dataset, offers, outside_source, plugin
 from bench.potentials.architecture import Architecture
 from bench.potentials.base import Potential, View
 from bench.provenance import peak_memory_mb, provenance
@@ -125,7 +125,7 @@ class _Shared:
         """Load the dataset of a run. Raises UserError."""
         key = repr(sorted(run.dataset.items()))
         if key not in self.datasets:
-            self.datasets[key] = plugin(run.dataset, "dataset").load()
+            self.datasets[key] = load_dataset(run.dataset)
         return self.datasets[key]
 
     def view(self, run: RunConfig, data: Structures) -> View:
@@ -257,6 +257,9 @@ def _cycle(
         request = Request(run, view, labelled, split, kernel.members, checkpoint)
         if step is None:
             fitted = yield from _training(request)
+            if fitted.differs:
+                log.warning("run %s goes on from elsewhere: %s", record.folder.name, "; ".join(fitted.differs))
+                record.content.sessions[-1].differs += fitted.differs
             started = time.perf_counter()
             errors = structure_errors(fitted.potential, view, split.test, forces=run.training.forces)
             seconds_evaluation = time.perf_counter() - started

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -18,6 +19,11 @@ from bench.places import CONF, import_from_working_folder
 
 PROJECT = "bench."
 """What the import path of a class of the project begins with."""
+ENTRY_POINTS = "bmdal_bench.plugins"
+"""The group of entry points by which an installed package offers modules with classes for a yaml."""
+MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_named: set[str] = set()
+"""Modules that the user named (`plugins`): a yaml may name what they hold, and nothing else from outside."""
 
 Plugin = dict[str, Any]
 """A yaml with `_target_`, the dotted name of a dataclass, and its fields."""
@@ -29,10 +35,40 @@ def plugin(config: Plugin, where: str) -> Any:
     return build(cls, {key: value for key, value in config.items() if key != "_target_"}, where + ".")
 
 
+def name_plugins(given: Any) -> None:
+    """From now on a yaml may name classes of this module or list of modules, and of modules in them.
+
+    Raises UserError if these are no names of modules.
+    """
+    for module in given if isinstance(given, list | tuple) else [given]:
+        if not (isinstance(module, str) and MODULE.fullmatch(module)) or module.endswith(".py"):
+            raise UserError(f"plugins = {module!r}: give a module's name, as import does: my_kernel for my_kernel.py")
+        _named.add(module)
+
+
+def _may_be_imported(module: str) -> bool:
+    """Whether a module is the project's, was named by the user, or is offered by an installed package."""
+
+    def holds(other: str) -> bool:
+        return module == other or module.startswith(f"{other}.")
+
+    if module.startswith(PROJECT) or any(map(holds, _named)):
+        return True
+    return any(holds(one.module) for one in importlib.metadata.entry_points(group=ENTRY_POINTS))
+
+
 def class_of(config: Plugin, where: str) -> type:
-    """Import the class that a yaml names, which may be in a file of the working folder. Raises UserError."""
+    """Import the class that a yaml names, which may be in a file of the working folder.
+
+    Raises UserError, and imports nothing, if it lies neither in the project nor in a module that the user named.
+    """
     target = str(config.get("_target_", ""))
     module, _, name = target.rpartition(".")
+    if module and not _may_be_imported(module):
+        raise UserError(
+            f"{where}._target_ = {target!r} is no part of the project: nothing of it is run unless you name its module,"
+            f" plugins={module.partition('.')[0]}"
+        )
     import_from_working_folder()
     try:
         cls = getattr(importlib.import_module(module), name)
@@ -57,10 +93,22 @@ def offers(made: Any, contract: type, group: str) -> Any:
     return made
 
 
+def load_dataset(config: Plugin) -> Any:
+    """The structures of a dataset that a yaml configures. Raises UserError, also if its class gives none."""
+    made = plugin(config, "dataset")
+    named = f"dataset {type(made).__module__}.{type(made).__qualname__}"
+    if not callable(getattr(made, "load", None)):
+        raise UserError(f"{named} has no load: give it one that returns bench.data.structures.Structures")
+    data = made.load()
+    if not hasattr(type(data), "checksum"):
+        raise UserError(f"{named}: load gives {type(data).__name__}, not bench.data.structures.Structures")
+    return data
+
+
 @functools.cache
 def filed(group: str) -> dict[str, Plugin]:
     """What the project's own files of a group say, by the name of the method."""
-    read = [yaml.safe_load(path.read_text()) for path in sorted((CONF / group).glob("*.yaml"))]
+    read = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CONF / group).glob("*.yaml"))]
     return {config["name"]: config for config in read if "name" in config}
 
 

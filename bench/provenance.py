@@ -23,15 +23,22 @@ def provenance(device: str) -> dict[str, Any]:
     return {
         "started": now(),
         "host": socket.gethostname(),
-        "cpu": _cpu_model(),
         "cores": len(cores()),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        **what_rounds(device),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "engine": ENGINE,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         **_git(),
+    }
+
+
+def what_rounds(device: str) -> dict[str, Any]:
+    """What the last digits of sums depend on: threads, the kind of processor and of device."""
+    return {
+        "cpu": _cpu_model(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
     }
 
 
@@ -45,7 +52,7 @@ def peak_memory_mb(device: str) -> dict[str, float]:
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -158,7 +158,7 @@ class Session(Recorded):
     git_dirty: bool | None = None
     first_step: NonNegativeInt = 0
     differs: list[str] = Field(default_factory=list)
-    """What is not as in the session before, where the numbers may differ by rounding for it."""
+    """What is not as in the session before, or when the initial model was trained: numbers may differ by rounding."""
 
     def differences(self, before: "Session") -> list[str]:
         """What may change the last digits of sums: threads, the kind of processor or device."""

@@ -156,7 +156,7 @@ def main() -> None:
         _hydra_main()
     finally:
         if told.exists():
-            _failures.extend(told.read_text().splitlines())
+            _failures.extend(told.read_text(encoding="utf-8").splitlines())
             told.unlink()
     if _failures:
         sys.exit(2)
@@ -168,7 +168,7 @@ def _tell(failure: str) -> None:
     told = Path(os.environ[FAILURES])
     if told.name.split(".")[1] != str(os.getpid()):
         make_folder(told.parent)
-        with told.open("a") as file:
+        with told.open("a", encoding="utf-8") as file:
             file.write(failure.replace("\n", " ") + "\n")
 
 

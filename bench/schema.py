@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bench.errors import UserError
-from bench.plugins import Plugin, as_config, as_plain, build, plugin
+from bench.plugins import Plugin, as_config, as_plain, build, name_plugins, plugin
 from bench.record_schema import NAME
 
 Objective = Literal[
@@ -89,7 +89,8 @@ class RunConfig:
 
     `deviations` are the values that differ from the scenario's, kernel's and selection's files: recorded, so that a
     reduced or altered run is never taken for the full one; `filed_final` is the final size in the scenario's file. A
-    training in progress is saved every `checkpoint_seconds`.
+    training in progress is saved every `checkpoint_seconds`. `plugins`: the modules outside the project whose classes
+    `_target_` may name.
     """
 
     scenario: Scenario
@@ -107,6 +108,7 @@ class RunConfig:
     threads: PositiveInt | None
     checkpoint_seconds: NonNegativeFloat = 120.0
     objective: Objective = "validation"
+    plugins: list[str] | str = field(default_factory=list)
     deviations: dict[str, Any] = field(default_factory=dict)
     filed_final: PositiveInt | None = None
 
@@ -116,8 +118,8 @@ class RunConfig:
 
     def configuration(self) -> dict[str, Any]:
         """All that was asked for, resolved, as plain values; what only says where and how it is computed left out."""
-        hardware = {"results", "device", "threads", "checkpoint_seconds", "objective", "deviations", "filed_final"}
-        return as_plain(RunConfig, self, exclude=hardware)
+        where = {"results", "device", "threads", "checkpoint_seconds", "objective", "plugins"}
+        return as_plain(RunConfig, self, exclude={*where, "deviations", "filed_final"})
 
 
 def bind(config: Mapping[str, Any]) -> RunConfig:
@@ -157,6 +159,7 @@ def _with_model(config: Mapping[str, Any]) -> RunConfig:
         run = build(RunConfig, {**config, "model": model, "training": training}, "")
     except UserError as error:
         raise UserError(str(error).replace("training.learning_rates", "model.learning_rates")) from None
+    name_plugins(run.plugins)
     architecture = plugin(run.model, "model")
     groups, given = architecture.rate_groups, run.training.learning_rates
     if set(given) != set(groups):

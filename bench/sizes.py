@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from bench.errors import UserError
-from bench.plugins import plugin
+from bench.plugins import load_dataset
 
 log = logging.getLogger(__name__)
 SIZES = ("initial", "final", "validation", "pool")
@@ -68,4 +68,4 @@ def _name(dataset: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _count(dataset: str) -> int:
-    return len(plugin(json.loads(dataset), "dataset").load())
+    return len(load_dataset(json.loads(dataset)))

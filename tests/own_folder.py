@@ -28,7 +28,10 @@ def write(folder):
     scenario["scenario"] |= {"name": "mine", "initial": 5, "final": 7}
     copy = yaml.safe_load((PROJECT / "conf/scenario/demo.yaml").read_text())
     copy["training"]["epochs"] = 7
-    pair = "# @package _global_\ndefaults: [override /kernel: mine, override /selection: max_diag]\n"
+    scenario["plugins"] = ["own_kernel"]
+    pair = (
+        "# @package _global_\ndefaults: [override /kernel: mine, override /selection: max_diag]\nplugins: own_kernel\n"
+    )
     files = {
         "own_kernel.py": KERNEL,
         "conf/scenario/mine.yaml": f"# @package _global_\n{yaml.safe_dump(scenario)}",

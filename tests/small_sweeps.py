@@ -74,6 +74,7 @@ def words(results, *more, final=8, epochs=4, **kernel):
     yaml_keys = yaml.safe_load((PROJECT / "conf/dataset/rmd17_aspirin.yaml").read_text())
     return [
         *SIZES,
+        "plugins=[small_sweeps,own_kernel]",
         *("algorithm=maxdiag_rnd", "kernel._target_=small_sweeps.Misbehaving", "kernel.name=misbehaving"),
         *(f"+kernel.{key}={value}".replace(" ", "") for key, value in kernel.items()),
         *(f"~dataset.{key}" for key in yaml_keys if key not in ("_target_", "name")),

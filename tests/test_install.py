@@ -54,7 +54,7 @@ def called(folder, *arguments, **environment):
 
 def test_a_run_and_its_analysis_in_such_a_folder(folder):
     """A run with a kernel of the working folder; results and data are looked for from there."""
-    mine = ["kernel._target_=mine.Mine", "kernel.name=Mine"]
+    mine = ["kernel._target_=mine.Mine", "kernel.name=Mine", "plugins=mine"]
     done = console(folder, "run", *TINY, *mine)
     assert done.returncode == 0, done.stderr
     (record,) = records(folder / "results")

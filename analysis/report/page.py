@@ -46,11 +46,11 @@ def page(collected: Tables, made: Sequence[Sheet], drawn: Sequence[Drawn]) -> st
         "sheets": {sheet.name: _json(sheet) for sheet in made},
         "values": {figure.name: figure.values for figure in drawn},
     }
-    script = HERE.joinpath("page.js").read_text()
+    script = HERE.joinpath("page.js").read_text(encoding="utf-8")
     return PAGE.get_template("page.html").render(
         title=TITLE,
         paper=PAPER,
-        css=Markup(HERE.joinpath("page.css").read_text()),
+        css=Markup(HERE.joinpath("page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         tiles=_tiles(collected, known),

@@ -80,7 +80,7 @@ def _declared(name: str) -> Any:
     known = {path.stem: path for path in DATASETS.glob("*.yaml")}
     if name not in known:
         raise UserError(f"no dataset is called {name!r}: {nearest(name, known)}")
-    return plugin(yaml.safe_load(known[name].read_text()), f"dataset {name}")
+    return plugin(yaml.safe_load(known[name].read_text(encoding="utf-8")), f"dataset {name}")
 
 
 def _list() -> None:
@@ -120,6 +120,9 @@ def _verify(name: str) -> None:
         columns, meta = read_store(name)
         labels = [label.decode() for label in columns["labels"].tolist()]
         checksum, published, remarks = meta["checksum"], declared.structures, declared.remarks
+        if declared.checksum is not None and len(data) == published:
+            same = "is what was published" if checksum == declared.checksum else "differs from what was published"
+            remarks = [*remarks, f"the content {same} (checksum {declared.checksum[:16]}…)"]
         rows = meta.get("rows_of_source")
         origin = meta["source"] + (f", rows {rows[0]}:{rows[1]}" if rows else "")
         print(f"{name} from {origin}; {meta['energy_unit_of_source']} there, eV and Å here")

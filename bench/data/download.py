@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ SECONDS_TO_ANSWER = 30
 class Download:
     """One thing to fetch: the file at `url`, or a PyPI `package`.
 
-    `checksum` is the published one, `md5:…` or `sha256:…`; without it the content is checked only.
+    `checksum` is the published one, `md5:…` or `sha256:…`; a package has that of its wheel. Without it the content is
+    checked only.
     """
 
     url: str | None = None
@@ -27,12 +29,17 @@ class Download:
     checksum: str | None = None
 
 
-def fetch(downloads: list[Download], folder: Path) -> None:
-    """Fetch what is not there yet. Raises UserError, and leaves no partial file."""
+def fetch(downloads: list[Download], folder: Path, *, content_is_checked: bool = False) -> None:
+    """Fetch what is not there yet. Raises UserError, and leaves no partial file.
+
+    What anybody on the way could alter (plain http) is fetched only if it has a checksum, or `content_is_checked`.
+    """
     for download in downloads:
         if download.package is not None:
-            _fetch_package(download.package, folder)
+            _fetch_package(download, folder)
         elif download.url is not None:
+            if not (download.url.startswith("https://") or download.checksum or content_is_checked):
+                raise UserError(f"{download.url} is plain http and has no checksum: it is not fetched")
             _fetch_file(download.url, download.file or download.url.rsplit("/", 1)[-1], download.checksum, folder)
 
 
@@ -48,17 +55,24 @@ def _fetch_file(url: str, name: str, checksum: str | None, folder: Path) -> None
         raise UserError(f"cannot fetch {url} ({_reason(error)})") from None
 
 
-def _fetch_package(package: str, folder: Path) -> None:
-    """The running interpreter's pip knows where packages come from and checks their hashes."""
+def _fetch_package(download: Download, folder: Path) -> None:
+    """Fetch a wheel of this hash: the running interpreter's pip knows where from, and runs no code of it."""
+    package = download.package
+    if download.checksum is None:
+        raise UserError(f"package {package} has no checksum: it is not fetched")
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), package],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    command += ["--only-binary", ":all:", "--require-hashes", "--dest", str(folder)]
+    with tempfile.TemporaryDirectory() as made:
+        wanted = Path(made) / "requirements.txt"
+        wanted.write_text(f"{package} --hash={download.checksum}\n", encoding="utf-8")
+        done = subprocess.run(
+            [*command, "--requirement", str(wanted)],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"cannot fetch the package {package} ({reason})")

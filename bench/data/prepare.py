@@ -14,6 +14,7 @@ from bench.data.download import fetch
 from bench.data.neighbours import shortest_distances
 from bench.data.read import read_source
 from bench.data.store import DATA_FOLDER_VARIABLE, data_folder, write_store
+from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.locks import locked
 
@@ -29,7 +30,7 @@ def prepare(declared: StoredDataset, source: Path | None, rows: tuple[int, int] 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{declared.name}.lock", wait=True):
-            return _prepare(declared, _fetched(declared) if source is None else source, rows)
+            return _prepare(declared, source or _fetched(declared), rows, fetched=source is None)
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror or error}): make room there,"
@@ -37,17 +38,20 @@ def prepare(declared: StoredDataset, source: Path | None, rows: tuple[int, int] 
         ) from None
 
 
-def _prepare(declared: StoredDataset, source: Path, rows: tuple[int, int] | None) -> dict[str, Any]:
+def _prepare(declared: StoredDataset, source: Path, rows: tuple[int, int] | None, *, fetched: bool) -> dict[str, Any]:
     raw = read_source(source, declared.pattern)
     if len(raw.energies) > declared.structures:
         raise UserError(
             f"{source} holds {len(raw.energies)} structures, but {declared.name} has {declared.structures}:"
             " is this that dataset?"
         )
-    if rows is not None:
-        raw = raw.part(*rows)
     units = declared.energy_unit, declared.length_unit
     data = to_structures(declared.name, raw, units, declared.reference_energies)
+    if fetched or len(data) == declared.structures:
+        _check_published(declared, data, fetched)
+    if rows is not None:
+        raw = raw.part(*rows)
+        data = to_structures(declared.name, raw, units, declared.reference_energies)
     everyone = np.arange(len(data))
     plausible = declared.plausible
     shortest = shortest_distances(data, everyone, plausible.distances[1])
@@ -64,13 +68,28 @@ def _prepare(declared: StoredDataset, source: Path, rows: tuple[int, int] | None
     return write_store(data, raw.labels, facts)
 
 
+def _check_published(declared: StoredDataset, data: Structures, fetched: bool) -> None:
+    """Compare with the checksum of the published content, where that is known: what is fetched must have it.
+
+    Raises UserError.
+    """
+    if declared.checksum in (None, data.checksum):
+        return
+    message = (
+        f"the content has checksum {data.checksum[:12]}…, that of {declared.name} is {str(declared.checksum)[:12]}…"
+    )
+    if fetched:
+        raise UserError(f"{message}: it was altered, on the way or where it is published; --from PATH takes it anyway")
+    log.warning("note: %s: not what was published, or in another order", message)
+
+
 def _fetched(declared: StoredDataset) -> Path:
     """Fetch the first source that can be had; the files stay, so that a second attempt need not fetch them again."""
     for number, downloads in enumerate(declared.sources, start=1):
         folder = data_folder() / "downloads" / f"{declared.name}-{number}"
         log.info("fetching %s", ", ".join(d.url or f"package {d.package}" for d in downloads))
         try:
-            fetch(downloads, folder)
+            fetch(downloads, folder, content_is_checked=declared.checksum is not None)
         except UserError as error:
             with contextlib.suppress(OSError):
                 folder.rmdir()

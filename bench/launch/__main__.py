@@ -15,7 +15,7 @@ from bench.config_files import parse
 from bench.errors import UserError
 from bench.frame import framed
 from bench.launch import launches
-from bench.launch.cluster import cluster_of
+from bench.launch.cluster import Slurm, cluster_of
 from bench.launch.queue import Entry, entries_of
 from bench.launch.start import start
 from bench.launch.watch import Watch
@@ -62,8 +62,9 @@ def _launch(arguments: argparse.Namespace) -> int:
     entries = entries_of(expand(own, files))
     root, names = Path(entries[0].run.results) / "launch", {entry.folder.name for entry in entries}
     watch = Watch(entries)
+    on_slurm = isinstance(cluster, Slurm)
     if arguments.status:
-        at_work = launches.at_work(root, names)
+        at_work = launches.at_work(root, names, slurm_must_answer=on_slurm)
         watch.look()
         workers = sum(launch.workers for launch in at_work)
         launches.tell_of_unknown(at_work)
@@ -74,15 +75,15 @@ def _launch(arguments: argparse.Namespace) -> int:
         _tell_failures(watch)
         return 0
     if arguments.cancel:
-        at_work = launches.at_work(root, names)
+        at_work = launches.at_work(root, names, slurm_must_answer=on_slurm)
         known = [launch.folder for launch in at_work if launch.runs is not None]
         launches.tell_of_unknown(at_work)
         return launches.cancel([*known, *launches.orphaned(root, names)])
     with contextlib.ExitStack() as alone:
-        todo, queued = _left(root, watch, retry_failed=arguments.retry_failed)
+        todo, queued = _left(root, watch, retry_failed=arguments.retry_failed, on_slurm=on_slurm)
         if todo and not arguments.dry_run:
             alone.enter_context(launches.alone(root))
-            todo, queued = _left(root, watch, retry_failed=arguments.retry_failed)
+            todo, queued = _left(root, watch, retry_failed=arguments.retry_failed, on_slurm=on_slurm)
         counts = Counter(watch.state.values())
         print(
             f"{len(entries)} runs: {len(todo)} to do, {queued} with workers already"
@@ -92,13 +93,13 @@ def _launch(arguments: argparse.Namespace) -> int:
     if not arguments.wait:
         if started:
             print("how far they are and what failed: --status; --wait stays, and ends with 0 only if all is done")
-        launches.tell_of_unknown(launches.at_work(root, names))
+        launches.tell_of_unknown(launches.at_work(root, names, slurm_must_answer=on_slurm))
         _tell_failures(watch)
         return 0
     watched: dict[Path, None] = {started: None} if started else {}
 
     def workers_left() -> int:
-        at_work = launches.at_work(root, names)
+        at_work = launches.at_work(root, names, slurm_must_answer=on_slurm)
         watched.update(dict.fromkeys(launch.folder for launch in at_work))
         return sum(launch.workers for launch in at_work)
 
@@ -110,11 +111,12 @@ def _launch(arguments: argparse.Namespace) -> int:
     return 1
 
 
-def _left(root: Path, watch: Watch, *, retry_failed: bool) -> tuple[list[Entry], int]:
+def _left(root: Path, watch: Watch, *, retry_failed: bool, on_slurm: bool) -> tuple[list[Entry], int]:
     """The runs that nobody is to do yet, and how many others have workers already."""
     watch.look()
     covered: dict[str, int] = {}
-    for launch in launches.at_work(root, {entry.folder.name for entry in watch.entries}):
+    names = {entry.folder.name for entry in watch.entries}
+    for launch in launches.at_work(root, names, slurm_must_answer=on_slurm):
         covered |= launch.runs or {}
     todo, queued = [], 0
     for entry in watch.entries:

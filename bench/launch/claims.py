@@ -82,7 +82,7 @@ def _folder() -> Path:
 def _alone(folder: Path) -> Iterator[None]:
     """Meanwhile no other claim is made."""
     try:
-        file = (folder / "claims.lock").open("a")
+        file = (folder / "claims.lock").open("ab")
     except OSError as error:
         raise cannot_write(error, f"cannot write to {folder} ({error.strerror}): make it writable") from None
     with file:

@@ -59,6 +59,8 @@ class Place:
 def cluster_of(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> Cluster:
     """Compose `cluster=NAME` and `cluster.key=value` words. Raises UserError."""
     cluster: Cluster = plugin(composed_cluster(words, files), "cluster")
+    if not isinstance(cluster, Local | Slurm):
+        raise UserError(f"cluster._target_: {type(cluster).__name__} is no cluster: take Local or Slurm of {__name__}")
     for key in ("workers", "attempts", "pack"):
         value = getattr(cluster, key)
         if value is not None and value < 1:
@@ -128,6 +130,7 @@ def this_code() -> dict[str, str]:
     """Has a process of `python -m` find this code before anything in its working folder."""
     found = {"PYTHONSAFEPATH": "1"}
     if not FROM_WHEEL:
-        others = os.environ.get("PYTHONPATH")
-        found["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *([others] if others else [])])
+        # an empty entry would be the working folder
+        others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        found["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *others])
     return found

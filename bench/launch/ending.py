@@ -49,7 +49,7 @@ def processes(folder: Path) -> list[int]:
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             ours = len(words) > 3 and words[1] == "-m" and words[2] in MODULES and Path(words[3]).samefile(folder)
-            if ours and (entry / "stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X"):
+            if ours and (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in ("Z", "X"):
                 found.append(int(entry.name))
     return sorted(found)
 
@@ -68,7 +68,7 @@ def _pool_of(folder: Path) -> list[int]:
 def _owner(folder: Path) -> tuple[str, int | None]:
     """The host and process number of the pool of a launch, as far as its file says it."""
     try:
-        host, number = (folder / PID).read_text().split()
+        host, number = (folder / PID).read_text(encoding="utf-8").split()
         return host, int(number)
     except (OSError, ValueError):
         return "another machine", None

@@ -8,6 +8,7 @@ import contextlib
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from bench.record import make_folder
 
 LOCK = "launch.lock"
 MOST_REASONS = 5
+_silent: set[Path] = set()
+"""Results of which SLURM did not say who is at work on them, when this process asked."""
 ROOM = 4_000_000
 """Bytes: the files of a run or two."""
 
@@ -36,19 +39,35 @@ class Launch:
     runs: dict[str, int] | None
 
 
-def at_work(root: Path, names: Collection[str]) -> list[Launch]:
-    """The launches in `root` on any of these runs that have workers, and those of which one cannot know."""
-    found = (Launch(folder, count, runs_of(folder)) for folder, count in _with_workers(root))
+def at_work(root: Path, names: Collection[str], *, slurm_must_answer: bool = True) -> list[Launch]:
+    """The launches in `root` on any of these runs that have workers, and those of which one cannot know.
+
+    Raises UserError where SLURM does not say who is at work, or goes on without it, and says so once.
+    """
+    found = (Launch(folder, count, runs_of(folder)) for folder, count in _with_workers(root, slurm_must_answer))
     return [launch for launch in found if launch.runs is None or launch.runs.keys() & names]
 
 
-def _with_workers(root: Path) -> Iterator[tuple[Path, int]]:
+def _with_workers(root: Path, slurm_must_answer: bool) -> Iterator[tuple[Path, int]]:
     folders = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
-    queued = slurm.alive() if any((path / "slurm").is_dir() for path in folders) else {}
+    queued = _queued(folders, slurm_must_answer)
     for folder in folders:
-        count = queued.get(folder.name, 0) + pool.workers(folder)
+        count = slurm.count(queued, folder) + pool.workers(folder)
         if count:
             yield folder, count
+
+
+def _queued(folders: Sequence[Path], slurm_must_answer: bool) -> Counter[str]:
+    if not any((path / "slurm").is_dir() for path in folders) or folders[0].parent in _silent:
+        return Counter()
+    try:
+        return slurm.alive()
+    except UserError as error:
+        if slurm_must_answer:
+            raise
+        print(f"note: {error}; whether workers of SLURM are at work on these results is not known", file=sys.stderr)
+        _silent.add(folders[0].parent)
+        return Counter()
 
 
 def runs_of(folder: Path) -> dict[str, int] | None:
@@ -111,16 +130,17 @@ def _is_launch(folder: Path) -> bool:
 
 def cancel(folders: Sequence[Path]) -> int:
     """Stop the workers of launches, on this machine and in SLURM; says so. Returns the exit status."""
-    queued = slurm.alive() if any((folder / "slurm").is_dir() for folder in folders) else {}
+    queued = slurm.alive() if any((folder / "slurm").is_dir() for folder in folders) else Counter()
     stopped, status = 0, 0
     for folder in folders:
         workers = pool.workers(folder) or len(ending.processes(folder))
         try:
-            if queued.get(folder.name):
+            elements = slurm.count(queued, folder)
+            if elements:
                 slurm.cancel(folder)
             if workers:
                 ending.cancel(folder)
-            stopped += workers + queued.get(folder.name, 0)
+            stopped += workers + elements
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             status = 1

@@ -10,5 +10,5 @@ def errors_in(logs: Sequence[Path]) -> list[str]:
     lines: dict[str, None] = {}
     for log in logs:
         with contextlib.suppress(OSError):
-            lines |= dict.fromkeys(log.read_text(errors="replace").splitlines())
+            lines |= dict.fromkeys(log.read_text(encoding="utf-8", errors="replace").splitlines())
     return [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

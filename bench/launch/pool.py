@@ -57,7 +57,7 @@ def start(folder: Path, places: Sequence[Place], claim: int) -> None:
         raise cannot_write(error, f"cannot write {folder / LOG} ({error.strerror}): make room") from None
     finally:
         os.close(tells)
-    with os.fdopen(hears) as file:
+    with os.fdopen(hears, encoding="utf-8") as file:
         told = file.read().strip()
     if told != AT_WORK:
         status = process.wait()

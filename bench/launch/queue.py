@@ -16,7 +16,7 @@ from bench.errors import UserError
 from bench.identity import identity_of
 from bench.locks import is_locked
 from bench.pairs import check
-from bench.plugins import plugin
+from bench.plugins import load_dataset, name_plugins
 from bench.record import LOCK, RECORD, initial_model, read_record, run_folder, state_of, write_atomically
 from bench.record_schema import SCHEMA_VERSION, Failure
 from bench.schema import RunConfig
@@ -105,6 +105,8 @@ def read_queue(folder: Path) -> Queue:
         if content["schema_version"] != SCHEMA_VERSION:
             raise UserError(f"{path} is of another version of this code: launch the sweep again")
         queue: Queue = TypeAdapter(Queue).validate_python(content)
+        for entry in queue.entries:
+            name_plugins(entry.run.plugins)
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): launch the sweep again") from None
     return queue
@@ -124,7 +126,7 @@ def entries_of(cells: Sequence[Cell]) -> list[Entry]:
 
 
 def _load(dataset: str, scenario: Any) -> str:
-    data: Structures = plugin(json.loads(dataset), "dataset").load()
+    data: Structures = load_dataset(json.loads(dataset))
     draw_split(data, scenario, seed=0)
     return data.checksum
 

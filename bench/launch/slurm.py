@@ -4,7 +4,9 @@ What runs and what is left is never asked of SLURM's accounting: results on disk
 """
 
 import getpass
+import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,11 +22,15 @@ from submitit.slurm.slurm import SlurmExecutor
 from bench.errors import UserError
 from bench.launch.cluster import Slurm, environment
 from bench.launch.logs import errors_in
+from bench.record import write_atomically
 
 if TYPE_CHECKING:
     from bench.launch.worker import Worker
 
 PREFIX = "bmdal-bench-"
+PLACE = "slurm/place"
+"""The file in the folder of a launch that says where this was when it was submitted."""
+SECONDS_TO_ANSWER = 30
 ENDLESS = 10**6
 
 
@@ -51,6 +57,7 @@ class SlurmWorker:
         if self.worker is not None:
             self.worker.stop()
             self.worker.wait()
+        os.umask(os.umask(0o022) | 0o022)  # what submitit keeps of it is code for the next time
         return DelayedSubmission(SlurmWorker(self.folder))
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
@@ -76,7 +83,7 @@ def submit(folder: Path, cluster: Slurm, workers: int) -> str:
         "signal_delay_s": cluster.seconds_to_stop,
         "array_parallelism": cluster.parallel or workers,
         "stderr_to_stdout": True,
-        "setup": [*(f'export {name}="{value}"' for name, value in exports.items()), *cluster.setup],
+        "setup": [*(f"export {name}={shlex.quote(value)}" for name, value in exports.items()), *cluster.setup],
         # srun does not take it from sbatch since SLURM 22.05
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_worker}"],
         "additional_parameters": {"requeue": True} | cluster.additional,
@@ -88,6 +95,7 @@ def submit(folder: Path, cluster: Slurm, workers: int) -> str:
     except submitit.core.utils.FailedJobError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"SLURM refuses the job ({reason}): change cluster.… values") from None
+    write_atomically(folder / PLACE, os.fsencode(folder.resolve()))
     return str(jobs[0].job_id).split("_", maxsplit=1)[0]
 
 
@@ -105,6 +113,15 @@ def alive() -> Counter[str]:
     return Counter(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
 
 
+def count(queued: Counter[str], folder: Path) -> int:
+    """How many of these workers a launch has. A copy of its folder has none: the original does."""
+    try:
+        copied = os.fsdecode((folder / PLACE).read_bytes()) != str(folder.resolve())
+    except OSError:
+        copied = False
+    return 0 if copied else queued.get(folder.name, 0)
+
+
 def cancel(folder: Path) -> None:
     """Cancel the workers of a launch: runs in progress are saved."""
     _output("scancel", f"--name={PREFIX}{folder.name}", f"--user={getpass.getuser()}")
@@ -117,7 +134,7 @@ def errors(folder: Path) -> list[str]:
 
 def _output(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", "") or str(error)
         raise UserError(f"{command[0]} does not answer ({str(told).strip().splitlines()[-1]}): try again") from None

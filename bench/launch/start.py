@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.errors import UserError, cannot_write
 from bench.launch import claims, pool, slurm
 from bench.launch.cluster import Cluster, Local, Place, Slurm, places, share
 from bench.launch.queue import Entry, Queue
@@ -42,7 +42,8 @@ def start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool)
         if isinstance(cluster, Local):
             ours, claim = _claimed(folder, cluster, most, threads)
             held.callback(os.close, claim)
-        make_folder(folder)
+        _make(folder)
+        held.callback(_closed, folder)
         Queue(SCHEMA_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
         if isinstance(cluster, Local):
             pool.start(folder, ours, claim)
@@ -55,6 +56,25 @@ def start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool)
                 raise
             print(f"submitted {workers} workers as job {job}; logs in {folder}/slurm")
     return folder
+
+
+def _make(folder: Path) -> None:
+    """The folder of a launch, nobody else's as long as it is filled. Raises WriteError."""
+    make_folder(folder.parent)
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise cannot_write(error, f"cannot make {folder} ({error.strerror}): make room, or it writable") from None
+
+
+def _closed(folder: Path) -> None:
+    """Let others read what is in the folder of a launch, as far as usual here; what workers will run, nobody alters."""
+    usual = os.umask(0o077)
+    os.umask(usual)
+    with contextlib.suppress(FileNotFoundError):  # nothing was started
+        for path in (*folder.rglob("*"), folder):
+            with contextlib.suppress(FileNotFoundError):
+                path.chmod((0o755 if path.is_dir() else 0o644) & ~usual)
 
 
 def _claimed(folder: Path, cluster: Local, most: int, threads: int) -> tuple[list[Place], int]:

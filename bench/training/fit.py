@@ -36,7 +36,8 @@ OBSERVATION_RATE = 0.01
 class FitResult:
     """The best potential of each model and how it came about; validation rows are (check, model), in eV and eV/Å.
 
-    `lockstep` is how many models were trained together; the seconds are this potential's share of theirs.
+    `lockstep` is how many models were trained together; the seconds are this potential's share of theirs. `differs`
+    says on what else than here it was trained, where rounding depends on it.
     """
 
     potential: Potential
@@ -47,6 +48,7 @@ class FitResult:
     seconds: float
     validation_seconds: float
     lockstep: int = 1
+    differs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -15,6 +16,7 @@ from bench.errors import UserError
 from bench.locks import locked
 from bench.potentials.base import View
 from bench.potentials.scaling import EnergyScaling
+from bench.provenance import what_rounds
 from bench.record import initial_model, make_folder, remove_leftovers
 from bench.schema import RunConfig
 from bench.training.checkpoint import Checkpoint
@@ -101,8 +103,14 @@ def _save(path: Path, fitted: FitResult, reference_energies: dict[int, float]) -
         "seconds": fitted.seconds,
         "validation_seconds": fitted.validation_seconds,
         "lockstep": fitted.lockstep,
+        "trained_with": what_rounds(fitted.potential.device.type),
     }
     save_potential(path, fitted.potential, reference_energies, extra)
+
+
+def _differences(before: dict[str, Any], here: dict[str, Any]) -> tuple[str, ...]:
+    """On what else an initial model was trained; nothing where its file does not say it."""
+    return tuple(f"initial model, {key}: {old} -> {here[key]}" for key, old in before.items() if old != here[key])
 
 
 def _load(path: Path, device: str) -> FitResult | None:
@@ -120,6 +128,7 @@ def _load(path: Path, device: str) -> FitResult | None:
             seconds=extra["seconds"],
             validation_seconds=extra["validation_seconds"],
             lockstep=extra.get("lockstep", 1),
+            differs=_differences(extra.get("trained_with", {}), what_rounds(device)),
         )
     except (UserError, KeyError, TypeError) as error:
         log.warning("%s is damaged (%s): it is trained again", path, error)

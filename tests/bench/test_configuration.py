@@ -25,7 +25,7 @@ def composed(*overrides):
 def test_every_file_belongs_to_a_group():
     files = {path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml")}
     clusters = {"cluster/local", "cluster/slurm"}  # composed by bench.launch, no part of a run
-    assert files == {"config", *clusters, *(f"{group}/{name}" for group, name in CHOICES)}
+    assert files == {"config", "plugins", *clusters, *(f"{group}/{name}" for group, name in CHOICES)}
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=lambda value: value)

@@ -13,6 +13,7 @@ from bench.errors import UserError
 from bench.kernels.base import Embedding, KernelFacts, squared_norms
 from bench.loop import run_active_learning
 from bench.pairs import check
+from bench.plugins import name_plugins
 from bench.record import read_record
 from bench.selection.base import Copies, Selected, check_embedding, check_picks
 from bench.selection.lcmd import LargestClusterMaximumDistance
@@ -72,6 +73,7 @@ def own_methods(monkeypatch):
     for cls in (Bare, NoNeedsFeatures, Repeats, NotFinite):
         setattr(module, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, "own_methods", module)
+    name_plugins("own_methods")
 
 
 CONTRACTS = {

@@ -1,6 +1,7 @@
 """The commands on datasets, and the store: what is written once, opened without reading, shared, never half-written."""
 
 import dataclasses
+import hashlib
 import http.server
 import json
 import logging
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -414,6 +416,9 @@ def test_downloads(folder, tmp_path, server, monkeypatch, caplog):
         fetch([wrong], tmp_path / "fetched")
     assert not list((tmp_path / "fetched").iterdir())
     good = Download(url=f"{address}/rmd17_aspirin.npz")
+    with pytest.raises(UserError, match=r"plain http and has no checksum: it is not fetched"):
+        fetch([good], tmp_path / "fetched")
+    good = dataclasses.replace(good, checksum=sha256_of(served / "rmd17_aspirin.npz"))
     known = dataclasses.replace(declared("rmd17_aspirin_full"), sources=[[wrong], [good]])
     with caplog.at_level(logging.INFO):
         meta = prepare_module.prepare(known, None)
@@ -424,18 +429,44 @@ def test_downloads(folder, tmp_path, server, monkeypatch, caplog):
         prepare_module.prepare(alone, None)
 
 
+def sha256_of(path):
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def test_what_is_fetched_has_the_published_content(folder, tmp_path, server, monkeypatch, caplog):
+    """Where its checksum is known, also by plain http; a file of one's own is taken with a note."""
+    served, address = server
+    source = write_rmd17(served / "rmd17_aspirin.npz")
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
+    known = dataclasses.replace(
+        declared("rmd17_aspirin_full"), structures=12, sources=[[Download(url=f"{address}/{source.name}")]]
+    )
+    checksum = prepare_module.prepare(known, source)["checksum"]
+    assert prepare_module.prepare(dataclasses.replace(known, checksum=checksum), None)["checksum"] == checksum
+    other = dataclasses.replace(known, checksum="0" * 64)
+    with pytest.raises(UserError, match=r"content has checksum .* that of rmd17_aspirin_full is 000000000000…: it was"):
+        prepare_module.prepare(other, None)
+    assert not caplog.records
+    prepare_module.prepare(other, source)
+    assert "not what was published, or in another order" in caplog.text
+
+
 def test_packages_come_through_pip(tmp_path, monkeypatch):
-    """The running interpreter's pip, and its last line where it fails."""
+    """The running interpreter's pip, which takes a wheel of that hash alone, and its last line where it fails."""
     seen = []
 
     def run(command, **keywords):
         seen.append(command)
+        assert Path(command[-1]).read_text() == "qm9pack==1.0.3 --hash=sha256:0123\n"
         return subprocess.CompletedProcess(command, 1, "", "warning\nERROR: No matching distribution found")
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(UserError, match=r"cannot fetch the package qm9pack==1.0.3 \(ERROR: No matching distribution"):
+        fetch([Download(package="qm9pack==1.0.3", checksum="sha256:0123")], tmp_path / "fetched")
+    assert seen[0][:4] == [sys.executable, "-m", "pip", "download"] and "--require-hashes" in seen[0]
+    assert seen[0][seen[0].index("--only-binary") + 1] == ":all:"
+    with pytest.raises(UserError, match=r"package qm9pack==1.0.3 has no checksum: it is not fetched"):
         fetch([Download(package="qm9pack==1.0.3")], tmp_path / "fetched")
-    assert seen[0][:4] == [sys.executable, "-m", "pip", "download"] and seen[0][-1] == "qm9pack==1.0.3"
 
 
 @pytest.mark.long

@@ -1,15 +1,19 @@
 """Faults of data: what is altered, damaged or cut off in a store is noticed where it is opened, or made again."""
 
+import gzip
+import io
 import json
 import os
 import shutil
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
 from bench_commands import file_system
 from published import write_md17
 
-from bench.data import columns
+from bench.data import columns, sources
 from bench.data.__main__ import main
 from bench.data.neighbours import find_neighbours
 from bench.data.store import open_store
@@ -133,3 +137,80 @@ def test_everything_is_on_the_disk_before_a_folder_is_renamed(tmp_path, monkeypa
     temporary = tmp_path / ".made.new.tmp"
     assert {str(temporary / name) for name in ("a.npy", "b.npy", "meta.json")} <= set(before)
     assert str(temporary) in before and str(tmp_path) in after
+
+
+def nested(depth, content):
+    """A zip in a zip in a zip …"""
+    for _ in range(depth):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.zip", content)
+        content = buffer.getvalue()
+    return content
+
+
+def claiming(shape):
+    """An .npz file whose array of positions says that it has this shape."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("z", "E", "F", "R"):
+            array = io.BytesIO()
+            header = {"descr": "<f8", "fortran_order": False, "shape": shape if name == "R" else (3,)}
+            np.lib.format.write_array_header_1_0(array, header)
+            archive.writestr(f"{name}.npy", array.getvalue() + bytes(24))
+    return buffer.getvalue()
+
+
+class Zeros(io.RawIOBase):
+    """More of them than fit into memory."""
+
+    def __init__(self, size):
+        self.left = size
+
+    def read(self, n=-1):
+        n = min(self.left, n)
+        self.left -= n
+        return bytes(n)
+
+
+def tar_of_zeros(path, size):
+    member = tarfile.TarInfo("tio2/structure0001.xsf")
+    member.size = size
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        archive.addfile(member, Zeros(size))
+
+
+def zip_of_zeros(path, size):
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("structure0001.xsf", "w", force_zip64=True) as file,
+    ):
+        for _ in range(size >> 16):
+            file.write(bytes(1 << 16))
+
+
+def gzip_of_zeros(path, size):
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(size >> 16):
+            file.write(bytes(1 << 16))
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("a.zip", lambda path: path.write_bytes(nested(1500, b"")), "a.zip lies in 5 archives, one in another: unpack"),
+        ("a.npz", lambda path: path.write_bytes(claiming((10**13, 3))), "R.npy is said to hold 240000000000000 bytes"),
+        ("a.npz", lambda path: path.write_bytes(claiming((2**62, 2**62))), "R.npy is said to hold"),
+        ("a.tar.gz", lambda path: tar_of_zeros(path, 5 << 20), "structure0001.xsf is larger than"),
+        ("a.zip", lambda path: zip_of_zeros(path, 5 << 20), "structure0001.xsf is larger than"),
+        ("structure0001.xsf.gz", lambda path: gzip_of_zeros(path, 5 << 20), "structure0001.xsf.gz is larger than"),
+    ],
+)
+def test_archives_that_are_too_deep_or_too_large(tmp_path, monkeypatch, capsys, name, write, message):
+    """One line each, and no memory for what is said to be there."""
+    monkeypatch.setenv("BMDAL_BENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(sources, "LARGEST", 4 << 20)
+    write(tmp_path / name)
+    assert main(["prepare", "tio2", "--from", str(tmp_path / name)]) == 2
+    told = capsys.readouterr().err
+    assert message in told and len(told.splitlines()) == 1

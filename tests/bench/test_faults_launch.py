@@ -92,6 +92,21 @@ def test_a_run_that_goes_on_with_other_threads_says_so(tmp_path, caplog):
     assert "goes on elsewhere: threads: 1 -> 2" in caplog.text
 
 
+def test_an_initial_model_that_was_trained_with_other_threads_is_told(tmp_path, caplog):
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        for threads, batch_size in [(1, 2), (1, 3), (2, 1)]:
+            torch.set_num_threads(threads)
+            run_active_learning(compose_run([*words(tmp_path, final=5), f"batch_size={batch_size}"]))
+    finally:
+        torch.set_num_threads(before)
+    found = {record["identity"]["batch_size"]: record["sessions"][0]["differs"] for record in records(tmp_path)}
+    assert found == {2: [], 3: [], 1: ["initial model, threads: 1 -> 2"]}
+    assert "goes on from elsewhere: initial model, threads: 1 -> 2" in caplog.text
+
+
 def test_results_by_another_path(tmp_path, monkeypatch, capsys):
     """By a symlink and by `..` they are the same results."""
     results = tmp_path / "results"

@@ -14,6 +14,7 @@ from own_folder import SMALL, in_folder, write
 
 import analysis.plan
 import bench.run
+from bench import plugins
 from bench.compose import compose_run
 from bench.config_files import ConfigFiles
 from bench.errors import UserError
@@ -159,8 +160,15 @@ MISTAKES = [
     (["hydra.searchpath=conf"], "give a list of folders"),
     (["-cd", "conf", "scenario=mone"], "no scenario is called 'mone': did you mean 'mine'"),
     (["hydra.searchpath=[conf]", "algorithm=maxdiag_min"], "did you mean 'maxdiag_mine'"),
+    (
+        ["-cd", "conf", "kernel=mine", "plugins=[]"],
+        "'own_kernel.Mine' is no part of the project: nothing",
+    ),
+    (["kernel._target_=os.system"], "unless you name its module, plugins=os"),
+    (["plugins=[own_kernel.py]"], "plugins = 'own_kernel.py': give a module's name, as import does: my_kernel"),
+    (["plugins=os", "kernel._target_=os.system"], "kernel._target_ = 'os.system' is no dataclass"),
     (["-cd", "conf", "kernel=mine", "kernel.shfit=1"], "'kernel.shfit'"),
-    (["-cd", "conf", "kernel=mine", "+kernel.shfit=1"], "kernel.shfit: did you mean 'shift'"),
+    (["-cd", "conf", "kernel=mine", "plugins=own_kernel", "+kernel.shfit=1"], "kernel.shfit: did you mean 'shift'"),
     (["-m", "-cd", "conf", "+sweep=mine", "seed=1,x"], "seed = 'x'"),
     (["-m", "algorithm=glob(nothing*)"], "stands for no value at all: known: lcmd_feat_ll"),
     (["-m", "seed=range(0,0)"], "stands for no value at all"),
@@ -201,7 +209,8 @@ def test_what_words_run(folder, hydra, arguments, expected):
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=ids)
-def test_a_mistake_is_one_line_before_anything_runs(folder, hydra, arguments, message):
+def test_a_mistake_is_one_line_before_anything_runs(folder, hydra, arguments, message, monkeypatch):
+    monkeypatch.setattr(plugins, "_named", set())
     before = set(folder.iterdir())
     status, out, err, ran = hydra(*arguments)
     (line,) = err.splitlines()

@@ -20,7 +20,7 @@ from bench.kernels.base import KernelFacts
 from bench.kernels.random import Random
 from bench.loop import facts_of, outside_sources
 from bench.pairs import check
-from bench.plugins import class_of, filed, plugin
+from bench.plugins import class_of, filed, name_plugins, plugin
 from bench.record import RunRecord, read_validated
 from bench.record_schema import KernelFacts as Facts
 from bench.record_schema import Session
@@ -175,6 +175,11 @@ class Mine(KernelFacts):
 @dataclass(frozen=True)
 class Other(Random):
     """Another one."""
+
+
+@pytest.fixture(autouse=True)
+def _plugins():
+    name_plugins(__name__)
 
 
 def mine(**fields):

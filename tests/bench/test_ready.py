@@ -7,7 +7,7 @@ import pytest
 from conftest import subprocess_environment
 
 from bench.locks import locked
-from bench.training.ready import _alone
+from bench.potentials.gmnn.ready import _alone
 
 KERNEL = """
 import sys
@@ -101,7 +101,7 @@ def test_where_nothing_can_be_kept(kernel):
 WAITS = """
 import logging, sys
 from pathlib import Path
-from bench.training.ready import _alone
+from bench.potentials.gmnn.ready import _alone
 
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 with _alone(Path(sys.argv[1])):

@@ -188,18 +188,21 @@ class Case:
         self.outputs: list[str] = []
 
     def commands(self) -> None:
-        """Everything that only looks; then everything that may go on with what is damaged."""
+        """What meets such a file: first what only looks, then what may go on with it."""
         results = f"results={self.results}"
         sweep = ["sweep=demo", *SWEEP, "seed=0,1,2,3", results]
-        self._do(main_of(bench.launch.__main__, *sweep, "--status", "--json"))
+        in_data, in_run = self.path.is_relative_to(self.folder / "data"), self.run is not None
         self._do(main_of(bench.launch.__main__, *sweep, "--dry-run"))
-        self._do(main_of(analysis.plan, *sweep, "--json"))
-        self._do(main_of(bench.data.__main__, "verify", "md17_aspirin"))
-        self._do(main_of(bench.merge, str(self.results), str(self.folder / "merged")))
-        self._do(self._calculate)
+        if in_data or self.path.suffix == ".json":
+            self._do(main_of(analysis.plan, *sweep, "--json"))
+        if in_data:
+            self._do(main_of(bench.data.__main__, "verify", "md17_aspirin"))
+        if in_run:
+            self._do(main_of(bench.merge, str(self.results), str(self.folder / "merged")))
+            self._do(self._calculate)
+            self._tables()
         if "analysis" in self.path.parts:
             self._do(main_of(analysis.build, "--data", str(self.path.parent), "--output", str(self.folder / "again")))
-        self._tables()
         self._unaltered()
 
     def _do(self, work: Callable[[], object]) -> Told:
@@ -241,7 +244,9 @@ class Case:
 
     def go_on(self) -> None:
         """Do the runs that this file is part of, or those that are not done; where told to remove it, do so."""
-        asked = [self.run] if self.run in self.pristine.words else [self.pristine.cut_off, self.pristine.begun]
+        shared = self.path.parent.name == "initial" or "data" in self.path.relative_to(self.folder).parts[:1]
+        others = [self.pristine.cut_off, self.pristine.begun][0 if shared else 1 :]
+        asked = [self.run] if self.run in self.pristine.words else others
         for run in asked:
             words = [*self.pristine.words[run], f"results={self.results}"]
             told = self._do(main_of(bench.run, *words))
@@ -270,13 +275,14 @@ class Case:
 def tables_of(results: Path) -> dict[str, str]:
     """What the analysis takes from each run, as text."""
     tables = analysis.build.collect(results, "demo")
-    steps = tables.steps.groupby("run_id")
-    found = {
-        run: part.drop(columns=["state", "study"]).dropna(axis=1, how="all").to_csv(index=False) for run, part in steps
-    }
-    for run, part in tables.calibration.groupby("run_id"):
-        found[run] = found.get(run, "") + part.drop(columns=["study"]).to_csv(index=False)
-    return found
+    found: dict[str, list[str]] = {}
+    for table in (tables.steps, tables.calibration):
+        for row in table.drop(columns=["state", "study"], errors="ignore").to_dict("records"):
+            # a column that no other run fills is not there, or of another type
+            said = {key: repr(float(v)) if isinstance(v, int | float) else str(v) for key, v in row.items()}
+            filled = {key: value for key, value in said.items() if value not in ("nan", "None")}
+            found.setdefault(row["run_id"], []).append(json.dumps(filled, sort_keys=True))
+    return {run: "\n".join(rows) for run, rows in found.items()}
 
 
 def _energies(folder: Path) -> dict[str, float]:
@@ -338,6 +344,8 @@ def campaign(folder: Path, count: int, seed: int) -> Counter[str]:
         told = path.name in said or (case.run or "no run") + " is damaged" in said or "is damaged" in said
         seen[f"{kind}: {'told' if told else 'LIES' if 'LIES' in said else 'harmless'}"] += 1
         shutil.rmtree(copy)
+        if number % 20 == 19:
+            print(f"{time.strftime('%H:%M:%S', time.gmtime())} {number + 1} damaged, {len(wrong)} wrong", flush=True)
     print(f"{time.strftime('%H:%M:%S', time.gmtime())} {count} damaged files, {len(wrong)} wrong", flush=True)
     for line in sorted(seen.items()):
         print("  ", *line, flush=True)

@@ -1,12 +1,14 @@
 """NumPy archives: MD17 and revised MD17 as published, and the same or ragged structures with units in the names."""
 
 import io
+import math
 import zipfile
 from dataclasses import dataclass
 
 import numpy as np
 
 from bench.data.raw import RawStructures
+from bench.data.sources import DAMAGED, LARGEST
 from bench.errors import UserError
 
 
@@ -48,6 +50,7 @@ LAYOUTS = {
 def read_npz(content: bytes, name: str) -> RawStructures:
     """Read one archive. Raises UserError naming the file, the array and what was expected of it."""
     try:
+        _check_headers(content, name)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             found = [layout for layout in LAYOUTS.values() if set(layout.required) <= set(archive.files)]
             if not found:
@@ -56,9 +59,27 @@ def read_npz(content: bytes, name: str) -> RawStructures:
             layout = found[0]
             optional = [layout.labels] if layout.labels in archive.files else []
             arrays = {key: archive[key] for key in (*layout.required, *optional) if key is not None}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, ValueError, KeyError, MemoryError, NotImplementedError) as error:
         raise UserError(f"{name} is no readable .npz file ({error}): fetch it again") from None
     return _raw(arrays, layout, name)
+
+
+def _check_headers(content: bytes, name: str) -> None:
+    """Refuse an array that says it is larger than what is there: room would be made for it first. Raises UserError."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+                    continue
+                major = file.read(2)[0]
+                read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            claimed = math.prod(shape) * dtype.itemsize
+            if claimed > min(member.file_size, LARGEST) and not dtype.hasobject:
+                raise UserError(
+                    f"{name}: array {member.filename} is said to hold {claimed} bytes, its file has {member.file_size}:"
+                    " fetch it again"
+                )
 
 
 def _raw(arrays: dict[str, np.ndarray], layout: Layout, name: str) -> RawStructures:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numba.core import event
 
-from bench.errors import BusyError
+from bench.errors import BusyError, WriteError
 from bench.locks import locked
 from bench.potentials.base import Draw
 from bench.potentials.gmnn.compiled import kept
@@ -77,7 +77,7 @@ class _Teller(event.Listener):
 def _alone(mark: Path) -> Iterator[None]:
     """Hold a lock until the mark is there that all has been compiled, where such files can be written."""
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, WriteError):
             if not mark.exists():
                 mark.parent.mkdir(parents=True, exist_ok=True)
                 lock = mark.with_name("compiling.lock")

@@ -27,7 +27,7 @@ def digest(*parts: object) -> str:
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
-SOURCES = digest(*(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))))
+SOURCES = digest(*(path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))))
 """All kernels' sources: numba does not notice when what a kernel calls has changed in another file."""
 
 

@@ -1,0 +1,139 @@
+"""Hostile and odd input: code from outside that nobody named, languages without letters."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from bench_commands import command
+from conftest import PROJECT, subprocess_environment
+from small_sweeps import words
+
+from bench import plugins
+from bench.compose import compose_run
+from bench.errors import UserError
+from bench.launch.queue import QUEUE, Queue, entries_of, read_queue
+from bench.loop import check
+from bench.plugins import class_of, load_dataset, name_plugins
+from bench.record_schema import SCHEMA_VERSION
+from bench.sweep import expand
+
+BAIT = """
+import pathlib
+pathlib.Path(__file__).with_name("imported").touch()
+from bench.kernels.random import Random as Bait
+"""
+
+
+@pytest.fixture
+def bait(tmp_path, monkeypatch):
+    """A module of the working folder that tells when it is imported, and that nobody has named."""
+    (tmp_path / "bait.py").write_text(BAIT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "_named", set())
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path / "imported"
+    sys.modules.pop("bait", None)
+
+
+def test_nothing_is_imported_that_nobody_named(bait):
+    for group in ("kernel", "selection", "dataset"):
+        with pytest.raises(UserError, match=rf"{group}._target_ = 'bait.Bait' is no part .* plugins=bait"):
+            class_of({"_target_": "bait.Bait", "name": "x"}, group)
+    with pytest.raises(UserError, match="is no part of the project"):
+        check(compose_run(["kernel._target_=bait.Bait"]))
+    assert not bait.exists()
+    name_plugins("bait")
+    assert class_of({"_target_": "bait.Bait"}, "kernel").__name__ == "Random" and bait.exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "benchmark.X", "subprocess.Popen", "bait", "", ".", "a..b", "bench"])
+def test_targets_that_are_none(bait, target):
+    """One line each; a name that only begins like the project's is not the project's."""
+    with pytest.raises(UserError, match=r"kernel\._target_ = "):
+        class_of({"_target_": target}, "kernel")
+    assert not bait.exists()
+
+
+def test_the_configuration_names_modules(bait):
+    """As a word or a list, and what lies in them, too; a module of a like name is another."""
+    compose_run(["plugins=[bait,a.b]"])
+    assert plugins._named == {"bait", "a.b"}
+    for allowed, module in [(True, "a.b"), (True, "a.b.c"), (False, "a"), (False, "a.bc"), (False, "baiting")]:
+        assert plugins._may_be_imported(module) is allowed
+    for given, told in [("a b", "plugins = 'a b'"), ("bait.py", "my_kernel for my_kernel.py"), ("../bait", "plugins")]:
+        with pytest.raises(UserError, match=told):
+            compose_run([f"plugins=['{given}']"])
+    for given in ("3", "{a: b}", "[3]"):
+        with pytest.raises(UserError, match="plugins"):
+            compose_run([f"plugins={given}"])
+
+
+def test_an_installed_package_offers_modules(bait, monkeypatch):
+    offered = importlib.metadata.EntryPoint("mine", "bait", plugins.ENTRY_POINTS)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [offered] * (group == "bmdal_bench.plugins"))
+    assert class_of({"_target_": "bait.Bait"}, "kernel").__name__ == "Random"
+
+
+def test_a_queue_carries_what_was_named_and_no_more(bait, tmp_path):
+    """A worker imports for its runs what the launch's words named; what a queue file was given later it does not."""
+    folder = tmp_path / "launch" / "one"
+    folder.mkdir(parents=True)
+    entries = entries_of(expand(["sweep=demo", *words(tmp_path, "seed=0")]))
+    Queue(SCHEMA_VERSION, 3, 1, entries).write(folder)
+    plugins._named.clear()
+    assert [entry.run.plugins for entry in read_queue(folder).entries] == [["small_sweeps", "own_kernel"]]
+    assert plugins._named == {"small_sweeps", "own_kernel"}
+    content = json.loads((folder / QUEUE).read_text())
+    content["entries"][0]["run"]["kernel"]["_target_"] = "bait.Bait"
+    (folder / QUEUE).write_text(json.dumps(content))
+    done = command(str(folder), str(os.getpid()), module="bench.launch.worker")
+    assert done.returncode == 2 and "'bait.Bait' is no part of the project" in done.stderr
+    assert "Traceback" not in done.stderr and not bait.exists()
+
+
+def test_what_is_no_dataset_or_kernel_is_told(monkeypatch):
+    """Of the project, or of a module that was named: the group's contract holds after the import."""
+    with pytest.raises(UserError, match=r"dataset bench.kernels.random.Random has no load"):
+        load_dataset({"_target_": "bench.kernels.random.Random", "name": "x"})
+    name_plugins(__name__)
+    with pytest.raises(UserError, match=r"load gives list, not bench.data.structures.Structures"):
+        load_dataset({"_target_": f"{__name__}.Lists", "name": "x"})
+    with pytest.raises(UserError, match=r"kernel .*FewMolecules has no members"):
+        check(compose_run(["plugins=small_sweeps", "kernel._target_=small_sweeps.FewMolecules", "kernel.name=few"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """A dataset that is none."""
+
+    name: str
+
+    def load(self):
+        return []
+
+
+@pytest.mark.parametrize("module", ["bench.run", "bench.launch", "analysis.plan"])
+def test_a_language_without_letters(tmp_path, module):
+    """What can be told is told; a path that is no text there ends in one line."""
+    folder = tmp_path / "für"
+    folder.mkdir()
+    own = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for where, more in [(PROJECT, [f"results={folder}"]), (folder, []), (PROJECT, [])]:
+        word = {"bench.run": ["-c", "job"], "bench.launch": ["sweep=demo", "--status"], "analysis.plan": ["sweep=demo"]}
+        done = subprocess.run(
+            [sys.executable, "-m", module, *word[module], *more],
+            cwd=where,
+            env=subprocess_environment() | own,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        plain = where == PROJECT and not more
+        assert done.returncode == (0 if plain else 2), done.stderr
+        assert plain or (
+            done.stderr.count("\n") == 1 and "is no text in this shell's language (ascii): set" in done.stderr
+        )
