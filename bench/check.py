@@ -4,7 +4,7 @@ For a class of one's own: `check_potential({"_target_": "my_potential.Mine", …
 does not hold and by how much. The tests of this project call these functions on everything in conf/.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +64,7 @@ def small_structures(seed: int = 0, elements: tuple[int, ...] = (1, 6, 8)) -> St
     return _structures(parts, generator)
 
 
-def _structures(parts: list[tuple[list[int], np.ndarray, np.ndarray | None]], generator: np.random.Generator) -> Any:
+def _structures(parts: Sequence[tuple[list[int], np.ndarray, np.ndarray | None]], generator: np.random.Generator) -> Any:
     positions = np.concatenate([where for _, where, _ in parts])
     numbers = np.concatenate([np.array(z, dtype=np.int64) for z, _, _ in parts])
     data = Structures(

@@ -1,4 +1,4 @@
-"""Errors on labelled structures, committee disagreement, and their correlation (METHOD section 6; Eqs. 24 and 25)."""
+"""Errors on labelled structures, committee disagreement, and correlations (docs/method.md, Measures; Eqs. 24, 25)."""
 
 from dataclasses import dataclass
 

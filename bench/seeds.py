@@ -6,7 +6,7 @@ import numpy as np
 
 
 def stream(seed: int, use: str, *, n_train: int = 0, member: int = 0, epoch: int = 0) -> np.random.Generator:
-    """Return the generator of one use of randomness (METHOD: keyed by seed, use, N_train, committee member).
+    """Return the generator of one use of randomness (docs/method.md, Experiments).
 
     Streams of different keys are independent, and a new use never shifts an existing one. Keying by N_train pairs runs
     across algorithms and batch sizes: at equal seed and N_train they start from the same weights.

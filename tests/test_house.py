@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,16 @@ def test_analysis_needs_no_torch():
     code = "import sys, analysis.build, analysis.plan; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_ladder_in_the_architecture_page_is_that_of_the_imports():
+    contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    expected = [set(layer.split(" : ")) for layer in contracts[0]["layers"]]
+    lines = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("    launch >"))
+    ladder = " ".join(lines[first : lines.index("", first)])
+    assert [set(layer.split(", ")) for layer in map(str.strip, ladder.split(">"))] == expected
+    unlisted = {path.stem for path in (PROJECT / "bench").glob("*.py")} - set().union(*expected)
+    assert unlisted <= {"__init__", "__main__"}, unlisted

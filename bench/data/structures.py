@@ -68,7 +68,7 @@ class Structures:
 
     @cached_property
     def residual_energies(self) -> Float[np.ndarray, " structures"]:
-        """Energies minus the sum of the atoms' reference energies, float64, eV (METHOD section 2)."""
+        """Energies minus the sum of the atoms' reference energies, float64, eV (docs/method.md, Potential)."""
         reference = np.zeros(max(self.species) + 1)
         reference[list(self.species)] = [self.reference_energies[z] for z in self.species]
         return self.energies - np.add.reduceat(reference[self.atomic_numbers], self.offsets[:-1])

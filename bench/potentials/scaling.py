@@ -23,7 +23,7 @@ def fit_scaling(
     """Compute c and μ from the training energies (eV, relative to the references) and atoms per species.
 
     With the mean energy per atom Ē, e_k = E_k − n_k Ē: c = sqrt(Σ_k e_k²/n_k / Σ_k n_k), times `factor`; μ is the ridge
-    regression of e_k on the composition (ridge 1) plus Ē, divided by c (METHOD section 2; JCTC 2021, 17, 6658).
+    regression of e_k on the composition (ridge 1) plus Ē, divided by c (docs/method.md; JCTC 2021, 17, 6658).
     """
     n_atoms = composition.sum(1)
     mean = energies.sum() / n_atoms.sum()

@@ -13,7 +13,7 @@ from bench.kernels.base import Embedding
 from bench.selection.base import Copies, Selected, check_size, largest
 
 RELATIVE_RANK = 1e-12
-"""Residuals below this fraction of the largest initial diagonal count as zero (METHOD section 5)."""
+"""Residuals below this fraction of the largest initial diagonal count as zero (docs/method.md, Selections)."""
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ class FitResult:
 class Job:
     """`members` models to train from scratch on the same structures; they differ in weights and minibatch order only.
 
-    Every draw is keyed by (seed, use, N_train, member), so that member 0 is the single model (METHOD section 1). With a
-    checkpoint the training goes on from where it was saved, with the same numbers; it is saved now and then, and when a
+    Every draw is keyed by (seed, use, N_train, member), so that member 0 is the single model. With a checkpoint
+    the training goes on from where it was saved, with the same numbers; it is saved now and then, and when a
     signal asks this process to stop.
     """
 

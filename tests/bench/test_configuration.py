@@ -63,7 +63,7 @@ def test_identity():
 
 
 def test_paper_settings():
-    """METHOD section 3, both sets of learning rates."""
+    """docs/method.md, Training, both sets of learning rates."""
     forces, energies = composed("scenario=single_training").training, composed("training=energies").training
     rates = forces.learning_rates
     assert (rates["network"], rates["radial"], rates["shift"], rates["scale"]) == (0.03, 0.02, 0.05, 0.001)

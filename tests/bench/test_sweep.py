@@ -10,7 +10,7 @@ from bench.errors import UserError
 from bench.identity import cell_of, identity_of
 from bench.sweep import expand
 
-# METHOD section 1: structures of the dataset, N_train, N_batch, pool, validation, test, r_max, algorithms
+# docs/method.md, Experiments: structures of the dataset, N_train, N_batch, pool, validation, test, r_max, algorithms
 PAPER = {
     "md17_10_100": (211_762, 10, 100, {2, 5, 10}, 150_000, 2000, 59_752, 4.0, 15),
     "md17_100_1000": (211_762, 100, 1000, {10, 25, 50, 100}, 150_000, 2000, 59_662, 4.0, 15),

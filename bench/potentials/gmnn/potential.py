@@ -316,7 +316,7 @@ def layer_widths(settings: GaussianMoments) -> list[int]:
 def initial_parameters(
     settings: GaussianMoments, n_species: int, shift: Float[np.ndarray, " species"], generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Draw one model's parameters: W ~ N(0, 1), b = 0, β ~ U(−1, 1), σ = 1, μ = `shift` (METHOD section 2)."""
+    """Draw one model's parameters: W ~ N(0, 1), b = 0, β ~ U(−1, 1), σ = 1, μ = `shift` (docs/method.md, Potential)."""
     widths = layer_widths(settings)
     parameters = {
         "beta": generator.uniform(-1, 1, (n_species, settings.n_radial, n_species * settings.n_gaussians)),

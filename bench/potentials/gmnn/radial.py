@@ -13,7 +13,7 @@ def radial_basis(
     """Return h_k(r) = K^(-1/2) f_cut(r) g_k(r) and dh_k/dr (1/Å) at distances r in Å.
 
     g_k(r) = (2b/π)^(1/4) exp(−b (r − r_k)²) with b = K²/r_max² and r_k = r_min + k (r_max − r_min)/K, k = 0..K−1;
-    f_cut(r) = (1 + cos(πr/r_max))/2, zero from r_max on (METHOD section 2).
+    f_cut(r) = (1 + cos(πr/r_max))/2, zero from r_max on (docs/method.md, Potential).
     """
     width = n_gaussians**2 / r_max**2
     steps = torch.arange(n_gaussians, dtype=distances.dtype, device=distances.device)
