@@ -1,6 +1,7 @@
 """Potentials on disk: parameters, architecture and reference energies in one file that needs no code to be trusted."""
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +50,14 @@ def trained_on(builder: GeometryBuilder, labelled: Int[np.ndarray, " labelled"])
     return {"elements": np.unique(numbers).tolist(), "pairs": np.unique(pairs, axis=0).tolist()}
 
 
+def loaded(content: bytes, device: str | torch.device) -> Any:
+    """What torch.save wrote. Raises some exception if it is damaged: torch itself does not look at its checksums."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} is damaged")
+    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+
+
 def load_potential(
     path: Path, device: str = "cpu", checksums: Mapping[str, str] | None = None
 ) -> tuple[Potential, dict[int, float], dict[str, Any]]:
@@ -60,7 +69,7 @@ def load_potential(
     if read is None:
         raise UserError(f"no model file {path}: a finished run keeps one as {path.name}")
     try:
-        content = torch.load(io.BytesIO(read), map_location=device, weights_only=True)
+        content = loaded(read, device)
         settings = ModelSettings(**{**content["settings"], "hidden": tuple(content["settings"]["hidden"])})
         potential = Potential(settings, tuple(content["species"]), content["parameters"], content["energy_scale"])
         return potential, content["reference_energies"], content["extra"]
