@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
-.PHONY: help setup run test test-long perf lock wheelhouse clean
+.PHONY: help setup run test test-long faults perf lock wheelhouse clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,8 +25,16 @@ run: $(READY)  ## a small real sweep on the embedded aspirin data, its figures, 
 test: $(READY)  ## every test that this machine can run
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
-test-long: $(READY)  ## the tests that take longer: chaos, 1460 runs, real time limits
+test-long: $(READY)  ## the tests that take longer: campaigns of faults, 1460 runs, real time limits
 	$(BIN)/python -m pytest -m long
+
+SEED ?= 0
+faults: $(READY)  ## campaigns of faults: signals here and on SLURM, damaged files, kills; SEED=1 draws others
+	PYTHONPATH=tests $(BIN)/python -m tests.campaigns.kills merge --count 100 --seed $(SEED)
+	PYTHONPATH=tests $(BIN)/python -m tests.campaigns.kills prepare --count 100 --seed $(SEED)
+	PYTHONPATH=tests $(BIN)/python -m tests.campaigns.damage --count 200 --seed $(SEED)
+	PYTHONPATH=tests $(BIN)/python -m tests.campaigns.signals --count 400 --seed $(SEED)
+	PYTHONPATH=tests $(BIN)/python -m tests.campaigns.signals --slurm --count 40 --seed $(SEED)
 
 perf: $(READY)  ## benchmarks of training, features, selections and scaling: tables in results/perf
 	$(BIN)/python -m tests.perf.features

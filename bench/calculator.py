@@ -1,6 +1,7 @@
 """A trained potential as an ASE calculator: energies in eV (reference energies included), eV/Å and eV/Å³."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
+from bench.plugins import name_plugins
 from bench.potentials.base import View
 from bench.record import checksums_beside
 from bench.training.store import load_potential
@@ -25,13 +27,17 @@ class PotentialCalculator(Calculator):
     """The model of a finished run (`model.pt`); a committee predicts its mean.
 
     The free energy is the energy: the forces and the stress are its derivatives. The stress, like ASE's own, is that of
-    the whole cell, periodic or not; without three cell vectors there is none.
+    the whole cell, periodic or not; without three cell vectors there is none. `plugins` names the module of a potential
+    from outside the project.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's way)
 
-    def __init__(self, path: str | Path, device: str = "cpu", **keywords: Any) -> None:
+    def __init__(
+        self, path: str | Path, device: str = "cpu", plugins: str | Sequence[str] = (), **keywords: Any
+    ) -> None:
         super().__init__(**keywords)
+        name_plugins([plugins] if isinstance(plugins, str) else plugins)
         checksums = checksums_beside(Path(path))
         self.potential, self.reference_energies, self.trained_on = load_potential(Path(path), device, checksums)
         self._warned: set[tuple[int, int]] = set()

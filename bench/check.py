@@ -64,7 +64,9 @@ def small_structures(seed: int = 0, elements: tuple[int, ...] = (1, 6, 8)) -> St
     return _structures(parts, generator)
 
 
-def _structures(parts: Sequence[tuple[list[int], np.ndarray, np.ndarray | None]], generator: np.random.Generator) -> Any:
+def _structures(
+    parts: Sequence[tuple[list[int], np.ndarray, np.ndarray | None]], generator: np.random.Generator
+) -> Any:
     positions = np.concatenate([where for _, where, _ in parts])
     numbers = np.concatenate([np.array(z, dtype=np.int64) for z, _, _ in parts])
     data = Structures(

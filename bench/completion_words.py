@@ -84,8 +84,10 @@ class Words:
         """Find the files that are chosen: by the primary file, by the words, and by files that are chosen so."""
         by_words = dict(re.findall(r"^\+?([\w/]+)=([\w/]+)", "\n".join(words), re.MULTILINE))
         _, primary = _load(self.folders, self.primary)
-        defaults = [item for item in primary.pop("defaults", []) if isinstance(item, dict)]
-        self.chosen |= {str(group): str(name) for item in defaults for group, name in item.items()}
+        defaults = primary.pop("defaults", [])
+        self.chosen |= {str(k): str(name) for item in defaults if isinstance(item, dict) for k, name in item.items()}
+        beside = [_load(self.folders, item) for item in defaults if isinstance(item, str) and item != "_self_"]
+        beside = [(package, {k: v for k, v in values.items() if k != "defaults"}) for package, values in beside]
         given = {group: name for group, name in by_words.items() if group in self.groups}
         self.chosen |= given
         for group, name in list(self.chosen.items()):
@@ -95,7 +97,7 @@ class Words:
                     chosen = str(key).removeprefix("override ").lstrip("/")
                     if chosen not in given:
                         self.chosen[chosen] = str(other)
-        self.of_files = [("", primary)]
+        self.of_files = [*beside, ("", primary)]
         for group, name in self.chosen.items():
             package, values = _load(self.folders, f"{group}/{name}")
             for base in values.pop("defaults", []):

@@ -121,7 +121,8 @@ def _verify(name: str) -> None:
         labels = [label.decode() for label in columns["labels"].tolist()]
         checksum, published, remarks = meta["checksum"], declared.structures, declared.remarks
         if declared.checksum is not None and len(data) == published:
-            same = "is what was published" if checksum == declared.checksum else "differs from what was published"
+            found = data.published_checksum
+            same = "is what was published" if found == declared.checksum else "differs from what was published"
             remarks = [*remarks, f"the content {same} (checksum {declared.checksum[:16]}…)"]
         rows = meta.get("rows_of_source")
         origin = meta["source"] + (f", rows {rows[0]}:{rows[1]}" if rows else "")

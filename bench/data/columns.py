@@ -103,5 +103,5 @@ def remove_leftovers(folder: Path) -> None:
     if old.exists() and not folder.exists():
         old.rename(folder)
     for path in (temporary, old):
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path)
+        # what others have open cannot be removed everywhere (NFS): the next writer tries again
+        shutil.rmtree(path, ignore_errors=True)

@@ -30,7 +30,10 @@ def prepare(declared: StoredDataset, source: Path | None, rows: tuple[int, int] 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{declared.name}.lock", wait=True):
-            return _prepare(declared, source or _fetched(declared), rows, fetched=source is None)
+            trusted = True
+            if source is None:
+                source, trusted = _fetched(declared)
+            return _prepare(declared, source, rows, trusted=trusted)
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror or error}): make room there,"
@@ -38,7 +41,7 @@ def prepare(declared: StoredDataset, source: Path | None, rows: tuple[int, int] 
         ) from None
 
 
-def _prepare(declared: StoredDataset, source: Path, rows: tuple[int, int] | None, *, fetched: bool) -> dict[str, Any]:
+def _prepare(declared: StoredDataset, source: Path, rows: tuple[int, int] | None, *, trusted: bool) -> dict[str, Any]:
     raw = read_source(source, declared.pattern)
     if len(raw.energies) > declared.structures:
         raise UserError(
@@ -47,8 +50,8 @@ def _prepare(declared: StoredDataset, source: Path, rows: tuple[int, int] | None
         )
     units = declared.energy_unit, declared.length_unit
     data = to_structures(declared.name, raw, units, declared.reference_energies)
-    if fetched or len(data) == declared.structures:
-        _check_published(declared, data, fetched)
+    if declared.checksum is not None and (len(data) == declared.structures or not trusted):
+        _check_published(declared, data, trusted=trusted)
     if rows is not None:
         raw = raw.part(*rows)
         data = to_structures(declared.name, raw, units, declared.reference_energies)
@@ -68,23 +71,25 @@ def _prepare(declared: StoredDataset, source: Path, rows: tuple[int, int] | None
     return write_store(data, raw.labels, facts)
 
 
-def _check_published(declared: StoredDataset, data: Structures, fetched: bool) -> None:
-    """Compare with the checksum of the published content, where that is known: what is fetched must have it.
+def _check_published(declared: StoredDataset, data: Structures, *, trusted: bool) -> None:
+    """Compare with the checksum of the published content, where that is known: what nothing else vouches for needs it.
 
     Raises UserError.
     """
-    if declared.checksum in (None, data.checksum):
+    found = data.published_checksum
+    if found == declared.checksum:
         return
-    message = (
-        f"the content has checksum {data.checksum[:12]}…, that of {declared.name} is {str(declared.checksum)[:12]}…"
-    )
-    if fetched:
+    message = f"the content has checksum {found[:12]}…, that of {declared.name} is {str(declared.checksum)[:12]}…"
+    if not trusted:
         raise UserError(f"{message}: it was altered, on the way or where it is published; --from PATH takes it anyway")
-    log.warning("note: %s: not what was published, or in another order", message)
+    log.warning("note: %s: it is not what was published, or in another order", message)
 
 
-def _fetched(declared: StoredDataset) -> Path:
-    """Fetch the first source that can be had; the files stay, so that a second attempt need not fetch them again."""
+def _fetched(declared: StoredDataset) -> tuple[Path, bool]:
+    """Fetch the first source that can be had, and say whether a checksum of its own vouches for it.
+
+    The files stay, so that a second attempt need not fetch them again.
+    """
     for number, downloads in enumerate(declared.sources, start=1):
         folder = data_folder() / "downloads" / f"{declared.name}-{number}"
         log.info("fetching %s", ", ".join(d.url or f"package {d.package}" for d in downloads))
@@ -97,7 +102,7 @@ def _fetched(declared: StoredDataset) -> Path:
                 raise UserError(f"{error}: fetch it elsewhere ({declared.page}) and give --from PATH") from None
             log.info("note: %s: trying the next address", error)
         else:
-            return folder
+            return folder, all(download.checksum for download in downloads)
     raise UserError(
         f"dataset {declared.name} has no address to fetch it from: get it from {declared.page} and give --from PATH"
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -90,6 +90,12 @@ class Structures:
             digest.update(repr(array.shape).encode())
             digest.update(np.ascontiguousarray(array, dtype=dtype).data)
         return digest.hexdigest()
+
+    @property
+    def published_checksum(self) -> str:
+        """The checksum in single precision, which sources in single and in double precision share."""
+        forces = None if self.forces is None else self.forces.astype(np.float32)
+        return replace(self, positions=self.positions.astype(np.float32), forces=forces).checksum
 
     def atoms_of(self, structures: Int[np.ndarray, " picked"]) -> Int[np.ndarray, " picked_atoms"]:
         """The atom rows of some structures, in their order."""

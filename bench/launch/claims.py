@@ -86,7 +86,12 @@ def _alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(error, f"cannot write to {folder} ({error.strerror}): make it writable") from None
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"cannot lock {file.name} ({error.strerror}): set {VARIABLE} to a folder on a disk of this machine"
+            ) from None
         yield
 
 

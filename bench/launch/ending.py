@@ -62,6 +62,8 @@ def _pool_of(folder: Path) -> list[int]:
         os.kill(number, 0)
     except ProcessLookupError:
         return []
+    except PermissionError:  # another user's
+        pass
     return [number]
 
 
@@ -76,8 +78,12 @@ def _owner(folder: Path) -> tuple[str, int | None]:
 
 def _send(groups: set[int], number: signal.Signals) -> None:
     for group in groups:
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.killpg(group, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            raise UserError(f"process {group} is another user's: ask for --cancel there") from None
 
 
 def _are_gone(folder: Path, seconds: float) -> bool:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 
 from bench.record import write_atomically
+from bench.training.store import loaded
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,13 @@ class Checkpoint:
     def load(self, key: str, device: torch.device) -> dict[str, Any] | None:
         """The state saved for this training, or None; a file that cannot be read costs the time it would have saved."""
         try:
-            content = torch.load(self.path, map_location=device, weights_only=True)
+            content = loaded(self.path.read_bytes(), device)
+            return content["state"] if content["key"] == key else None
         except FileNotFoundError:
             return None
         except Exception as error:
             log.warning("%s is damaged (%s): this training starts anew", self.path, type(error).__name__)
             return None
-        return content["state"] if content["key"] == key else None
 
     def remove(self) -> None:
         """Forget the training: its result is recorded."""

@@ -1,6 +1,7 @@
 """Potentials on disk: parameters, architecture and reference energies in one file that needs no code to be trusted."""
 
 import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ def trained_on(view: View, labelled: Int[np.ndarray, " labelled"]) -> dict[str, 
     return {"elements": np.unique(numbers).tolist(), "pairs": np.unique(pairs, axis=0).tolist()}
 
 
+def loaded(content: bytes, device: str | torch.device) -> Any:
+    """What torch.save wrote. Raises some exception if it is damaged: torch itself does not look at its checksums."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} is damaged")
+    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+
+
 def load_potential(
     path: Path, device: str = "cpu", checksums: Mapping[str, str] | None = None
 ) -> tuple[Potential, dict[int, float], dict[str, Any]]:
@@ -60,10 +69,12 @@ def load_potential(
     if read is None:
         raise UserError(f"no model file {path}: a finished run keeps one as {path.name}")
     try:
-        content = torch.load(io.BytesIO(read), map_location=device, weights_only=True)
+        content = loaded(read, device)
         if "architecture" not in content:
             content |= {"architecture": {"_target_": FIRST} | content["settings"], "state": content}
         architecture: Architecture = plugin(content["architecture"], "model")
         return architecture.load(content["state"], device), content["reference_energies"], content["extra"]
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{path} is no model of this project ({type(error).__name__}): remove it, run again") from None

@@ -438,17 +438,23 @@ def test_what_is_fetched_has_the_published_content(folder, tmp_path, server, mon
     served, address = server
     source = write_rmd17(served / "rmd17_aspirin.npz")
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
-    known = dataclasses.replace(
-        declared("rmd17_aspirin_full"), structures=12, sources=[[Download(url=f"{address}/{source.name}")]]
-    )
-    checksum = prepare_module.prepare(known, source)["checksum"]
-    assert prepare_module.prepare(dataclasses.replace(known, checksum=checksum), None)["checksum"] == checksum
+    plain = [Download(url=f"{address}/{source.name}")]
+    known = dataclasses.replace(declared("rmd17_aspirin_full"), structures=12, sources=[plain])
+    prepare_module.prepare(known, source)
+    data = known.load()
+    single = dataclasses.replace(data, positions=data.positions.astype(np.float32))
+    assert single.published_checksum == data.published_checksum != data.checksum
+    right = dataclasses.replace(known, checksum=data.published_checksum)
+    assert prepare_module.prepare(right, None)["checksum"] == data.checksum
     other = dataclasses.replace(known, checksum="0" * 64)
     with pytest.raises(UserError, match=r"content has checksum .* that of rmd17_aspirin_full is 000000000000…: it was"):
         prepare_module.prepare(other, None)
     assert not caplog.records
-    prepare_module.prepare(other, source)
-    assert "not what was published, or in another order" in caplog.text
+    vouched = dataclasses.replace(other, sources=[[dataclasses.replace(plain[0], checksum=sha256_of(source))]])
+    for one, where in [(vouched, None), (other, source)]:
+        caplog.clear()
+        prepare_module.prepare(one, where)
+        assert "not what was published, or in another order" in caplog.text
 
 
 def test_packages_come_through_pip(tmp_path, monkeypatch):
@@ -495,3 +501,4 @@ def test_prepared_files(shared_data, folder, name, file, energy, factor):
     np.testing.assert_allclose(data.energies, raw[energy] * factor, rtol=1e-7)
     np.testing.assert_array_equal(data.positions, raw["R"].reshape(-1, 3))
     assert data.periodic.all() == ("cell" in raw.files)
+    assert declared(name).checksum in (None, data.published_checksum)

@@ -1,13 +1,11 @@
 """A sweep on workers of this machine: divided, disturbed, taken up again, with the numbers of an undisturbed one."""
 
-import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -164,46 +162,6 @@ def test_killed_workers_are_replaced(tmp_path, undisturbed):
     assert done.returncode == 0, done.stdout + done.stderr
     by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(results).values()}
     assert by_seed == {n[1]["seed"]: n[2:] for n in undisturbed.values()}
-
-
-@two_cores
-@pytest.mark.long
-def test_chaos(tmp_path):
-    """Forty-two runs with default threads; thirty times and more a worker, a run or the pool is stopped or killed.
-
-    In the end nothing is missing, and every number is that of the undisturbed sweep, whatever was left at each launch.
-    """
-    sweep = ["seed=" + ",".join(map(str, range(21))), "batch_size=1,2"]
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    settings = {"epochs": 20, "seconds": 0.4}
-    options = [*sweep, "cluster.workers=2", "cluster.attempts=99"]
-    done = launch(undisturbed, *options, "--wait", **settings)
-    assert done.returncode == 0, done.stdout + done.stderr
-    chance, kills = random.Random(2022), Counter()
-    left = [*options, "checkpoint_seconds=0.2"]
-    while True:
-        done = launch(disturbed, *left, **settings)
-        assert done.returncode == 0, done.stdout + done.stderr
-        if " 0 to do" in done.stdout:
-            break
-        while found := process_ids(str(disturbed)):
-            time.sleep(chance.uniform(0.0, 3.5))
-            pid = chance.choice(found)
-            kind = "pool" if b"launch.pool" in cmdline(pid) else "worker or run"
-            # the pool seldom: after it everything is over until the next launch
-            if kind == "pool" and chance.random() < 0.8:
-                continue
-            with contextlib.suppress(ProcessLookupError):
-                number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-                os.kill(pid, number)
-                kills[f"{kind} {number.name}"] += 1
-    print(f"killed: {dict(kills)}")
-    assert sum(kills.values()) >= 30
-    assert len(all_numbers(undisturbed)) == 42
-    assert all_numbers(disturbed) == all_numbers(undisturbed)
-    assert not any(session.get("differs") for record in records(disturbed) for session in record["sessions"])
-    assert any(len(record["sessions"]) > 2 for record in records(disturbed))
-    assert not list(disturbed.rglob("training.pt")) and not list(disturbed.rglob("*.training"))
 
 
 def cmdline(pid):

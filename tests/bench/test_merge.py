@@ -13,7 +13,7 @@ from small_sweeps import all_numbers, words
 from analysis.build import collect
 from bench.locks import locked
 from bench.merge import merge as merge_folders
-from bench.record import LOCK, RECORD, read_record, record_paths
+from bench.record import CHECKSUM, LOCK, RECORD, read_record, record_paths
 from bench.sweep import expand
 from tests.analysis.generated import generate
 
@@ -31,6 +31,7 @@ def alter(folder, change):
     path = folder / RECORD
     record = json.loads(path.read_text())
     change(record)
+    record.pop(CHECKSUM, None)
     path.write_text(json.dumps(record))
 
 

@@ -22,10 +22,11 @@ import numpy as np
 from published import write_md17
 
 from bench.data.__main__ import main as data
+from bench.data.columns import CHECKED
 from bench.data.neighbours import find_neighbours
 from bench.data.store import open_store
 from bench.merge import merge
-from bench.record import end_file, read_record, record_paths
+from bench.record import CHECKSUM, end_file, read_record, record_paths
 from bench.sweep import expand
 from tests.analysis.generated import generate
 
@@ -73,9 +74,9 @@ def killed_at(deadly: int, below: Path, work: Callable[[], object]) -> int:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """All files below a folder but locks and when something was prepared."""
+    """All files below a folder but locks, and when something was prepared or checked."""
     files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: _lasting(path) for name, path in files.items() if path.suffix != ".lock"}
+    return {name: _lasting(path) for name, path in files.items() if path.suffix != ".lock" and path.name != CHECKED}
 
 
 def _lasting(path: Path) -> bytes:
@@ -101,6 +102,7 @@ class Merging:
         for path in record_paths(self.before)[::2]:
             record = json.loads(path.read_bytes())
             record |= {"status": "running", "steps": record["steps"][:2]}
+            del record[CHECKSUM]
             path.write_text(json.dumps(record))
             (path.parent / end_file(record["finals"][-1])).unlink(missing_ok=True)
 

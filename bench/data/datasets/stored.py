@@ -16,12 +16,11 @@ log = logging.getLogger(__name__)
 class StoredDataset:
     """What is known of a published dataset.
 
-    `structures` is how many were published, and `checksum` that of their content as it is prepared
-    (`Structures.checksum`), null where they could not be had. `energy_unit` and `length_unit` hold where the source's
-    own names do not say the unit. `reference_energies` (eV per atomic number) are subtracted before anything is
-    learned. `sources` are alternatives, tried in order, each a list of things to fetch; `pattern` is the path of this
-    dataset in an archive of several. `remarks` are oddities that `verify` prints. `licence`, `citation` and `page` are
-    for the reader.
+    `structures` is how many were published, and `checksum` that of their content (`Structures.published_checksum`),
+    null where they could not be had. `energy_unit` and `length_unit` hold where the source's own names do not say the
+    unit. `reference_energies` (eV per atomic number) are subtracted before anything is learned. `sources` are
+    alternatives, tried in order, each a list of things to fetch; `pattern` is the path of this dataset in an archive of
+    several. `remarks` are oddities that `verify` prints. `licence`, `citation` and `page` are for the reader.
     """
 
     name: str

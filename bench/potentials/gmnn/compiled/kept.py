@@ -27,6 +27,7 @@ def digest(*parts: object) -> str:
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
+CHECKSUM_BYTES = hashlib.sha256().digest_size
 SOURCES = digest(*(path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))))
 """All kernels' sources: numba does not notice when what a kernel calls has changed in another file."""
 
@@ -68,9 +69,12 @@ class _Files:
         return folder() / f"{self.base}.{digest(key)}.nbc"
 
     def load(self, key: object) -> Any:
-        """What is kept for a key, or None."""
-        with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
-            return pickle.loads(self._path(key).read_bytes())
+        """What is kept for a key, or None; damaged code would end the process when it is called."""
+        with contextlib.suppress(OSError):
+            kept = self._path(key).read_bytes()
+            checksum, content = kept[:CHECKSUM_BYTES], kept[CHECKSUM_BYTES:]
+            if hashlib.sha256(content).digest() == checksum:
+                return pickle.loads(content)
         return None
 
     def save(self, key: object, data: object) -> None:
@@ -78,7 +82,8 @@ class _Files:
         path = self._path(key)
         draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
-            draft.write_bytes(serialize.dumps(data))
+            content = serialize.dumps(data)
+            draft.write_bytes(hashlib.sha256(content).digest() + content)
             draft.replace(path)
         except OSError:
             draft.unlink(missing_ok=True)
