@@ -64,9 +64,11 @@ def small_structures(seed: int = 0, elements: tuple[int, ...] = (1, 6, 8)) -> St
     return _structures(parts, generator)
 
 
-def _structures(
-    parts: Sequence[tuple[list[int], np.ndarray, np.ndarray | None]], generator: np.random.Generator
-) -> Any:
+Part = tuple[list[int], np.ndarray, np.ndarray | None]
+"""Atomic numbers, positions and cell of a structure."""
+
+
+def _structures(parts: Sequence[Part], generator: np.random.Generator) -> Structures:
     positions = np.concatenate([where for _, where, _ in parts])
     numbers = np.concatenate([np.array(z, dtype=np.int64) for z, _, _ in parts])
     data = Structures(

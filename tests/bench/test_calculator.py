@@ -1,5 +1,7 @@
 """The ASE calculator: stress by finite differences, every property, and what a model was never trained on."""
 
+import subprocess
+import sys
 import warnings
 
 import ase
@@ -10,7 +12,15 @@ import torch
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from ase.stress import full_3x3_to_voigt_6_stress
-from conftest import SMALL, make_builder, make_potential, make_structures, random_crystal, random_molecule
+from conftest import (
+    SMALL,
+    make_builder,
+    make_potential,
+    make_structures,
+    random_crystal,
+    random_molecule,
+    subprocess_environment,
+)
 
 from bench.calculator import NoStressError, PotentialCalculator
 from bench.errors import UserError
@@ -165,3 +175,37 @@ def test_what_was_never_trained(tmp_path):
         peroxide.get_potential_energy()
         ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]], calculator=calculator).get_potential_energy()
         ase.Atoms("OO", [[0, 0, 0], [0, 0, 4.1]], calculator=calculator).get_potential_energy()
+
+
+def test_a_file_of_before_potentials_were_plugins(tmp_path, generator):
+    """It names no architecture, and its parameters stand at the top: read as it is."""
+    new = model(tmp_path / "new.pt", models=2)
+    content = torch.load(tmp_path / "new.pt", weights_only=True)
+    settings = {key: value for key, value in content["architecture"].items() if key not in ("_target_", "name")}
+    old = {"settings": settings, "reference_energies": content["reference_energies"], "extra": content["extra"]}
+    torch.save(old | content["state"], tmp_path / "old.pt")
+    atoms = crystal(generator)
+    atoms.calc = new
+    expected = atoms.get_forces()
+    atoms.calc = PotentialCalculator(tmp_path / "old.pt")
+    np.testing.assert_array_equal(atoms.get_forces(), expected)
+
+
+def test_a_potential_from_outside_is_read_where_its_module_is_named(tmp_path):
+    import pair_potential
+
+    architecture = pair_potential.Pairs(r_max=4.0)
+    parameters = {"weight": torch.ones(1, 8), "bias": torch.zeros(1), "shift": torch.zeros(1, 2)}
+    potential = pair_potential.PairPotential(architecture, parameters, torch.ones(1))
+    path = tmp_path / "model.pt"
+    save_potential(path, potential, {8: 0.0, 22: 0.0}, {})
+    code = "import sys; from bench.calculator import PotentialCalculator as P; P(sys.argv[1], plugins=sys.argv[2:])"
+    for plugins, message in (([], "is no part of the project"), (["pair_potential"], "")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, path, *plugins],
+            env=subprocess_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode != 0) == bool(message) and message in done.stderr
