@@ -25,7 +25,7 @@ FLAGS = {
     "build": ("--results", "--output", "--data", "--sweep", "--workers", "--label-seconds", "--help"),
     "merge": ("--without-models", "--help"),
     "migrate": ("--help",),
-    "data": ("--from", "--rows", "--help"),
+    "data": ("--from", "--rows", "--config-dir", "--help"),
     "completion": ("--help",),
 }
 CHOICES = {

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     options = _parser().parse_args(arguments)
     try:
+        files = _files(options.config_dir)
         if options.command == "list":
-            _list()
+            _list(files)
         elif options.command == "prepare":
-            _prepare(options.name, options.source, options.rows)
+            _prepare(_declared(options.name, files), options.name, options.source, options.rows)
         else:
-            _verify(options.name)
+            _verify(_declared(options.name, files), options.name)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -53,8 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=called("data"), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    commands.add_parser("list", help="every dataset: whether it is here, its size, licence and source")
-    prepare_parser = commands.add_parser("prepare", help="fetch a dataset, or convert a local copy, into the store")
+    own = _Parser(add_help=False)
+    own.add_argument(
+        "--config-dir", "-cd", type=Path, metavar="FOLDER", help="a folder of files beside the project's own"
+    )
+    commands.add_parser("list", parents=[own], help="every dataset: whether it is here, its size, licence and source")
+    prepare_parser = commands.add_parser(
+        "prepare", parents=[own], help="fetch a dataset, or convert a local copy, into the store"
+    )
     prepare_parser.add_argument("name")
     prepare_parser.add_argument(
         "--from", dest="source", type=Path, metavar="PATH", help="the published file, archive or folder; no network"
@@ -62,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare_parser.add_argument(
         "--rows", type=_rows, metavar="START:STOP", help="these structures of the source only, the first being 0"
     )
-    verify_parser = commands.add_parser("verify", help="check all that can be checked of a dataset that is here")
+    verify_parser = commands.add_parser(
+        "verify", parents=[own], help="check all that can be checked of a dataset that is here"
+    )
     verify_parser.add_argument("name")
     return parser
 
@@ -75,22 +85,29 @@ def _rows(text: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
-def _declared(name: str) -> Any:
+def _files(own: Path | None) -> dict[str, Path]:
+    """The yaml of each dataset, by its name; the project's own come first, as in Hydra. Raises UserError."""
+    if own is not None and not own.is_dir():
+        raise UserError(f"--config-dir {own}: no such folder")
+    folders = [own / "dataset", DATASETS] if own is not None else [DATASETS]
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def _declared(name: str, files: Mapping[str, Path]) -> Any:
     """The dataset of a yaml. Raises UserError with the nearest name."""
-    known = {path.stem: path for path in DATASETS.glob("*.yaml")}
-    if name not in known:
-        raise UserError(f"no dataset is called {name!r}: {nearest(name, known)}")
-    return plugin(yaml.safe_load(known[name].read_text(encoding="utf-8")), f"dataset {name}")
+    if name not in files:
+        raise UserError(f"no dataset is called {name!r}: {nearest(name, files)}")
+    return plugin(yaml.safe_load(files[name].read_text(encoding="utf-8")), f"dataset {name}")
 
 
-def _list() -> None:
+def _list(files: Mapping[str, Path]) -> None:
     print(f"data folder: {data_folder()}")
-    for path in sorted(DATASETS.glob("*.yaml")):
-        declared = _declared(path.stem)
+    for name in sorted(files):
+        declared = _declared(name, files)
         if isinstance(declared, StoredDataset):
-            print(f"{path.stem:20} {_state(declared)}; licence: {declared.licence}; {declared.page}")
+            print(f"{name:20} {_state(declared)}; licence: {declared.licence}; {declared.page}")
         elif isinstance(declared, FileDataset) and declared.path:
-            print(f"{path.stem:20} part of this project; licence: {declared.licence}; {declared.source}")
+            print(f"{name:20} part of this project; licence: {declared.licence}; {declared.source}")
 
 
 def _state(declared: StoredDataset) -> str:
@@ -101,8 +118,7 @@ def _state(declared: StoredDataset) -> str:
     return f"here, {meta['structures']} of {declared.structures} structures, {size / 1e6:.1f} MB"
 
 
-def _prepare(name: str, source: Path | None, rows: tuple[int, int] | None) -> None:
-    declared = _declared(name)
+def _prepare(declared: Any, name: str, source: Path | None, rows: tuple[int, int] | None) -> None:
     if not isinstance(declared, StoredDataset):
         raise UserError(f"dataset {name} needs no preparation: it is read from its file")
     started = time.perf_counter()
@@ -113,8 +129,7 @@ def _prepare(name: str, source: Path | None, rows: tuple[int, int] | None) -> No
         print(f"note: {meta['structures']} of the published {declared.structures} structures")
 
 
-def _verify(name: str) -> None:
-    declared = _declared(name)
+def _verify(declared: Any, name: str) -> None:
     data = declared.load()
     if isinstance(declared, StoredDataset):
         columns, meta = read_store(name)

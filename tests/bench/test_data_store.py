@@ -187,6 +187,21 @@ def test_verify_the_embedded_file_and_list(folder, tmp_path, capsys):
     assert set(lines) == {"data", "rmd17_aspirin", "rmd17_aspirin_full", "md17_aspirin", "qm9", "tio2", "lmnto"}
 
 
+def test_datasets_of_a_folder_of_one_s_own(folder, tmp_path, capsys):
+    text = (PROJECT / "conf/dataset/tio2.yaml").read_text(encoding="utf-8")
+    (tmp_path / "own/dataset").mkdir(parents=True)
+    (tmp_path / "own/dataset/mine.yaml").write_text(text.replace("name: tio2", "name: mine"), encoding="utf-8")
+    own = ["--config-dir", str(tmp_path / "own")]
+    assert main(["list", *own]) == 0
+    listed = capsys.readouterr().out
+    assert "mine                 not here, 7815 structures" in listed and "lmnto" in listed
+    assert main(["verify", "mine", *own]) == 2
+    assert "bench.data prepare mine" in capsys.readouterr().err
+    assert main(["verify", "mine"]) == 2 and "no dataset is called 'mine'" in capsys.readouterr().err
+    assert main(["list", "--config-dir", "nowhere"]) == 2
+    assert capsys.readouterr().err == "error: --config-dir nowhere: no such folder\n"
+
+
 MISTAKES = {
     "no command": ([], "the following arguments are required: command"),
     "unknown name": (["prepare", "tio"], "no dataset is called 'tio': did you mean 'tio2'?"),
