@@ -198,6 +198,11 @@ def test_another_user(tmp_path, undisturbed):
         assert "cannot write to" in started.stderr and "Permission denied" in started.stderr
     single = as_nobody("bench.run", *words(results, "seed=0", "threads=1", **SETTINGS))
     assert single.returncode == 2 and "cannot write to" in single.stderr and "Traceback" not in single.stderr
+    for folder in (results, *(path for path in results.rglob("*") if path.is_dir())):
+        folder.chmod(0o777)
+    single = as_nobody("bench.run", *words(results, "seed=0", "threads=1", **SETTINGS))
+    (line,) = [line for line in single.stderr.splitlines() if line.startswith("error: ")]
+    assert single.returncode == 2 and "run.lock (Permission denied)" in line and "Traceback" not in single.stderr
     own = tmp_path / "own"
     own.mkdir()
     os.chown(own, 65534, 65534)
