@@ -19,6 +19,7 @@ from analysis.figures.catalogue import jobs
 from analysis.report.page import page
 from analysis.sheets import Statistics, sheets
 from analysis.tables import Column, Sheet, latex, markdown, with_error
+from bench.identity import hash_of
 from bench.record import RECORD
 from bench.sweep import expand
 from tests.analysis import records
@@ -71,6 +72,8 @@ def test_holes_failures_and_damage(tmp_path):
     contents[0]["failure"] = {"error": "ArithmeticError", "message": "no rank"}
     contents[1]["steps"][3]["metrics"]["force_mae_kcal_mol_A"] = math.nan
     contents[2]["identity"]["model"]["version"] = -1
+    contents[2]["run_id"] = hash_of(contents[2]["identity"])
+    paths[2] = paths[2].parent.rename(paths[2].parent.with_name(contents[2]["run_id"])) / RECORD
     for path, content in zip(paths, contents, strict=True):
         path.write_text(json.dumps(content))
     paths[3].write_text("{")

@@ -5,10 +5,13 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from bench_commands import command, records
@@ -18,9 +21,9 @@ from small_sweeps import launch, process_ids, states, wait_until, words
 from bench.compose import compose_run
 from bench.errors import BusyError, UserError
 from bench.frame import CLOSED_PIPE, framed
-from bench.launch import claims, ending, launches, pool
+from bench.launch import claims, ending, launches, pool, slurm
 from bench.launch.__main__ import main
-from bench.launch.cluster import Local, Place, places, share
+from bench.launch.cluster import Local, Place, cluster_of, places, share, this_code
 from bench.launch.queue import QUEUE, Queue, entries_of
 from bench.locks import is_locked, locked
 from bench.loop import run_active_learning
@@ -405,3 +408,78 @@ def test_cancel_of_a_stopped_run_and_a_dead_pool(tmp_path):
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
         assert not process_ids(str(tmp_path / "launch"))
         assert set(states(tmp_path, "seed=0", "threads=1", seconds=60.0).values()) == {"interrupted"}
+
+
+def test_what_workers_run_is_the_user_s_alone(tmp_path, claimed, monkeypatch):
+    """Whatever the umask: nobody else can write to the folder of a launch, or to what is in it."""
+    before = os.umask(0o002)
+    try:
+        seen = []
+        monkeypatch.setattr(pool, "start", lambda folder, *_: seen.append((folder, folder.stat().st_mode & 0o777)))
+        assert run_main(monkeypatch, tmp_path, "seed=0") == 0
+    finally:
+        os.umask(before)
+    ((folder, mode),) = seen
+    assert mode == 0o700 and folder.stat().st_mode & 0o777 == 0o755
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {QUEUE: 0o644}
+
+
+def test_the_working_folder_is_in_no_worker_s_path(monkeypatch):
+    """An empty entry of PYTHONPATH would be it; and what a path holds is no command of a job's script."""
+    for given, more in [("", []), (":", []), (":/a::/b:", ["/a", "/b"])]:
+        monkeypatch.setenv("PYTHONPATH", given)
+        assert this_code()["PYTHONPATH"].split(":") == [str(PROJECT), *more]
+    told = []
+
+    class Executor:
+        def __init__(self, **_):
+            pass
+
+        def update_parameters(self, **options):
+            told.extend(options["setup"])
+            raise UserError("enough")
+
+    monkeypatch.setenv("PYTHONPATH", '/a"; touch /tmp/x; "$(id)')
+    monkeypatch.setattr(slurm, "SlurmExecutor", Executor)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    with pytest.raises(UserError, match="enough"):
+        slurm.submit(Path("here"), cluster_of(["cluster=slurm"]), 1)
+    script = "\n".join([*told, 'echo "$PYTHONPATH"'])
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f'{PROJECT}:/a"; touch /tmp/x; "$(id)'
+
+
+def test_slurm_that_does_not_answer_stops_no_local_launch(tmp_path, claimed, monkeypatch, capsys):
+    """It is said that its workers are not known of; a launch on SLURM ends with the reason."""
+    (tmp_path / "launch" / "20250101T000000-123456" / "slurm").mkdir(parents=True)
+    asked = []
+
+    def silent():
+        asked.append(1)
+        raise UserError("squeue does not answer (timed out): try again")
+
+    monkeypatch.setattr(slurm, "alive", silent)
+    monkeypatch.setattr(launches, "_silent", set())
+    for more in ("--dry-run", "--status"):
+        assert run_main(monkeypatch, tmp_path, "seed=0", more) == 0
+    told = capsys.readouterr().err
+    assert told.count("squeue does not answer") == len(asked) == 1 and "is not known" in told
+    monkeypatch.setattr(launches, "_silent", set())
+    assert run_main(monkeypatch, tmp_path, "seed=0", "--status", "cluster=slurm") == 2
+    assert capsys.readouterr().err.startswith("error: squeue does not answer")
+
+
+def test_a_copy_of_results_has_no_workers_in_slurm(tmp_path, monkeypatch):
+    """Those that are queued under a launch's name are the original's."""
+    monkeypatch.setattr(slurm, "alive", lambda: Counter({"20250101T000000-123456": 3}))
+    folder = tmp_path / "a" / "launch" / "20250101T000000-123456"
+    (folder / "slurm").mkdir(parents=True)
+    assert slurm.count(slurm.alive(), folder) == 3  # of an earlier version
+    (folder / slurm.PLACE).write_bytes(os.fsencode(folder.resolve()))
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    found = [slurm.count(slurm.alive(), tmp_path / name / "launch" / folder.name) for name in ("a", "link", "b")]
+    assert found == [3, 3, 0]
+    cancelled = []
+    monkeypatch.setattr(slurm, "cancel", cancelled.append)
+    assert launches.cancel([tmp_path / "b" / "launch" / folder.name]) == 0 and not cancelled

@@ -69,7 +69,9 @@ def test_more_workers_than_an_array_may_have_and_runs_that_fail(slurm, tmp_path,
 
 def test_elements_cancelled_requeued_preempted_and_stopped_by_the_clock(slurm, tmp_path, undisturbed):
     """What SLURM does to jobs, one after another, and the launcher killed -9 as soon as it has submitted."""
-    settings = {"epochs": EPOCHS, "seconds": 3.0}
+    gate = tmp_path / "gate"
+    gate.touch()
+    settings = {"epochs": EPOCHS, "gate": gate}  # as long as it is there, no run comes beyond its first step
     launcher = subprocess.Popen(
         [
             *(sys.executable, "-m", "bench.launch", "sweep=demo", *words(tmp_path, SEEDS, *HERE, **settings)),
@@ -110,6 +112,7 @@ def test_elements_cancelled_requeued_preempted_and_stopped_by_the_clock(slurm, t
     status = command("sweep=demo", *words(tmp_path, SEEDS, *HERE, **settings), "--status", module="bench.launch")
     assert "workers: 2" in status.stdout, status.stdout + status.stderr
     urgent.unlink()
+    gate.unlink()
     wait_until(lambda: len(slurm.jobs()) < 3)
     for element in (second, third):
         slurm("scontrol", "update", f"jobid={element}", "starttime=now", check=False)
@@ -122,7 +125,9 @@ def test_elements_cancelled_requeued_preempted_and_stopped_by_the_clock(slurm, t
 
 
 def test_cancel_and_what_slurm_refuses(slurm, tmp_path):
-    settings = {"epochs": EPOCHS, "seconds": 30.0}
+    gate = tmp_path / "gate"
+    gate.touch()
+    settings = {"epochs": EPOCHS, "gate": gate}
     refused = launch(tmp_path / "refused", "seed=0", *HERE, "cluster.partition=nowhere")
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
     assert "error: SLURM refuses the job" in refused.stderr.splitlines()[-1]

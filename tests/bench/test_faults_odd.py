@@ -1,0 +1,225 @@
+"""Odd machines: clocks that jump, no flock, disks that lose power, other users, launchers of Hydra that are killed."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bench_commands import command, records
+from conftest import PROJECT, subprocess_environment
+from small_sweeps import all_numbers, launch, process_ids, wait_until, words
+
+from bench.errors import UserError
+from bench.launch import claims, ending
+from bench.record import read_record, record_paths
+
+SEEDS = "seed=0,1,2,3"
+SETTINGS = {"epochs": 8, "seconds": 0.3}
+FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+NO_FLOCK = """
+import errno, fcntl, os
+real = fcntl.flock
+def flock(file, operation):
+    descriptor = file if isinstance(file, int) else file.fileno()
+    if os.environ["NO_FLOCK_BELOW"] in os.readlink(f"/proc/self/fd/{descriptor}"):
+        raise OSError(errno.ENOLCK, "No locks available")
+    return real(file, operation)
+fcntl.flock = flock
+import bench.locks
+bench.locks.HEARTBEAT, bench.locks.LEASE_LASTS = 0.5, 3.0
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same runs one after another."""
+    results = tmp_path_factory.mktemp("undisturbed")
+    done = command("-m", "+sweep=demo", *words(results, SEEDS, "threads=1", **SETTINGS))
+    assert done.returncode == 0, done.stderr
+    return all_numbers(results)
+
+
+def in_environment(results, *more, module="bench.launch", sweep="sweep=demo", **environment):
+    """A command in the background."""
+    arguments = [sys.executable, "-m", module, sweep, *words(results, SEEDS, "threads=1", *more, **SETTINGS)]
+    return subprocess.Popen(
+        arguments, cwd=PROJECT, env=subprocess_environment() | environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.long
+@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime")
+def test_clocks_that_jump(tmp_path, undisturbed):
+    """Years ahead, then years back, with a kill of everything in between: the numbers of an undisturbed sweep."""
+    for jump in ("+4y", "-9y", "+0"):
+        moved = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": jump}
+        process = in_environment(tmp_path, "cluster.workers=2", "checkpoint_seconds=0.1", "--wait", **moved)
+        if jump != "+0":
+            started = len(list(tmp_path.glob("runs/*/record.json")))
+            wait_until(lambda before=started: len(list(tmp_path.glob("runs/*/record.json"))) > before, seconds=120)
+            time.sleep(1.0)
+            for one in process_ids(str(tmp_path)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == 0
+    assert all_numbers(tmp_path) == undisturbed
+
+
+@pytest.mark.long
+def test_a_sweep_without_flock(tmp_path, undisturbed):
+    """On leases: a worker is killed, and its runs are taken over once its lease has run out."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(NO_FLOCK)
+    results = tmp_path / "results"
+    path = os.pathsep.join([str(tmp_path / "site"), subprocess_environment()["PYTHONPATH"]])
+    without = {"PYTHONPATH": path, "NO_FLOCK_BELOW": str(results)}
+    process = in_environment(results, "cluster.workers=2", "--wait", **without)
+    wait_until(lambda: list(results.glob("runs/*/run.lock.lease")), seconds=120)
+    time.sleep(1.0)
+    workers = [one for one in process_ids(str(results)) if b"launch.worker" in ending_cmdline(one)]
+    os.kill(random.Random(0).choice(workers), signal.SIGKILL)
+    process.communicate()
+    again = in_environment(results, "cluster.workers=2", "--wait", **without)
+    told = again.communicate()[0]
+    assert again.returncode == 0, told
+    assert all_numbers(results) == undisturbed and not list(results.rglob("*.lease*"))
+
+
+def ending_cmdline(process):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_joblib_s_launcher_is_stopped(tmp_path, undisturbed, number):
+    """And all its processes with it, or later; the same command goes on."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    multirun = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "checkpoint_seconds=0.1"]
+    process = in_environment(tmp_path, *multirun, module="bench.run", sweep="+sweep=demo")
+    wait_until(lambda: records(tmp_path) and any(record["steps"] for record in records(tmp_path)), seconds=120)
+    process.send_signal(number)
+    process.communicate()
+    wait_until(lambda: not [one for one in process_ids(str(tmp_path)) if one != os.getpid()], seconds=60)
+    done = in_environment(tmp_path, *multirun, module="bench.run", sweep="+sweep=demo")
+    assert (done.communicate(), done.returncode)[1] == 0
+    assert all_numbers(tmp_path) == undisturbed
+    assert not any("failure" in record for record in records(tmp_path))
+
+
+@contextlib.contextmanager
+def mounted(image, place):
+    """The file system of an image."""
+    place.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", "-o", "loop", image, place], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount an image here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.long
+def test_a_disk_that_loses_power(tmp_path, undisturbed):
+    """A sweep on a disk that is copied in the middle of writing, ten times: from each copy it ends as undisturbed."""
+    image, copies = tmp_path / "disk", []
+    image.write_bytes(bytes(48 << 20))
+    made = shutil.which("mkfs.ext4")
+    if made is None or subprocess.run([made, "-q", image], check=False).returncode:
+        pytest.skip("needs mkfs.ext4")
+    with mounted(image, tmp_path / "place"):
+        process = in_environment(tmp_path / "place", "cluster.workers=2", "checkpoint_seconds=0", "--wait")
+        chance = random.Random(2026)
+        wait_until(lambda: list(tmp_path.glob("place/runs/*/record.json")), seconds=120)
+        while process.poll() is None and len(copies) < 10:
+            time.sleep(chance.uniform(0.1, 0.7))
+            copies.append(tmp_path / f"copy_{len(copies)}")
+            shutil.copyfile(image, copies[-1])
+        process.communicate()
+        assert all_numbers(tmp_path / "place") == undisturbed
+        wait_until(lambda: not process_ids(str(tmp_path / "place")), seconds=120)
+    assert copies
+    for copy in copies:
+        with mounted(copy, tmp_path / "place"):
+            for path in record_paths(tmp_path / "place"):
+                read_record(path)
+    with mounted(copies[len(copies) // 2], tmp_path / "place"):
+        done = launch(tmp_path / "place", SEEDS, "threads=1", "cluster.workers=2", "--wait", **SETTINGS)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert all_numbers(tmp_path / "place") == undisturbed
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+
+
+def as_nobody(*arguments):
+    """A command of another user, whose caches are nobody's concern."""
+    own = dict.fromkeys(("XDG_CACHE_HOME", "HOME"), "/nonexistent")
+    own |= {"MPLCONFIGDIR": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", claims.VARIABLE: "/tmp/bmdal-bench-nobody-test"}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd="/",
+        env=subprocess_environment() | own,
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@needs_root
+@pytest.mark.long
+def test_another_user(tmp_path, undisturbed):
+    """May look at results, and merge them into a folder of his own; to compute there ends in one line."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == 0 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    results = tmp_path / "results"
+    assert launch(results, "seed=0", "threads=1", "--wait", **SETTINGS).returncode == 0
+    if as_nobody("bench.data", "list").returncode:
+        pytest.skip("another user cannot read this environment")
+    these = words(results, "seed=0,1", "threads=1", **SETTINGS)
+    looked = as_nobody("bench.launch", "sweep=demo", *these, "--status")
+    assert looked.returncode == 0 and " 1 " in looked.stdout, looked.stderr
+    for more in ([], ["--wait"]):
+        started = as_nobody("bench.launch", "sweep=demo", *these, *more)
+        assert started.returncode == 2 and started.stderr.count("\n") == 1, started.stderr
+        assert "cannot write to" in started.stderr and "Permission denied" in started.stderr
+    single = as_nobody("bench.run", *words(results, "seed=0", "threads=1", **SETTINGS))
+    assert single.returncode == 2 and "cannot write to" in single.stderr and "Traceback" not in single.stderr
+    for folder in (results, *(path for path in results.rglob("*") if path.is_dir())):
+        folder.chmod(0o777)
+    single = as_nobody("bench.run", *words(results, "seed=0", "threads=1", **SETTINGS))
+    (line,) = [line for line in single.stderr.splitlines() if line.startswith("error: ")]
+    assert single.returncode == 2 and "run.lock (Permission denied)" in line and "Traceback" not in single.stderr
+    own = tmp_path / "own"
+    own.mkdir()
+    os.chown(own, 65534, 65534)
+    merged = as_nobody("bench.merge", str(results), str(own))
+    assert merged.returncode == 0 and "1 new" in merged.stdout, merged.stderr
+    run = next(iter(all_numbers(own).values()))
+    assert run in undisturbed.values()
+
+
+@needs_root
+def test_processes_of_another_user_are_not_cancelled(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    monkeypatch.setattr(os, "kill", refuse)
+    with pytest.raises(UserError, match="process 12 is another user's"):
+        ending._send({12}, signal.SIGTERM)
+    (tmp_path / "pool.pid").write_text("here 12")
+    assert ending._pool_of(tmp_path) == [12]
