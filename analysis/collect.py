@@ -5,7 +5,7 @@ steps. Units stand in the names of columns.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,9 @@ class Collector:
         slim = [step.model_copy(update={"picked": None, "correlations": {}}) for step in record.steps]
         self.slim.append(replace(found, record=record.model_copy(update={"steps": slim, "sessions": []})))
 
-    def tables(self, results: Path, plan: pd.DataFrame, checksums: Mapping[str, str | None]) -> Tables:
+    def tables(self, results: Path | Sequence[Path], plan: pd.DataFrame, checksums: Mapping[str, str | None]) -> Tables:
         """Label every run with its state and build the tables. Raises UserError if there is no finished step."""
+        folders = [results] if isinstance(results, Path) else list(results)
         states = label(self.slim, checksums)
         key = ["run_id", "final"]
         runs = pd.DataFrame([row | {"state": states.get(_end(row), row["state"])} for row in self._runs])
@@ -118,8 +119,9 @@ class Collector:
         ]
         if not steps:
             found = ", ".join(f"{n} {state}" for state, n in runs["state"].value_counts().items()) or "nothing"
+            below = ", ".join(str(folder / "runs") for folder in folders)
             raise UserError(
-                f"no finished step of this version of code and data below {results / 'runs'} ({found}): run something"
+                f"no finished step of this version of code and data below {below} ({found}): run something"
                 " first, e.g. make run"
             )
         runs["study"] = _told_apart(runs)
@@ -131,7 +133,7 @@ class Collector:
         plan = plan if len(plan) else pd.DataFrame(columns=list(REQUIRED["plan"]))
         done = runs[runs["state"] == "done"]
         kernels = {found.run_id: found.record.kernels for found in self.slim if found.record}
-        calibration, damaged = calibration_of(done, results, kernels)
+        calibration, damaged = calibration_of(done, folders, kernels)
         runs["failure"] = [damaged.get(run, told) for run, told in zip(runs["run_id"], runs["failure"], strict=True)]
         return Tables(runs, table, calibration, plan)
 
@@ -222,8 +224,9 @@ def step_rows(record: Record, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The steps to an end: errors, correlations, seconds, memory, labels bought.
 
     `own` correlations are those of the run's kernel; the others those of every kernel told at the end. Labels bought
-    are those of the training and validation sets, and of the whole pool where it was read. Tainted seconds and a value
-    that is not finite become NaN; what was picked at the end, for a longer run, is no part of this one.
+    are those of the training and validation sets, and of the whole pool where it was read. Tainted seconds, those of
+    processors beside a GPU and a value that is not finite become NaN; what was picked at the end, for a longer run, is
+    no part of this one.
     """
     rows, read = [], 0
     own = record.identity["kernel"]["name"]
@@ -238,9 +241,10 @@ def step_rows(record: Record, run: Mapping[str, Any]) -> list[dict[str, Any]]:
             for name in _names(kernel, own, ends=ends)
         }
         numbers = step.given() | step.metrics.given() | correlations
-        for key in [key for key in numbers if key.startswith("seconds_")]:
-            picked_here = ends and step.picked is not None and key in ("seconds_features", "seconds_selection")
-            if step.timing or picked_here:
+        for key in [key for key in numbers if "seconds_" in key]:
+            picked_here = ends and step.picked is not None and key.endswith(("_features", "_selection"))
+            elsewhere = key.startswith("processor_") and run["device"] != "cpu"
+            if step.timing or picked_here or elsewhere:
                 numbers[key] = None
         rows.append(
             {
