@@ -14,6 +14,7 @@ from slurm_cluster import PROGRAMS, find
 from small_sweeps import words
 
 from bench.errors import UserError
+from bench.potentials.gmnn.compiled import kept
 from bench.record import RECORD, end_file, read_arrays, read_record
 from bench.training.checkpoint import Checkpoint
 from bench.training.store import load_potential
@@ -87,6 +88,20 @@ def test_a_damaged_file_is_told_or_holds_the_same(finished, tmp_path, name):
         told += found is None
         assert found is None or plain(found) == expected
     assert told > 75
+
+
+def test_damaged_machine_code_is_not_called(tmp_path, monkeypatch):
+    """It is compiled again: what is kept is read only if it is what was written."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    kept.folder().mkdir(parents=True)
+    files, chance = kept._Files("kernel"), random.Random(2026)
+    files.save("key", {"code": bytes(range(256)) * 20})
+    (path,) = kept.folder().iterdir()
+    whole, expected = path.read_bytes(), files.load("key")
+    for _ in range(100):
+        path.write_bytes(whole)
+        damage.damage(path, chance)
+        assert files.load("key") is None or files.load("key") == expected
 
 
 @pytest.mark.long
