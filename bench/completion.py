@@ -22,7 +22,10 @@ FLAGS = {
     ),
     "launch": (*OF_CONFIG, "--wait", "--dry-run", "--status", "--cancel", "--retry-failed", "--json", "--help"),
     "plan": (*OF_CONFIG, "--results", "--costs", "--workers", "--csv", "--json", "--help"),
-    "build": ("--results", "--output", "--data", "--sweep", "--workers", "--label-seconds", "--help"),
+    "build": (
+        *("--results", "--output", "--data", "--sweep", "--workers", "--label-seconds", "--figures", "--algorithms"),
+        *("--width", "--format", "--style", "--page", "--help"),
+    ),
     "merge": ("--without-models", "--help"),
     "migrate": ("--help",),
     "data": ("--from", "--rows", "--config-dir", "--help"),

@@ -16,6 +16,7 @@ from small_sweeps import numbers, wait_until
 
 from bench.calculator import PotentialCalculator
 from bench.compose import compose_run
+from bench.identity import hash_of
 from bench.record import RunRecord, read_record
 from bench.stopping import listen
 
@@ -80,12 +81,14 @@ def test_run_again_says_that_it_is_done(undisturbed):
 def test_deviations_follow_the_scenario_s_file(tmp_path):
     """A record made before the file was changed says what it departs from today; nothing else in it changes."""
     run = compose_run(["algorithm=maxdiag_rnd", "training.minibatch=10"])
-    record = RunRecord.open(tmp_path, run, {"seed": 0})
+    folder = tmp_path / hash_of({"seed": 0})
+    folder.mkdir()
+    record = RunRecord.open(folder, run, {"seed": 0})
     record.save(status="done")
-    again = RunRecord.open(tmp_path, replace(run, deviations={}), {"seed": 0}).content
+    again = RunRecord.open(folder, replace(run, deviations={}), {"seed": 0}).content
     assert record.content.deviations == {"training.minibatch": 10}
     assert again == record.content.model_copy(update={"deviations": {}})
-    assert read_record(tmp_path / "record.json") == again
+    assert read_record(folder / "record.json") == again
 
 
 def test_the_model_loads_as_a_calculator(undisturbed):
@@ -139,7 +142,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path, where):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-LONGER = [*TINY, "algorithm=lcmd_feat_ll", "training.epochs=60"]
+LONGER = [*TINY, "algorithm=lcmd_feat_ll", "training.epochs=200"]
 
 
 @pytest.fixture(scope="module")
