@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
-.PHONY: help setup run test test-long faults perf lock wheelhouse clean
+.PHONY: help setup run test test-long faults perf simulation lock wheelhouse clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ perf: $(READY)  ## benchmarks of training, features, selections and scaling: tab
 	$(BIN)/python -m tests.perf.training
 	$(BIN)/python -m tests.perf.scaling
 	$(BIN)/python -m tests.perf.selections
+
+simulation: $(READY)  ## how often verdicts are right and wrong: the table in docs/statistics.md
+	$(BIN)/python -m tests.analysis.simulation --write
 
 lock:  ## write constraints.txt anew for every Python and system; LOCK=--upgrade takes the newest versions
 	$(PYTHON) -m venv $(VENV)

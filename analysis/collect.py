@@ -222,8 +222,9 @@ def step_rows(record: Record, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The steps to an end: errors, correlations, seconds, memory, labels bought.
 
     `own` correlations are those of the run's kernel; the others those of every kernel told at the end. Labels bought
-    are those of the training and validation sets, and of the whole pool where it was read. Tainted seconds and a value
-    that is not finite become NaN; what was picked at the end, for a longer run, is no part of this one.
+    are those of the training and validation sets, and of the whole pool where it was read. Tainted seconds, those of
+    processors beside a GPU and a value that is not finite become NaN; what was picked at the end, for a longer run, is
+    no part of this one.
     """
     rows, read = [], 0
     own = record.identity["kernel"]["name"]
@@ -238,9 +239,10 @@ def step_rows(record: Record, run: Mapping[str, Any]) -> list[dict[str, Any]]:
             for name in _names(kernel, own, ends=ends)
         }
         numbers = step.given() | step.metrics.given() | correlations
-        for key in [key for key in numbers if key.startswith("seconds_")]:
-            picked_here = ends and step.picked is not None and key in ("seconds_features", "seconds_selection")
-            if step.timing or picked_here:
+        for key in [key for key in numbers if "seconds_" in key]:
+            picked_here = ends and step.picked is not None and key.endswith(("_features", "_selection"))
+            elsewhere = key.startswith("processor_") and run["device"] != "cpu"
+            if step.timing or picked_here or elsewhere:
                 numbers[key] = None
         rows.append(
             {

@@ -1,71 +1,146 @@
-"""How many labels, and what cost, an algorithm needs to reach random selection's final error."""
+"""How many labels, and what cost, an algorithm needs to reach an error: per seed, at several levels.
+
+Levels are the errors that random selection of the same seed has at its end, at a half and at a quarter of it. A curve
+goes up and down, so that its first crossing is early; here a curve is the monotone one that lies nearest (logarithms).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from scipy.optimize import isotonic_regression
 
 from analysis.collect import EXPERIMENT
+from analysis.rules import FEWEST_SEEDS, interval
 from analysis.stats import MEASURES, against, column, measured
 
 LABEL_SECONDS = 300.0
 """Price of a label: five minutes of computing ("a few minutes" for density functional theory: the paper, Section 5)."""
 SPENT = ("seconds_training", "seconds_features", "seconds_selection")
+LEVELS = {"end": 1.0, "half": 0.5, "quarter": 0.25}
+"""Fractions of random selection's last training set."""
+COLUMNS = [*EXPERIMENT, "seed", "quantity", "measure", "level", "target", "n_train", "labels_bought", "compute_hours"]
 
 
-def efficiency(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.DataFrame:
-    """Labels and hours until the error of random selection's last step (its mean over seeds) is reached.
+@dataclass(frozen=True)
+class Curve:
+    """The monotone curve of one run: sizes, and logarithms of errors that never rise; `done` if it goes to its end."""
 
-    Per run the first crossing of its curve, interpolated between steps on log scales. An unfinished run that has
-    crossed the target counts, too: later steps do not change that; while one has not, its algorithm has no row.
-    `reached` of `seeds` runs reached it; the means are over these, and NaN where one did not: it needs more than the
-    scenario has. `saving` is N_train of random selection's last step over N_train at the crossing. `labels_bought`
-    counts validation labels, and the pool's where a kernel reads them; `hours` are those of the computation and of the
-    labels bought.
+    sizes: Float[np.ndarray, " steps"]
+    logs: Float[np.ndarray, " steps"]
+    done: bool
+
+    @classmethod
+    def of(
+        cls, sizes: Float[np.ndarray, " steps"], errors: Float[np.ndarray, " steps"], *, done: bool
+    ) -> "Curve | None":
+        """The curve of a run; steps whose error is not finite and positive are left out, None if all are."""
+        used = np.isfinite(errors) & (errors > 0)
+        if not used.any():
+            return None
+        return cls(sizes[used], isotonic_regression(np.log(errors[used]), increasing=False).x, done)
+
+    def at(self, size: float) -> float:
+        """The error at a training set size within the curve."""
+        return float(np.exp(np.interp(np.log(size), np.log(self.sizes), self.logs)))
+
+    def reaches(self, error: float) -> float:
+        """N_train where the curve has fallen to an error; infinite if a finished run never does, NaN if it may yet."""
+        below = np.flatnonzero(self.logs <= np.log(error))
+        if not len(below):
+            return np.inf if self.done else np.nan
+        step = int(below[0])
+        if not step:
+            return float(self.sizes[0])
+        before, after = self.logs[step - 1], self.logs[step]
+        part = (before - np.log(error)) / (before - after)
+        return float(self.sizes[step - 1] * (self.sizes[step] / self.sizes[step - 1]) ** part)
+
+
+def targets(random: Curve) -> dict[str, float]:
+    """The error levels of a seed that its random selection's finished curve gives; of a single point the end alone."""
+    last = random.sizes[-1]
+    inside = {name: part * last for name, part in LEVELS.items() if part * last >= random.sizes[0]}
+    return {name: random.at(size) for name, size in inside.items()} if random.done else {}
+
+
+def crossings(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.DataFrame:
+    """A row per run, error measure and level: N_train, labels bought and hours when it is reached.
+
+    `random` is random selection's N_train at that level: NaN where its curve has not been recorded. Labels count those
+    of validation, and the pool's where a kernel reads them; `hours` are those of computing and of the labels bought.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for _, part in steps.groupby(["study", "batch_size"], sort=True):
-        base = part[against(part) & (part["n_train"] == part["final"]) & (part["state"] == "done")]
         columns = {(q, m): column(q, m) for q in measured(part) for m in MEASURES}
-        targets = {key: base[name].mean() for key, name in columns.items() if base[name].notna().any()}
-        for names, curve in part.groupby([*EXPERIMENT, "seed", "run_id"], sort=True):
-            sizes, labels = (curve[name].to_numpy(dtype=float) for name in ("n_train", "labels_bought"))
-            seconds = curve[[c for c in SPENT if c in curve]].to_numpy(dtype=float)
-            spent = np.nansum(seconds, axis=1).cumsum() / 3600
-            for (quantity, measure), target in targets.items():
-                errors = curve[columns[quantity, measure]].to_numpy(dtype=float)
-                n_train, bought, hours = _crossing(sizes, errors, labels, spent, target)
-                row = {"quantity": quantity, "measure": measure, "target": target, "final": curve["final"].iloc[0]}
-                row["open"] = np.isnan(n_train) and curve["state"].iloc[0] != "done"
-                row |= {"n_train": n_train, "labels_bought": bought, "compute_hours": hours}
-                row["hours"] = hours + bought * label_seconds / 3600
-                rows.append(dict(zip(EXPERIMENT, names, strict=False)) | row)
+        levels: dict[Any, tuple[dict[str, float], Curve]] = {}
+        for seed, run in part[against(part)].groupby("seed"):
+            for key, curve in _curves(run, columns):
+                levels[(seed, *key)] = targets(curve), curve
+        for names, run in part.groupby([*EXPERIMENT, "seed", "run_id"], sort=True):
+            described = dict(zip([*EXPERIMENT, "seed", "run_id"], names, strict=True))
+            spent = _spent(run, label_seconds)
+            for (quantity, measure), curve in _curves(run, columns):
+                wanted, random = levels.get((described["seed"], quantity, measure), ({}, None))
+                for level, target in wanted.items():
+                    row = described | {"quantity": quantity, "measure": measure, "level": level, "target": target}
+                    row["random"] = random.reaches(target) if random and len(random.sizes) > 1 else np.nan
+                    row["n_train"] = curve.reaches(target)
+                    rows.append(row | spent(row["n_train"]))
+    return pd.DataFrame(rows, columns=[*COLUMNS, "run_id", "random", "hours"])
+
+
+def _curves(run: pd.DataFrame, columns: Mapping[tuple[str, str], str]) -> Iterator[tuple[tuple[str, str], Curve]]:
+    sizes, done = run["n_train"].to_numpy(dtype=float), bool(run["state"].iloc[0] == "done")
+    for key, name in columns.items():
+        if curve := Curve.of(sizes, run[name].to_numpy(dtype=float), done=done):
+            yield key, curve
+
+
+def _spent(run: pd.DataFrame, label_seconds: float) -> Callable[[float], dict[str, float]]:
+    """Labels bought and hours of a run until a training set size; NaN where it does not get there."""
+    sizes, bought = (run[name].to_numpy(dtype=float) for name in ("n_train", "labels_bought"))
+    spent = np.nansum(run[[c for c in SPENT if c in run]].to_numpy(dtype=float), axis=1).cumsum() / 3600
+
+    def until(n_train: float) -> dict[str, float]:
+        if not np.isfinite(n_train):
+            return dict.fromkeys(("labels_bought", "compute_hours", "hours"), np.nan)
+        labels = float(np.interp(n_train, sizes, bought))
+        hours = float(spent[min(int(np.searchsorted(sizes, n_train)), len(sizes) - 1)])
+        return {"labels_bought": labels, "compute_hours": hours, "hours": hours + labels * label_seconds / 3600}
+
+    return until
+
+
+def efficiency(found: pd.DataFrame) -> pd.DataFrame:
+    """`crossings` over seeds: means, and savings against random selection with a 90 % interval.
+
+    Unfinished runs that may yet reach a level leave it open: no row. `reached` of `seeds` runs reach it; means are over
+    all of them, and NaN where one does not: it needs more than the scenario has. `saving` is the geometric mean of
+    random selection's N_train over the algorithm's, NaN until random selection's curve is recorded.
+    """
     numbers = ["n_train", "labels_bought", "compute_hours", "hours"]
-    if not rows:
-        return pd.DataFrame(
-            columns=[*EXPERIMENT, "quantity", "measure", "target", "seeds", "reached", "saving", *numbers]
-        )
-    grouped = pd.DataFrame(rows).groupby([*EXPERIMENT, "quantity", "measure"], sort=True)
-    table = grouped.agg(target=("target", "first"), seeds=("n_train", "size"), reached=("n_train", "count"))
-    table = table[~grouped["open"].any()]
-    all_reached = table["seeds"] == table["reached"]
-    table["saving"] = (grouped["final"].first() / grouped["n_train"].mean()).where(all_reached)
-    for name in numbers:
-        table[name] = grouped[name].mean().where(all_reached)
-        table[f"{name}_sem"] = grouped[name].sem().where(all_reached)
-    return table.reset_index()
-
-
-def _crossing(
-    sizes: np.ndarray, errors: np.ndarray, labels: np.ndarray, spent: np.ndarray, target: float
-) -> tuple[float, float, float]:
-    """N_train, labels and hours where one run's curve first falls to the target; NaN if it never does."""
-    below = np.flatnonzero(errors <= target)
-    if not len(below):
-        return (np.nan, np.nan, np.nan)
-    step = int(below[0])
-    previous = max(step - 1, 0)
-    part = 1.0
-    if step and np.isfinite(errors[previous]) and errors[step] > 0:
-        part = float(np.log(errors[previous] / target) / np.log(errors[previous] / errors[step]))
-    n_train = float(sizes[previous] * (sizes[step] / sizes[previous]) ** part)
-    bought = float(np.interp(n_train, sizes[[previous, step]], labels[[previous, step]]))
-    return n_train, bought, float(spent[step])
+    keys = [*EXPERIMENT, "quantity", "measure", "level"]
+    rows = []
+    for names, part in found.groupby(keys, sort=False):
+        if part["n_train"].isna().any():
+            continue
+        reached = np.isfinite(part["n_train"])
+        row = dict(zip(keys, names, strict=True))
+        row |= {"target": part["target"].mean(), "seeds": len(part), "reached": int(reached.sum())}
+        whole = part if reached.all() else part.head(0)
+        for name in numbers:
+            row |= {name: whole[name].mean(), f"{name}_sem": whole[name].sem()}
+        logs = np.log(whole["random"] / whole["n_train"]).to_numpy(dtype=float)
+        row |= dict.fromkeys(("saving", "low", "high"), np.nan)
+        if len(logs) and np.isfinite(logs).all():
+            row["saving"] = np.exp(logs.mean())
+            if len(logs) >= FEWEST_SEEDS:
+                low, high = interval(logs)
+                row |= {"low": float(np.exp(low)), "high": float(np.exp(high))}
+        rows.append(row)
+    columns = [*keys, "target", "seeds", "reached", "saving", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, *(c for name in numbers for c in (name, f"{name}_sem"))])

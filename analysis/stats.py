@@ -1,25 +1,22 @@
-"""Errors per run and their mean and standard error over seeds; what a number of seeds can detect.
+"""Errors per run and their mean and standard error over seeds.
 
 A run counts once, in the long table of `per_run`: a row per run, statistic (final, curve average with and without the
 first step), quantity and measure. Only finished runs have these; unfinished ones appear in learning curves, and where
 the paper quotes a point of a curve.
 """
 
-import functools
-import math
-
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import stats
 
 from analysis.collect import EXPERIMENT, RUN
+from analysis.rules import LEVEL
 from bench.record_schema import MEASURES, QUANTITIES
 
 STATISTICS = {"final": "last step", "curve": "curve average", "curve_grown": "curve average without the first step"}
 NUMBER = ["statistic", "quantity", "measure"]
 BASELINE = "MaxDiag + RND"
 """What the paper compares with."""
-POWER, LEVEL = 0.8, 0.05
 
 
 def against(table: pd.DataFrame) -> pd.Series:
@@ -89,20 +86,23 @@ def summarise(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def run_values(steps: pd.DataFrame) -> pd.DataFrame:
-    """The long table of `per_run` with two statistics more: `pcc` and `seconds`.
+    """The long table of `per_run` with three statistics more: `pcc`, `seconds` and `processor`.
 
     `pcc`: correlation of a run's own uncertainty with its error in the last step; `measure` is the coefficient.
     `seconds`: mean over the steps that select, no quantity; `measure` is training (all members), features (with the
-    posterior), selection, and features and selection.
+    posterior), selection, and features and selection. `processor`: the same of features and selection on processors.
     """
-    errors, last, seconds = per_run(steps), last_correlations(steps), seconds_per_step(steps)
+    errors, last = per_run(steps), last_correlations(steps)
     own = last[last["uncertainty"] == "own"]
     pcc = own.drop(columns=["uncertainty"]).rename(columns={"coefficient": "measure"}).assign(statistic="pcc")
-    both = seconds[seconds["name"].isin(["features", "selection"])]
-    both = both.groupby(RUN, as_index=False)["value"].sum()
-    seconds = pd.concat([seconds, both.assign(name="features and selection")], ignore_index=True)
-    seconds = seconds.rename(columns={"name": "measure"}).assign(statistic="seconds", quantity="")
-    return pd.concat([errors, pcc, seconds[seconds["run_id"].isin(errors["run_id"])]], ignore_index=True)
+    known = set(errors["run_id"])
+    times = []
+    for statistic, found in (("seconds", seconds_per_step(steps)), ("processor", processor_seconds(steps))):
+        both = found[found["name"].isin(["features", "selection"])].groupby(RUN, as_index=False)["value"].sum()
+        spent = pd.concat([found, both.assign(name="features and selection")], ignore_index=True)
+        spent = spent.rename(columns={"name": "measure"}).assign(statistic=statistic, quantity="")
+        times.append(spent[spent["run_id"].isin(known)])
+    return pd.concat([errors, pcc, *times], ignore_index=True)
 
 
 def last_correlations(steps: pd.DataFrame) -> pd.DataFrame:
@@ -124,31 +124,30 @@ def seconds_per_step(steps: pd.DataFrame) -> pd.DataFrame:
     return means.reset_index().melt(id_vars=RUN, var_name="name").dropna(subset="value")
 
 
-@functools.cache
-def detectable_factor(pairs: int, power: float = POWER, level: float = LEVEL) -> float:
-    """The smallest mean difference, in standard errors, that a paired two-sided t-test finds with this power.
+WAITING = 1.25
+"""A step that took so much longer on the wall than on processors waited for others."""
 
-    NaN below two pairs. Solved from the noncentral t distribution.
-    """
-    if pairs < 2:
-        return math.nan
-    freedom = pairs - 1
-    critical = stats.t.ppf(1 - level / 2, freedom)
 
-    def missing(shift: float) -> float:
-        # the other tail adds nothing once the power is more than the level
-        return float(stats.nct.sf(critical, freedom, shift)) - power
-
-    upper = 1.0
-    while missing(upper) < 0:
-        upper *= 2
-    return float(optimize.brentq(missing, 0.0, upper))
+def processor_seconds(steps: pd.DataFrame) -> pd.DataFrame:
+    """As `seconds_per_step`, of processors, for features and selection; steps that waited for others are left out."""
+    parts = {f"processor_seconds_{part}": part for part in ("features", "selection")}
+    if not set(parts) <= set(steps):
+        return seconds_per_step(steps.head(0))
+    choosing = steps[steps["n_train"] < steps["final"]].dropna(subset=list(parts))
+    wall = choosing[[f"seconds_{part}" for part in parts.values()]].sum(axis=1)
+    alone = choosing[wall <= WAITING * choosing[list(parts)].sum(axis=1) + 0.05]
+    means = alone.rename(columns=parts).groupby(RUN)[list(parts.values())].mean()
+    return means.reset_index().melt(id_vars=RUN, var_name="name").dropna(subset="value")
 
 
 def t_interval(mean: pd.Series, sem: pd.Series, count: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The 95 % confidence interval of a mean and the two-sided p of its being zero; NaN where there is no spread."""
+    """The 95 % confidence interval of a mean and the two-sided p of its being zero; NaN for a single value.
+
+    Where there is no spread they are the limit of ever smaller spread: no width, and p is 0, or 1 for a mean of zero.
+    """
     freedom = np.maximum(count.to_numpy() - 1, 1)
-    spread = sem.where(sem > 0).to_numpy(dtype=float)
+    middle, spread = mean.to_numpy(dtype=float), sem.to_numpy(dtype=float)
     half = stats.t.ppf(1 - LEVEL / 2, freedom) * spread
-    p = 2 * stats.t.sf(np.abs(mean.to_numpy(dtype=float) / spread), freedom)
-    return mean.to_numpy() - half, mean.to_numpy() + half, p
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.where((middle == 0) & (spread == 0), 0.0, np.abs(middle / spread))
+    return middle - half, middle + half, 2 * stats.t.sf(distance, freedom)

@@ -159,42 +159,35 @@ def seconds(values: pd.DataFrame) -> Sheet:
 
 
 def comparisons(table: pd.DataFrame) -> Sheet:
-    """Paired differences to random selection."""
-    data = table.assign(
-        interval=_interval(table), significant=np.where(table["p_adjusted"] < 0.05, "yes", "no")
-    ).reset_index(drop=True)
-    columns = [
-        *EXPERIMENT_COLUMNS,
-        Column("Statistic", "statistic"),
-        Column("Of", "quantity"),
-        Column("Measure", "measure"),
-    ]
-    columns += [Column("Difference", "difference", "sem"), Column("95 % interval", "interval")]
-    columns += [Column("Relative", "relative", digits="+.1%"), Column("p adjusted", "p_adjusted", digits=".2g")]
-    columns += [Column("Significant", "significant"), Column("Detectable", "detectable", digits=".2g")]
+    """Ratios to random selection at equal seed."""
+    data = with_interval(table).assign(significant=np.where(table["p_adjusted"] < 0.05, "yes", "no"))
+    columns = [*EXPERIMENT_COLUMNS, Column("Statistic", "statistic"), Column("Of", "quantity")]
+    columns += [Column("Measure", "measure"), Column("Change", "relative", digits="+.1%")]
+    columns += [Column("95 % interval", "interval"), Column("p adjusted", "p_adjusted", digits=".2g")]
+    columns += [Column("Significant", "significant"), Column("Detectable", "detectable", digits=".1%")]
     note = (
-        "Algorithm − random selection at equal seed. p of a paired t-test, adjusted (Benjamini, Hochberg) among all of"
+        "Error over random selection's at equal seed, minus one: geometric mean. Intervals and p are of paired t-tests"
+        " on logarithms, two-sided, adjusted (Benjamini, Hochberg) among all of a scenario; detectable: the smallest"
+        " change found with 80 % power at this spread and number of seeds."
     )
-    note += " a scenario; detectable: the smallest difference found with 80 % power at this spread and number of seeds."
-    return Sheet("comparisons", "Differences to random selection", note, data, [*columns, Column("Pairs", "pairs")])
+    columns += [Column("Pairs", "pairs")]
+    return Sheet("comparisons", "Compared with random selection", note, data.reset_index(drop=True), columns)
 
 
 def slopes(table: pd.DataFrame) -> Sheet:
     """Batch-size dependence."""
-    data = table.assign(interval=_interval(table))
     columns = [Column("Scenario", "study"), Column("Algorithm", "algorithm"), Column("Statistic", "statistic")]
     columns += [Column("Of", "quantity"), Column("Measure", "measure"), Column("N_batch", "batch_sizes")]
-    columns += [Column("Change per doubling", "slope", "sem"), Column("95 % interval", "interval")]
-    columns += [Column("Relative", "relative", digits="+.1%"), Column("p", "p", digits=".2g"), Column("Seeds", "seeds")]
-    note = "Slope of the error over log2 N_batch, fitted for every seed, mean ± standard error."
-    return Sheet("batch_slopes", "Dependence on the batch size", note, data, columns)
+    columns += [Column("Change per doubling", "relative", digits="+.1%"), Column("95 % interval", "interval")]
+    columns += [Column("p", "p", digits=".2g"), Column("Seeds", "seeds")]
+    note = "Slope of the logarithm of the error over log2 N_batch, fitted for every seed; mean over seeds, t interval."
+    return Sheet("batch_slopes", "Dependence on the batch size", note, with_interval(table), columns)
 
 
 def with_interval(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its 95 % intervals as text."""
-    return table.assign(interval=_interval(table)) if len(table) else table
-
-
-def _interval(table: pd.DataFrame) -> list[str]:
-    pairs = zip(table["low"], table["high"], strict=True)
-    return ["" if math.isnan(low) else f"[{low:.3g}, {high:.3g}]" for low, high in pairs]
+    """The table with intervals of changes (`low` and `high` are factors, or changes for slopes) as text."""
+    if not len(table):
+        return table
+    shift = 1.0 if "ratio" in table else 0.0
+    pairs = zip(table["low"] - shift, table["high"] - shift, strict=True)
+    return table.assign(interval=["" if math.isnan(low) else f"[{low:+.1%}, {high:+.1%}]" for low, high in pairs])

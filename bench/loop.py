@@ -264,7 +264,7 @@ def _cycle(
             errors = structure_errors(fitted.potential, view, split.test, forces=run.training.forces)
             seconds_evaluation = time.perf_counter() - started
             inputs = KernelInputs(fitted.potential, view, labelled, run.seed)
-            prepared, seconds_features = _prepared(kernel, inputs)
+            prepared, spent = _prepared(kernel, inputs)
             own = prepared.uncertainty(errors)
             known = {} if own is None else {kernel.name: own}
             step = Step(
@@ -279,8 +279,7 @@ def _cycle(
                 seconds_training=fitted.seconds,
                 seconds_validation=fitted.validation_seconds,
                 seconds_evaluation=seconds_evaluation,
-                seconds_features=seconds_features,
-            )
+            ).model_copy(update=spent)
             if n_train == final:
                 known |= _add_correlations(step, final_kernels, inputs, errors)
                 _save_end(record, view, fitted.potential, labelled, errors, known)
@@ -290,10 +289,10 @@ def _cycle(
             log.info("run %s goes on from its end at %d structures: %s", record.folder.name, n_train, how)
             if potential is None:
                 potential = (yield from _training(request)).potential
-            prepared, seconds_features = _prepared(kernel, KernelInputs(potential, view, labelled, run.seed))
+            prepared, spent = _prepared(kernel, KernelInputs(potential, view, labelled, run.seed))
         if n_train < final:
             selected = _select(run, prepared, selection, split, labelled)
-            selected["seconds_features"] += seconds_features
+            selected |= {name: selected[name] + seconds for name, seconds in spent.items()}
             selected["pool_labels_read"] = len(split.pool) if kernel.reads_pool_labels else 0
             step = step.model_copy(update=selected)
         record.add(step.model_copy(update=peak_memory_mb(run.device)))
@@ -312,10 +311,20 @@ def _training(request: Request) -> Generator[Request, FitResult | None, FitResul
     return fitted
 
 
-def _prepared(kernel: Kernel, inputs: KernelInputs) -> tuple[PreparedKernel, float]:
+def _prepared(kernel: Kernel, inputs: KernelInputs) -> tuple[PreparedKernel, dict[str, float]]:
     """A kernel fixed to trained models, and the seconds that took."""
-    started = time.perf_counter()
-    return kernel.prepare(inputs), time.perf_counter() - started
+    started = _clocks()
+    return kernel.prepare(inputs), _spent("features", started, _clocks())
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds on the wall, and seconds of this process on all its processors."""
+    return time.perf_counter(), time.process_time()
+
+
+def _spent(part: str, started: tuple[float, float], ended: tuple[float, float]) -> dict[str, float]:
+    wall, processor = (end - start for start, end in zip(started, ended, strict=True))
+    return {f"seconds_{part}": wall, f"processor_seconds_{part}": processor}
 
 
 def _select(
@@ -327,10 +336,10 @@ def _select(
 ) -> dict[str, Any]:
     """Pick the next batch from what is left of the pool. Features include the posterior, selection does not."""
     pool = np.setdiff1d(split.pool, labelled, assume_unique=True)
-    started = time.perf_counter()
+    started = _clocks()
     embedding = prepared.embed(pool)
     check_embedding(embedding, pool, run.kernel["name"])
-    embedded = time.perf_counter()
+    embedded = _clocks()
     generator = stream(run.seed, "deficit", n_train=len(labelled))
     batch_size = min(run.batch_size, len(pool))
     selected = selection.select(embedding, batch_size, generator)
@@ -338,8 +347,8 @@ def _select(
     return {
         "picked": pool[selected.rows].tolist(),
         "picked_at_random": selected.n_random,
-        "seconds_features": embedded - started,
-        "seconds_selection": time.perf_counter() - embedded,
+        **_spent("features", started, embedded),
+        **_spent("selection", embedded, _clocks()),
     }
 
 

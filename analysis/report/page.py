@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import style
-from analysis.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED
+from analysis.claims import VERDICTS
 from analysis.collect import CURRENT, Tables
 from analysis.report.drawn import Drawn
 from analysis.sheets import STATES, completeness
@@ -70,11 +70,7 @@ def _tiles(collected: Tables, known: dict[str, Sheet]) -> list[tuple[str, str]]:
     if "claims" in known:
         claims = known["claims"].data
         counts = claims.loc[claims["deviations"] == "", "verdict"].value_counts()
-        tiles += [(str(counts.get(v, 0)), f"claims {v}") for v in (SUPPORTED, NOT_SUPPORTED, NOT_TESTED)]
-        counts = claims.loc[claims["deviations"] != "", "verdict"].value_counts()
-        if len(counts):
-            supported, not_supported = (counts.get(v, 0) for v in (SUPPORTED, NOT_SUPPORTED))
-            tiles.append((f"{supported} / {not_supported}", "claims supported / not supported on reduced pools"))
+        tiles += [(str(counts.get(v, 0)), f"claims {v}") for v in VERDICTS]
     spent = collected.steps.filter(regex="^seconds_(training|features|selection|evaluation)$").sum().sum() / 3600
     tiles.append((f"{spent:.1f} h", "computed"))
     return tiles
