@@ -102,6 +102,7 @@ def _line(part: Part, value: int, statement: Statement) -> str:
         effect = f"×{np.exp(reach):.2f}"
     else:
         text = f"{np.expm1(mean):+.1%} [{np.expm1(low):+.1%}, {np.expm1(high):+.1%}]"
-        effect = f"{np.expm1(reach):.1%}"
+        down = np.isinf(statement.region().low)
+        effect = f"{-np.expm1(-reach) if down else np.expm1(reach):.1%}"
     detectable = f", detectable {effect}" if value == UNDECIDED else ""
     return f"{part.label}: {text}, {len(numbers)} seeds, {WORDS[value]}{detectable}"

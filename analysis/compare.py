@@ -21,7 +21,7 @@ def paired(per_run: pd.DataFrame) -> pd.DataFrame:
 
     All is computed on logarithms, whose mean and standard error are `log` and `sem`. `p_adjusted` controls the false
     discovery rate (Benjamini and Hochberg) among all algorithms, batch sizes, quantities and measures of a study and
-    statistic. `detectable` is the smallest change that a paired t-test at 5 % finds with 80 % power at the spread and
+    statistic. `detectable` is the smallest decrease that a paired t-test at 5 % finds with 80 % power at the spread and
     number of seeds at hand.
     """
     keys = [*STUDY, "seed", *NUMBER]
@@ -30,7 +30,7 @@ def paired(per_run: pd.DataFrame) -> pd.DataFrame:
     pairs = per_run[~random].merge(base, on=keys, suffixes=("", "_base"))
     grouped = _log_ratios(pairs).groupby([*EXPERIMENT, *NUMBER], sort=True)
     table = _ratios(grouped, "baseline")
-    table["detectable"] = np.expm1([detectable_factor(n, LEVEL / 2) for n in table["pairs"]] * table["sem"])
+    table["detectable"] = -np.expm1([-detectable_factor(n, LEVEL / 2) for n in table["pairs"]] * table["sem"])
     table = table.reset_index()
     families = table.groupby(["study", "statistic"])["p"]
     table["p_adjusted"] = families.transform(adjusted) if len(table) else table["p"]

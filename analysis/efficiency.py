@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
 from analysis.collect import EXPERIMENT
-from analysis.rules import FEWEST_SEEDS, interval
+from analysis.rules import FEWEST_SEEDS, critical
 from analysis.stats import MEASURES, against, column, measured
 
 LABEL_SECONDS = 300.0
@@ -22,6 +22,8 @@ LABEL_SECONDS = 300.0
 SPENT = ("seconds_training", "seconds_features", "seconds_selection")
 LEVELS = {"end": 1.0, "half": 0.5, "quarter": 0.25}
 """Fractions of random selection's last training set."""
+ROUNDING = 1e-9
+"""Of a logarithm: what a curve says of its own points is reached there."""
 COLUMNS = [*EXPERIMENT, "seed", "quantity", "measure", "level", "target", "n_train", "labels_bought", "compute_hours"]
 
 
@@ -49,15 +51,15 @@ class Curve:
 
     def reaches(self, error: float) -> float:
         """N_train where the curve has fallen to an error; infinite if a finished run never does, NaN if it may yet."""
-        below = np.flatnonzero(self.logs <= np.log(error))
+        below = np.flatnonzero(self.logs <= np.log(error) + ROUNDING)
         if not len(below):
             return np.inf if self.done else np.nan
         step = int(below[0])
         if not step:
             return float(self.sizes[0])
         before, after = self.logs[step - 1], self.logs[step]
-        part = (before - np.log(error)) / (before - after)
-        return float(self.sizes[step - 1] * (self.sizes[step] / self.sizes[step - 1]) ** part)
+        part = min((before - np.log(error)) / (before - after), 1.0)
+        return round(float(self.sizes[step - 1] * (self.sizes[step] / self.sizes[step - 1]) ** part), 9)
 
 
 def targets(random: Curve) -> dict[str, float]:
@@ -124,23 +126,19 @@ def efficiency(found: pd.DataFrame) -> pd.DataFrame:
     """
     numbers = ["n_train", "labels_bought", "compute_hours", "hours"]
     keys = [*EXPERIMENT, "quantity", "measure", "level"]
-    rows = []
-    for names, part in found.groupby(keys, sort=False):
-        if part["n_train"].isna().any():
-            continue
-        reached = np.isfinite(part["n_train"])
-        row = dict(zip(keys, names, strict=True))
-        row |= {"target": part["target"].mean(), "seeds": len(part), "reached": int(reached.sum())}
-        whole = part if reached.all() else part.head(0)
-        for name in numbers:
-            row |= {name: whole[name].mean(), f"{name}_sem": whole[name].sem()}
-        logs = np.log(whole["random"] / whole["n_train"]).to_numpy(dtype=float)
-        row |= dict.fromkeys(("saving", "low", "high"), np.nan)
-        if len(logs) and np.isfinite(logs).all():
-            row["saving"] = np.exp(logs.mean())
-            if len(logs) >= FEWEST_SEEDS:
-                low, high = interval(logs)
-                row |= {"low": float(np.exp(low)), "high": float(np.exp(high))}
-        rows.append(row)
+    found = found.astype(dict.fromkeys(("target", "random", *numbers), float))
+    finite = found.replace({"n_train": {np.inf: np.nan}})
+    logs = np.log(finite["random"].where(np.isfinite(finite["random"])) / finite["n_train"])
+    grouped = finite.assign(log=logs, open=found["n_train"].isna()).groupby(keys, sort=False)
+    table = grouped.agg(target=("target", "mean"), seeds=("target", "size"), reached=("n_train", "count"))
+    whole = table["reached"] == table["seeds"]
+    for name in numbers:
+        table[name], table[f"{name}_sem"] = grouped[name].mean().where(whole), grouped[name].sem().where(whole)
+    saved = grouped["log"].agg(["mean", "sem", "count"]).where(whole)
+    mean, known = saved["mean"], saved["count"] == table["seeds"]
+    half = table["seeds"].map(lambda n: critical(n) if n >= FEWEST_SEEDS else np.nan) * saved["sem"]
+    for name, value in (("saving", mean), ("low", mean - half), ("high", mean + half)):
+        table[name] = np.exp(value.where(known).astype(float))
     columns = [*keys, "target", "seeds", "reached", "saving", "low", "high"]
-    return pd.DataFrame(rows, columns=[*columns, *(c for name in numbers for c in (name, f"{name}_sem"))])
+    table = table[~grouped["open"].any()].reset_index()
+    return table.reindex(columns=[*columns, *(c for name in numbers for c in (name, f"{name}_sem"))])

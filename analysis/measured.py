@@ -49,6 +49,10 @@ class Measured:
         return dict(list(ours.groupby(["scenario", *NUMBER])))
 
     @functools.cached_property
+    def _cells(self) -> dict[tuple[str, ...], dict[tuple[str, int], pd.DataFrame]]:
+        return {}
+
+    @functools.cached_property
     def _curves(self) -> dict[tuple[str, int, str], pd.DataFrame]:
         ours = self.steps[self.steps["deviations"] == self.deviations]
         return dict(list(ours.groupby(["scenario", "batch_size", "algorithm"])))
@@ -65,9 +69,10 @@ class Measured:
         size = batch_size or statement.batch_size
         if statement.statistic == "early":
             return self._early(statement, algorithm, measure)
-        found = self.of(statement, measure)
-        found = found[(found["algorithm"] == algorithm) & (found["batch_size"] == size)]
-        return found[RUN_VALUES].set_index("seed")
+        key = (statement.scenario, statement.statistic, statement.quantity, measure)
+        if key not in self._cells:
+            self._cells[key] = dict(list(self.of(statement, measure).groupby(["algorithm", "batch_size"])))
+        return self._cells[key].get((algorithm, size), self.values.head(0))[RUN_VALUES].set_index("seed")
 
     def curve(self, statement: Statement, algorithm: str, scenario: str = "") -> pd.DataFrame:
         """The steps of an algorithm at the claim's batch size; in another scenario at its largest."""

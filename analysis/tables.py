@@ -164,11 +164,11 @@ def comparisons(table: pd.DataFrame) -> Sheet:
     columns = [*EXPERIMENT_COLUMNS, Column("Statistic", "statistic"), Column("Of", "quantity")]
     columns += [Column("Measure", "measure"), Column("Change", "relative", digits="+.1%")]
     columns += [Column("95 % interval", "interval"), Column("p adjusted", "p_adjusted", digits=".2g")]
-    columns += [Column("Significant", "significant"), Column("Detectable", "detectable", digits=".1%")]
+    columns += [Column("Significant", "significant"), Column("Detectable decrease", "detectable", digits=".1%")]
     note = (
         "Error over random selection's at equal seed, minus one: geometric mean. Intervals and p are of paired t-tests"
         " on logarithms, two-sided, adjusted (Benjamini, Hochberg) among all of a scenario; detectable: the smallest"
-        " change found with 80 % power at this spread and number of seeds."
+        " decrease found with 80 % power at this spread and number of seeds."
     )
     columns += [Column("Pairs", "pairs")]
     return Sheet("comparisons", "Compared with random selection", note, data.reset_index(drop=True), columns)

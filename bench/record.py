@@ -32,7 +32,8 @@ CHECKSUM = "checksum"
 """The key of a record's file that holds a SHA-256 of the others; records written by hand or earlier have none."""
 TOLERANCE = 1e-6
 """By which errors (relative) and correlations (absolute) may differ between machines: see bench/versions.py."""
-MACHINE = ("session", "models_in_lockstep", "timing", *(c for c in Step.columns() if c.startswith(("seconds", "peak"))))
+MEASURED = ("seconds", "processor_seconds", "peak")
+MACHINE = ("session", "models_in_lockstep", "timing", *(c for c in Step.columns() if c.startswith(MEASURED)))
 """Fields of a step that two machines may differ in."""
 
 

@@ -46,6 +46,8 @@ def test_a_lack_of_power_shows_nothing():
     assert row["verdict"] == UNDECIDED and "detectable" in row["evidence"]
     sem = rules.sem(np.log(np.array([1.0, 2.6, 2.0]) / [2.0, 2.2, 2.1]))
     assert f"{np.expm1(rules.detectable_factor(3) * sem):.1%}" in row["evidence"]
+    row = judged([*RND, *UNCLEAR], "lower")
+    assert f"detectable {-np.expm1(-rules.detectable_factor(3) * sem):.1%}" in row["evidence"]
 
 
 def test_both_other_margins_stand_beside():
