@@ -5,17 +5,23 @@ Writes data/*.parquet, tables/*.{csv,md,tex}, figures/*.{svg,png} and report.htm
 """
 
 import argparse
+import contextlib
+import io
 import sys
-from collections.abc import Sequence
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 
 from analysis import style
 from analysis.collect import Collector, Tables
 from analysis.efficiency import LABEL_SECONDS
-from analysis.figures.catalogue import Job, jobs
+from analysis.figures.catalogue import Job, chosen_jobs
 from analysis.plan import current_checksums, states
 from analysis.records import read_or_describe, record_paths
 from analysis.report.drawn import Drawn
@@ -35,34 +41,91 @@ from bench.system import cores
 def main() -> None:
     """Entry point; exits with 2 when there is nothing to analyse."""
     parser = argparse.ArgumentParser(prog=called("build"), description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder given to the runs as results=")
+    results = "folder given to the runs as results=; several are taken together, and then --output is needed"
+    parser.add_argument("--results", type=Path, nargs="+", default=[Path("results")], help=results)
     parser.add_argument("--output", type=Path, help="where to write (RESULTS/analysis)")
     parser.add_argument("--data", type=Path, help="folder of tables of an earlier build, instead of records")
     parser.add_argument("--sweep", default="paper", help="the sweep whose completeness is told (paper)")
     parser.add_argument("--label-seconds", type=float, default=LABEL_SECONDS, help="price of a label in seconds")
     parser.add_argument("--workers", type=int, default=len(cores()), help="processes that draw")
+    parser.add_argument("--page", action="store_true", help="write report.html alone")
+    chosen = parser.add_argument_group("figures for a paper of your own")
+    chosen.add_argument(
+        "--figures", type=_names(","), default=[], help="names or patterns, e.g. 'learning_curves_*,cost_*'"
+    )
+    chosen.add_argument("--algorithms", type=_names(";"), default=[], help="e.g. 'MaxDiag + RND;LCMD + FEAT(LL)'")
+    chosen.add_argument("--width", type=float, default=style.WIDTH, help=f"inches ({style.WIDTH:g}: two columns)")
+    chosen.add_argument("--format", type=_names(","), default=list(style.FORMATS), help="svg, png, pdf (svg,png)")
+    chosen.add_argument("--style", type=Path, help="a matplotlib style file, over this project's settings")
     arguments = parser.parse_args()
-    output = arguments.output or arguments.results / "analysis"
     try:
+        if len(arguments.results) > 1 and not arguments.output:
+            raise UserError("--results names several folders: say with --output where to write")
+        output = arguments.output or arguments.results[0] / "analysis"
+        wanted = Wanted(
+            arguments.label_seconds,
+            arguments.workers,
+            arguments.page,
+            tuple(arguments.figures),
+            tuple(arguments.algorithms),
+            choice(arguments.width, arguments.format, arguments.style),
+        )
         collected = Tables.load(arguments.data) if arguments.data else collect(arguments.results, arguments.sweep)
-        build(collected, output, arguments.label_seconds, arguments.workers)
+        build(collected, output, wanted)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def collect(results: Path, sweep: str = "paper") -> Tables:
-    """Read every record below `results` and compare with a sweep's cells. Raises UserError if there is no record."""
+def _names(separator: str) -> Callable[[str], list[str]]:
+    return lambda text: [name.strip() for name in text.split(separator) if name.strip()]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written and how: `page` is the report alone; `figures` are patterns, none of them means all."""
+
+    label_seconds: float = LABEL_SECONDS
+    workers: int = 1
+    page: bool = False
+    figures: tuple[str, ...] = ()
+    algorithms: tuple[str, ...] = ()
+    choice: style.Choice = style.USUAL
+
+
+def choice(width: float, formats: Sequence[str], sheet: Path | None) -> style.Choice:
+    """How figures are written. Raises UserError."""
+    for name in formats:
+        if name not in ("svg", "png", "pdf"):
+            raise UserError(f"--format {name!r} is not known: take svg, png, pdf or several of them, as svg,pdf")
+    if not 1 <= width <= 40:
+        raise UserError(f"--width {width:g}: give inches between 1 and 40; two columns of a journal are 7")
+    if sheet is None:
+        return style.Choice(width, tuple(formats))
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            settings = mpl.rc_params_from_file(str(sheet), use_default_template=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--style {sheet} cannot be read ({error}): give a matplotlib style file") from None
+    return style.Choice(width, tuple(formats), tuple(settings.items()))
+
+
+def collect(results: Path | Sequence[Path], sweep: str = "paper") -> Tables:
+    """Read every record below `results`, one folder or several, and compare with a sweep's cells. Raises UserError."""
+    folders = [results] if isinstance(results, Path) else list(results)
     collector = Collector()
-    for path in progress(record_paths(results), "records", unit="record"):
+    # a run that lies in several folders counts once
+    paths = {path.parent.name: path for folder in reversed(folders) for path in record_paths(folder)}
+    for path in progress(sorted(paths.values()), "records", unit="record"):
         collector.add(read_or_describe(path))
     if not collector.slim:
-        raise UserError(f"no finished step below {results / 'runs'}: run something first, e.g. make run")
+        below = ", ".join(str(folder / "runs") for folder in folders)
+        raise UserError(f"no finished step below {below}: run something first, e.g. make run")
     cells = expand([f"sweep={sweep}"])
     recorded = {one.record.identity["scenario"]["name"] for one in collector.slim if one.record}
     for scenario in sorted(recorded - {cell.run.scenario.name for cell in cells}):
         cells += _cells_of(scenario)
-    return collector.tables(results, pd.DataFrame(states(cells, collector.slim)), current_checksums(cells))
+    return collector.tables(folders, pd.DataFrame(states(cells, collector.slim)), current_checksums(cells))
 
 
 def _cells_of(scenario: str) -> list[Cell]:
@@ -73,40 +136,51 @@ def _cells_of(scenario: str) -> list[Cell]:
         return []
 
 
-def build(collected: Tables, output: Path, label_seconds: float = LABEL_SECONDS, workers: int = 1) -> None:
+def build(collected: Tables, output: Path, wanted: Wanted | None = None) -> None:
     """Write everything below `output`, replacing what an earlier build wrote, and print the last errors."""
-    folders = {name: output / name for name in ("data", "tables", "figures")}
-    for folder in folders.values():
-        make_folder(folder)
-    found = Statistics.of(collected, label_seconds)
+    wanted = wanted or Wanted()
+    found = Statistics.of(collected, wanted.label_seconds)
     made = sheets(found, collected)
-    drawn = draw(list(jobs(collected, found)), folders["figures"], workers)
-    collected.save(folders["data"])
-    for sheet in made:
-        sheet.save(folders["tables"])
-    write_atomically(output / "report.html", page(collected, made, drawn).encode())
+    chosen = chosen_jobs(collected, found, wanted.figures, wanted.algorithms)
+    make_folder(output)
+    if wanted.page:
+        with tempfile.TemporaryDirectory() as beside:
+            drawn = draw(chosen, Path(beside), wanted.workers, wanted.choice)
+    else:
+        folders = {name: output / name for name in ("data", "tables", "figures")}
+        for folder in folders.values():
+            make_folder(folder)
+        drawn = draw(chosen, folders["figures"], wanted.workers, wanted.choice)
+        collected.save(folders["data"])
+        for sheet in made:
+            sheet.save(folders["tables"])
+    files = () if wanted.page else tuple(dict.fromkeys(("svg", *wanted.choice.formats)))
+    write_atomically(output / "report.html", page(collected, found, made, drawn, files).encode())
     print(last_errors(made))
     told = collected.runs[(collected.runs["failure"] != "") & collected.runs["state"].isin(["done", "damaged"])]
     for failure in told["failure"]:
         print(f"left out: {failure}", file=sys.stderr)
-    print(f"wrote {len(made)} tables, {len(drawn)} figures and {output / 'report.html'}")
+    written = "" if wanted.page else f"{len(made)} tables, {len(drawn)} figures and "
+    print(f"wrote {written}{output / 'report.html'}")
 
 
-def draw(wanted: Sequence[Job], folder: Path, workers: int) -> list[Drawn]:
+def draw(wanted: Sequence[Job], folder: Path, workers: int, chosen: style.Choice = style.USUAL) -> list[Drawn]:
     """Draw all figures, in several processes where there are many."""
     if workers < 2 or len(wanted) < 8:
-        return [_draw(job, folder) for job in progress(wanted, "figures", unit="figure")]
+        return [_draw(job, folder, chosen) for job in progress(wanted, "figures", unit="figure")]
     with ProcessPoolExecutor(workers) as pool:
-        done = pool.map(_draw, wanted, [folder] * len(wanted), chunksize=2)
+        done = pool.map(_draw, wanted, [folder] * len(wanted), [chosen] * len(wanted), chunksize=2)
         return list(progress(done, "figures", unit="figure", total=len(wanted)))
 
 
-def _draw(job: Job, folder: Path) -> Drawn:
-    drawing = job.draw(*job.arguments)
-    svg, _ = style.save(drawing.figure, folder / job.name)
-    return Drawn(
-        job.name, job.study, job.heading, drawing.caption, svg.read_text(encoding="utf-8"), drawing.positions()
-    )
+def _draw(job: Job, folder: Path, chosen: style.Choice) -> Drawn:
+    token = style.chosen.set(chosen)
+    try:
+        drawing = job.draw(*job.arguments)
+        svg, *_ = style.save(drawing.figure, folder / job.name)
+    finally:
+        style.chosen.reset(token)
+    return Drawn(job.name, job.study, job.heading, drawing.caption, svg.read_text(encoding="utf-8"), drawing.positions())
 
 
 def last_errors(made: Sequence[Sheet], most: int = 40) -> str:

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ COLUMNS = ["run_id", "study", "algorithm", "seed", "uncertainty", "target", "kin
 
 
 def calibration_of(
-    done: pd.DataFrame, results: Path, kernels: Mapping[str, Mapping[str, KernelFacts]]
+    done: pd.DataFrame, results: Sequence[Path], kernels: Mapping[str, Mapping[str, KernelFacts]]
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Read the arrays at the end of the finished runs with the largest batch of their study.
 
@@ -37,7 +37,8 @@ def calibration_of(
     if len(done):
         largest = done["batch_size"] == done.groupby("study")["batch_size"].transform("max")
         for run in done[largest & ~done["algorithm"].isin(ALIKE)].to_dict("records"):
-            path = results / "runs" / run["run_id"] / end_file(run["final"])
+            paths = [folder / "runs" / run["run_id"] / end_file(run["final"]) for folder in results]
+            path = next((path for path in paths if path.exists()), paths[0])
             known = {name: facts for name, facts in kernels[run["run_id"]].items() if facts.uncertainty}
             names = known if run["baseline"] else known.keys() & {run["kernel"]}
             if not path.exists():

@@ -5,7 +5,7 @@ steps. Units stand in the names of columns.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,9 @@ class Collector:
         slim = [step.model_copy(update={"picked": None, "correlations": {}}) for step in record.steps]
         self.slim.append(replace(found, record=record.model_copy(update={"steps": slim, "sessions": []})))
 
-    def tables(self, results: Path, plan: pd.DataFrame, checksums: Mapping[str, str | None]) -> Tables:
+    def tables(self, results: Path | Sequence[Path], plan: pd.DataFrame, checksums: Mapping[str, str | None]) -> Tables:
         """Label every run with its state and build the tables. Raises UserError if there is no finished step."""
+        folders = [results] if isinstance(results, Path) else list(results)
         states = label(self.slim, checksums)
         key = ["run_id", "final"]
         runs = pd.DataFrame([row | {"state": states.get(_end(row), row["state"])} for row in self._runs])
@@ -118,8 +119,9 @@ class Collector:
         ]
         if not steps:
             found = ", ".join(f"{n} {state}" for state, n in runs["state"].value_counts().items()) or "nothing"
+            below = ", ".join(str(folder / "runs") for folder in folders)
             raise UserError(
-                f"no finished step of this version of code and data below {results / 'runs'} ({found}): run something"
+                f"no finished step of this version of code and data below {below} ({found}): run something"
                 " first, e.g. make run"
             )
         runs["study"] = _told_apart(runs)
@@ -131,7 +133,7 @@ class Collector:
         plan = plan if len(plan) else pd.DataFrame(columns=list(REQUIRED["plan"]))
         done = runs[runs["state"] == "done"]
         kernels = {found.run_id: found.record.kernels for found in self.slim if found.record}
-        calibration, damaged = calibration_of(done, results, kernels)
+        calibration, damaged = calibration_of(done, folders, kernels)
         runs["failure"] = [damaged.get(run, told) for run, told in zip(runs["run_id"], runs["failure"], strict=True)]
         return Tables(runs, table, calibration, plan)
 

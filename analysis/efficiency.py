@@ -117,6 +117,12 @@ def _spent(run: pd.DataFrame, label_seconds: float) -> Callable[[float], dict[st
     return until
 
 
+def with_cost(steps: pd.DataFrame, label_seconds: float) -> pd.DataFrame:
+    """The steps with `hours`: labels bought at their price, and computing of the run until then."""
+    spent = steps[[c for c in SPENT if c in steps]].sum(axis=1).groupby([steps["run_id"], steps["final"]]).cumsum()
+    return steps.assign(hours=(spent + steps["labels_bought"] * label_seconds) / 3600)
+
+
 def efficiency(found: pd.DataFrame) -> pd.DataFrame:
     """`crossings` over seeds: means, and savings against random selection with a 90 % interval.
 

@@ -31,6 +31,7 @@ class Statistics:
     paper: pd.DataFrame
     claims: pd.DataFrame
     variants: pd.DataFrame
+    label_seconds: float
 
     @classmethod
     def of(cls, collected: Tables, label_seconds: float = LABEL_SECONDS) -> "Statistics":
@@ -49,6 +50,7 @@ class Statistics:
             against_paper(collected.steps, values),
             verdicts(Measured(values, collected.steps)),
             variants(values[values["statistic"] == "final"]),
+            label_seconds,
         )
 
 

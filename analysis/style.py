@@ -7,11 +7,15 @@ paper's main one is filled and solid, the other hollow and dashed, so that no tw
 import itertools
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 
@@ -73,6 +77,20 @@ UNITS = {"force": "kcal mol$^{-1}$ Å$^{-1}$", "energy": "kcal mol$^{-1}$"}
 PLAIN_UNITS = {"force": "kcal/mol/Å", "energy": "kcal/mol"}
 WIDTH = 7.0
 """Inches: two columns of the journal."""
+FORMATS = ("svg", "png")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How figures are written: width in inches, formats beside SVG, a style sheet over this project's settings."""
+
+    width: float = WIDTH
+    formats: tuple[str, ...] = FORMATS
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+USUAL = Choice()
+chosen: ContextVar[Choice] = ContextVar("chosen", default=USUAL)
 
 RC: dict[Any, Any] = {
     "font.size": 7.5,
@@ -120,17 +138,28 @@ def scenario_order(scenario: str) -> tuple[int, str]:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as SVG and PNG, the same bytes for the same data."""
-    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("svg", "png")]
+    """Write a figure as SVG and in the other formats chosen, the same bytes for the same data."""
+    formats = dict.fromkeys(("svg", *chosen.get().formats))
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
     with apply():
-        # laid out once for both files
+        # laid out once, and drawn once for each file
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        figure.savefig(paths[0], metadata={"Date": None})
-        figure.savefig(paths[1], metadata={"Software": None})
+        for path in paths:
+            if path.suffix == ".svg":
+                FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
+            elif path.suffix == ".png":
+                FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+            else:
+                FigureCanvasPdf(figure).print_pdf(path, metadata={"CreationDate": None})
     return paths
 
 
 def apply(changes: Mapping[Any, Any] | None = None) -> AbstractContextManager[None]:
     """Context in which every figure is drawn."""
-    return mpl.rc_context(RC | dict(changes or {}))
+    return mpl.rc_context(RC | dict(changes or {}) | dict(chosen.get().settings))
+
+
+def plain(name: str) -> str:
+    """A name from outside as matplotlib writes it letter by letter: a dollar begins no formula."""
+    return name.replace("$", r"\$")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -38,8 +39,8 @@ class Drawing:
 
 
 def new_figure(panels: int, height: float, rows: int = 1) -> Figure:
-    """A figure of the journal's width with panels side by side, to be drawn within style.apply()."""
-    figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
+    """A figure of the chosen width with panels side by side, to be drawn within style.apply()."""
+    figure = Figure(figsize=(style.chosen.get().width, height), layout="constrained")
     figure.subplots(rows, panels)
     return figure
 
@@ -51,6 +52,8 @@ def curve(axis: Axes, look: style.Look, label: str, part: pd.DataFrame, x: str, 
     line = look.line | {"markevery": spread(xs) if few_markers else None}
     fewer = part["fewer"].to_numpy(dtype=bool) if "fewer" in part else np.zeros(len(part), dtype=bool)
     whole = int(np.argmax(fewer)) if fewer.any() else len(part)
+    label, name = style.plain(label), label
+    before = set(axis.get_children())
     axis.plot(xs, ys, label=label, **(line | ({"linestyle": ":"} if not whole else {})))
     if 0 < whole < len(part):
         axis.lines[-1].set_data(xs[:whole], ys[:whole])
@@ -59,6 +62,19 @@ def curve(axis: Axes, look: style.Look, label: str, part: pd.DataFrame, x: str, 
     if len(part) == 1:
         axis.errorbar(xs, ys, yerr=band, fmt="none", ecolor=look.colour, elinewidth=0.8)
     axis.fill_between(xs, ys - band, ys + band, color=look.colour, alpha=0.18, linewidth=0)
+    tag([artist for artist in axis.get_children() if artist not in before], name, panel_of(axis))
+
+
+def tag(artists: Iterable[Artist], name: str, place: str) -> None:
+    """Mark what is drawn of a method, so that a page can hide it: `report.drawn` reads the name from the id."""
+    for number, artist in enumerate(artists):
+        artist.set_gid(f"method-{name.encode().hex()}-{place}-{number}")
+
+
+def panel_of(axis: Axes) -> str:
+    """A place in a figure that no other artist has: the panel, and how many are drawn on it."""
+    figure = axis.get_figure()
+    return f"{figure.axes.index(axis) if figure else 0}-{len(axis.get_children())}"
 
 
 def spread(x: np.ndarray) -> list[int]:
@@ -96,12 +112,17 @@ def log_ticks(low: float, high: float, room: float) -> list[float]:
 
 def legend(figure: Figure, handles: Sequence[Line2D], columns: int = 4) -> None:
     """One legend above the panels."""
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), handlelength=2.6)
+    made = figure.legend(
+        handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), handlelength=2.6
+    )
+    for number, (handle, text, entry) in enumerate(zip(made.legend_handles, made.get_texts(), handles, strict=True)):
+        if (name := entry.get_gid()) and handle is not None:
+            tag((handle, text), name, f"legend-{number}")
 
 
 def handles(looks: dict[str, style.Look]) -> list[Line2D]:
     """Legend entries of methods."""
-    return [Line2D([], [], label=name, **look.line) for name, look in looks.items()]
+    return [Line2D([], [], label=style.plain(name), gid=name, **look.line) for name, look in looks.items()]
 
 
 def number(value: float, sem: float = float("nan")) -> str:

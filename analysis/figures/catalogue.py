@@ -1,21 +1,25 @@
 """Every figure that the recorded runs allow, by name: what is drawn from what."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatch
 from typing import Any
 
 import pandas as pd
 
 from analysis import style
 from analysis.collect import EXPERIMENT, Tables
+from analysis.efficiency import with_cost
 from analysis.figures.base import Drawing
-from analysis.figures.errors import batch_size, learning_curves
+from analysis.figures.errors import batch_size, cost_curves, learning_curves
 from analysis.figures.illustration import POINTS, illustration
+from analysis.figures.savings import savings
 from analysis.figures.seconds import seconds
 from analysis.figures.uncertainty import calibration, correlations
-from analysis.paper import overlay, paper_numbers
+from analysis.paper import overlay, paper_numbers, remark
 from analysis.sheets import Statistics
 from analysis.stats import measured, over_seeds, summarise
+from bench.errors import UserError
 
 PAIRS = ("MaxDiag + GP", "MaxDet + GP", "MaxDist + FEAT", "LCMD + FEAT")
 IN_PAPER = {
@@ -45,6 +49,34 @@ class Job:
         return self.title + (f" (the paper's {IN_PAPER[self.name]})" if self.name in IN_PAPER else "")
 
 
+def chosen_jobs(
+    collected: Tables, found: Statistics, figures: Sequence[str] = (), algorithms: Sequence[str] = ()
+) -> list[Job]:
+    """The figures whose names match a pattern, of some algorithms alone. Raises UserError for what does not exist."""
+    if algorithms:
+        known = sorted(collected.steps["algorithm"].unique())
+        for name in algorithms:
+            if name not in known:
+                raise UserError(f"no run of the algorithm {name!r}: take some of {'; '.join(known)}")
+        collected, found = _only(collected, algorithms), _only(found, algorithms)
+    made = list(jobs(collected, found))
+    for pattern in figures:
+        if not any(fnmatch(job.name, pattern) for job in made):
+            raise UserError(f"no figure is called {pattern!r}: take some of {', '.join(job.name for job in made)}")
+    return [job for job in made if not figures or any(fnmatch(job.name, pattern) for pattern in figures)]
+
+
+def _only(tables: Any, algorithms: Sequence[str]) -> Any:
+    """The same tables with the rows of some algorithms alone, where they have any."""
+    held = {field.name: getattr(tables, field.name) for field in fields(tables)}
+    rows = {
+        name: table[table["algorithm"].isin(algorithms)]
+        for name, table in held.items()
+        if isinstance(table, pd.DataFrame) and "algorithm" in table and name != "runs"
+    }
+    return replace(tables, **rows)
+
+
 def jobs(collected: Tables, found: Statistics) -> Iterator[Job]:
     """Yield every figure; a study is a scenario or one altered form of it."""
     yield Job("illustration", "", "Three criteria in two dimensions", illustration, (pd.read_csv(POINTS),))
@@ -65,8 +97,11 @@ def _errors(study: str, scenario: str, quantity: str, steps: pd.DataFrame, found
         numbers = overlay(
             paper_numbers() if study == scenario else paper_numbers().head(0), scenario, largest, quantity
         )
-        arguments = (curves, quantity, looks, numbers)
-        yield Job(f"learning_curves_{name}", study, f"Learning curves, {kind}", learning_curves, arguments)
+        told = remark(scenario, str(steps["deviations"].iloc[0]))
+        drawn = (curves, quantity, looks, numbers, told)
+        yield Job(f"learning_curves_{name}", study, f"Learning curves, {kind}", learning_curves, drawn)
+        if quantity == measured(steps)[0]:
+            yield from _costs(study, quantity, steps, found, told)
     means = found.means[(found.means["study"] == study) & (found.means["statistic"] == "final")]
     means = means[means["quantity"] == quantity]
     if means["batch_size"].nunique() < 2:
@@ -78,6 +113,23 @@ def _errors(study: str, scenario: str, quantity: str, steps: pd.DataFrame, found
     if pairs:
         title = f"Last layer and random projections, {kind}"
         yield Job(f"projections_{name}", study, title, batch_size, (means, quantity, pairs))
+
+
+def _costs(study: str, quantity: str, steps: pd.DataFrame, found: Statistics, told: str) -> Iterator[Job]:
+    """Errors against cost, and labels saved, of what is trained on, at the largest batch."""
+    largest = int(steps["batch_size"].max())
+    looks = style.main_methods(steps["algorithm"], forces="force" in measured(steps))
+    table = found.efficiency
+    table = table[(table["study"] == study) & (table["batch_size"] == largest) & (table["quantity"] == quantity)]
+    table = table[~table["algorithm"].isin(set(steps.loc[steps["baseline"], "algorithm"]))].dropna(subset="saving")
+    shown = {name: look for name, look in looks.items() if name in set(table["algorithm"])}
+    if shown:
+        yield Job(f"savings_{study}", study, f"Labels saved, {quantity} errors", savings, (table, shown))
+    costs = with_cost(steps[steps["batch_size"] == largest], found.label_seconds)
+    hours = costs.groupby([*EXPERIMENT, "n_train"])["hours"].mean()
+    curves = over_seeds(costs, quantity).merge(hours.reset_index(), on=[*EXPERIMENT, "n_train"])
+    drawn = (curves, quantity, looks, found.label_seconds, told)
+    yield Job(f"cost_{study}", study, f"Errors against cost, {quantity} errors", cost_curves, drawn)
 
 
 def _others(study: str, steps: pd.DataFrame, collected: Tables, found: Statistics) -> Iterator[Job]:

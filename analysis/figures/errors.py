@@ -1,5 +1,7 @@
 """Errors against N_train (Figs. 3, 6, 10), against N_batch (2, 5, 8, 9), last layer against projections (4, 7, 11)."""
 
+from dataclasses import dataclass
+
 import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
@@ -15,37 +17,73 @@ from analysis.figures.base import (
     log_axis,
     new_figure,
     number,
+    panel_of,
+    tag,
     thinned,
 )
+from analysis.paper import paper_numbers
 from analysis.stats import MEASURES
 
 BANDS = "Bands, and bars of single points: standard error of the mean over seeds."
 
 
-def learning_curves(means: pd.DataFrame, quantity: str, looks: dict[str, style.Look], paper: pd.DataFrame) -> Drawing:
+@dataclass(frozen=True)
+class Against:
+    """What errors are drawn against: a column of the means, what it is called, its axis, and words of the caption."""
+
+    column: str
+    called: str
+    axis: str
+    caption: str
+
+
+TRAINING = Against("n_train", "N_train", "$N_\\mathrm{train}$", "Learning curves")
+COST = Against("hours", "hours", "Labels and computing (h)", "Errors against cost")
+
+
+def learning_curves(
+    means: pd.DataFrame, quantity: str, looks: dict[str, style.Look], paper: pd.DataFrame, remark: str = ""
+) -> Drawing:
     """Draw `over_seeds` of one study and batch size on log scales; crosses are the paper's numbers."""
+    return _curves(means, quantity, looks, paper, TRAINING, remark)
+
+
+def cost_curves(
+    means: pd.DataFrame, quantity: str, looks: dict[str, style.Look], label_seconds: float, remark: str = ""
+) -> Drawing:
+    """Draw `over_seeds` with mean `hours`: the price of all labels bought, and computing until then."""
+    drawing = _curves(means, quantity, looks, paper_numbers().head(0), COST, remark)
+    drawing.caption += f" Labels of training, validation and pool where it is read, {label_seconds:g} s each;"
+    drawing.caption += " computing as recorded, on machines that did other work."
+    return drawing
+
+
+def _curves(
+    means: pd.DataFrame, quantity: str, looks: dict[str, style.Look], paper: pd.DataFrame, x: Against, remark: str
+) -> Drawing:
     means = thinned(means, looks)
     with style.apply():
         figure = new_figure(3, PANEL_HEIGHT + 0.16 * -(-len(looks) // 4))
-        drawing = Drawing(figure, f"Learning curves, N_batch {means['batch_size'].iloc[0]}. {BANDS}")
+        drawing = Drawing(figure, f"{x.caption}, N_batch {means['batch_size'].iloc[0]}. {BANDS}")
+        drawing.caption += f" {remark[0].upper()}{remark[1:]}." if remark else ""
         entries = handles(looks)
         for panel, (axis, measure) in enumerate(zip(figure.axes, MEASURES, strict=True)):
             for name, look in looks.items():
                 part = means[(means["algorithm"] == name) & means[measure].notna()].sort_values("n_train")
                 if part.empty:
                     continue
-                curve(axis, look, name, part, "n_train", measure, few_markers=True)
-                drawing.points += _texts(panel, name, part, "n_train", "N_train", measure)
+                curve(axis, look, name, part, x.column, measure, few_markers=True)
+                drawing.points += _texts(panel, name, part, x.column, x.called, measure)
             quoted = paper[(paper["measure"] == measure) & paper["algorithm"].isin(list(looks))]
             for row in quoted.itertuples():
-                look = looks[row.algorithm]
-                axis.plot(
-                    row.n_train, row.value, "x", color=look.colour, markersize=5, mew=1.2, label="_paper", zorder=5
-                )
+                colour = looks[row.algorithm].colour
+                drawn = axis.plot(row.n_train, row.value, "x", color=colour, markersize=5, mew=1.2, zorder=5)
+                drawn[0].set_label("_paper")
+                tag(drawn, row.algorithm, panel_of(axis))
                 drawing.points.append((panel, row.n_train, row.value, f"{row.algorithm}, the paper: {row.value:g}"))
             log_axis(axis, "x")
             log_axis(axis, "y")
-            axis.set_xlabel("$N_\\mathrm{train}$")
+            axis.set_xlabel(x.axis)
             axis.set_ylabel(label(quantity, measure))
         if len(paper[paper["algorithm"].isin(list(looks))]):
             entries.append(Line2D([], [], color="#666666", marker="x", linestyle="", label="number in the paper"))

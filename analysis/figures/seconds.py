@@ -28,7 +28,7 @@ def seconds(means: pd.DataFrame) -> Drawing:
                     middle = float(left[algorithm]) + value / 2
                     drawing.points.append((panel, middle, row, f"{algorithm}, {name}: {number(value, sem)} s"))
                 left = left + wide[name]
-            axis.set_yticks(range(len(looks)), list(looks) if panel == 0 else [])
+            axis.set_yticks(range(len(looks)), [*map(style.plain, looks)] if panel == 0 else [])
             axis.tick_params(axis="y", length=0)
             axis.set_ylim(len(looks) - 0.5, -0.5)
             axis.grid(visible=False, axis="y")

@@ -38,12 +38,14 @@ def correlations(means: pd.DataFrame) -> Drawing:
                 rows = [i + shift for i, algorithm in enumerate(looks) if algorithm in part.index]
                 part = part.loc[[algorithm for algorithm in looks if algorithm in part.index]]
                 spread = part["sem"].fillna(0)
-                axis.errorbar(part["mean"], rows, xerr=spread, fmt=marker, color=colour, elinewidth=0.8, label=name)
+                axis.errorbar(
+                    part["mean"], rows, xerr=spread, fmt=marker, color=colour, elinewidth=0.8, label=style.plain(name)
+                )
                 for row, (algorithm, mean, sem) in zip(
                     rows, zip(part.index, part["mean"], part["sem"], strict=True), strict=True
                 ):
                     drawing.points.append((panel, mean, row, f"{algorithm}, {name}: {number(mean, sem)}"))
-            axis.set_yticks(range(len(looks)), list(looks) if panel == 0 else [])
+            axis.set_yticks(range(len(looks)), [*map(style.plain, looks)] if panel == 0 else [])
             axis.tick_params(axis="y", length=0)
             axis.set_ylim(len(looks) - 0.5, -0.5)
             axis.xaxis.set_major_locator(MaxNLocator(5))
@@ -51,7 +53,9 @@ def correlations(means: pd.DataFrame) -> Drawing:
         # a kind that nothing is drawn of has no place in the legend
         shown = set(means["uncertainty"])
         entries = [
-            Line2D([], [], color=c, marker=m, linestyle="", label=n) for k, (n, c, m) in kinds.items() if k in shown
+            Line2D([], [], color=c, marker=m, linestyle="", label=style.plain(n))
+            for k, (n, c, m) in kinds.items()
+            if k in shown
         ]
         legend(figure, entries)
     return drawing
@@ -91,7 +95,7 @@ def calibration(table: pd.DataFrame, target: str) -> Drawing:
                 axis.plot(both, both, "--", color="#888888", linewidth=0.7)
                 axis.set(xlim=limits[0], ylim=limits[1])
             own = algorithm.endswith(uncertainty)
-            axis.set_title(algorithm if own else f"{algorithm}: {uncertainty}", fontsize=7)
+            axis.set_title(style.plain(algorithm if own else f"{algorithm}: {uncertainty}"), fontsize=7)
             if panel >= len(groups) - columns:
                 unit = style.UNITS[part["of"].iloc[0]]
                 axis.set_xlabel(f"Uncertainty ({unit})")

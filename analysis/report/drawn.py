@@ -27,13 +27,19 @@ class Drawn:
         text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{own}-", text)
         # coordinates only: what is written in the figure stays
         text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), text)
+        text = re.sub(rf'\bid="{own}-method-([0-9a-f]*)-[^"]*"', _method, text)
         for colour, variable in COLOURS.items():
             text = text.replace(colour, variable)
         size = re.search(r'<svg [^>]*?height="([\d.]+)pt"[^>]*?viewBox="([^"]+)"[^>]*>', text)
         box = size.group(2) if size else "0 0 504 200"
-        opening = f'<svg class="figure" role="img" aria-label="{escape(self.heading)}" viewBox="{box}"'
+        opening = f'<svg class="figure" role="img" tabindex="0" aria-label="{escape(self.heading)}" viewBox="{box}"'
         opening += ' xmlns:xlink="http://www.w3.org/1999/xlink">'
         return Markup(re.sub(r"<svg [^>]*>", lambda _: opening, text, count=1))
+
+
+def _method(found: re.Match[str]) -> str:
+    """The name that `figures.base.tag` wrote, as the page reads it."""
+    return f'data-method="{escape(bytes.fromhex(found[1]).decode())}"'
 
 
 COLOURS = {"#000000": "currentColor", "#ffffff": "var(--paper)", "#dddddd": "var(--grid)"}

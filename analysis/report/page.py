@@ -1,46 +1,52 @@
-"""One self-contained page: what was run, how far it is, verdicts, figures, tables, and the run behind each number."""
+"""One self-contained page: figures and a scoreboard first, then verdicts, then tables, and the run behind a number."""
 
 import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import style
 from analysis.claims import VERDICTS
-from analysis.collect import CURRENT, Tables
+from analysis.collect import Tables
+from analysis.paper import remark
+from analysis.report import overview
 from analysis.report.drawn import Drawn
-from analysis.sheets import STATES, completeness
+from analysis.report.parts import HERE, PAGE, PARTS
+from analysis.scoreboard import NOTE, scoreboard
+from analysis.sheets import Statistics
+from analysis.stats import MEASURES
 from analysis.tables import Sheet
 
-HERE = Path(__file__).parent
 TITLE = "Batch-mode active learning of interatomic potentials: what has been reproduced"
 PAPER = "V. Zaverkin, D. Holzmüller, I. Steinwart, J. Kästner, Digital Discovery 2022, 1, 605"
 KEYS = {"study": "study", "scenario": "study", "batch_size": "batch_size", "algorithm": "algorithm"}
-PAGE = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
-PARTS: Any = PAGE.get_template("parts.html").module
-"""Whatever comes from records is escaped by these templates; only they, and the files beside them, make markup."""
-COLOURS = {"done": "#009E73", "running": "#56B4E9", "interrupted": "#E69F00", "failed": "#D55E00", "stale": "#CC79A7"}
+FIRST = "learning_curves_"
 
 
-def page(collected: Tables, made: Sequence[Sheet], drawn: Sequence[Drawn]) -> str:
-    """The whole page as text, the same for the same tables."""
+def page(
+    collected: Tables,
+    found: Statistics,
+    made: Sequence[Sheet],
+    drawn: Sequence[Drawn],
+    files: Sequence[str] = ("svg", "png"),
+) -> str:
+    """The whole page as text, the same for the same tables; `files` lie beside it in figures/."""
     known = {sheet.name: sheet for sheet in made}
-    apart = ("claims", "paper", "completeness", "runs")
-    folded = [PARTS.folded(one.title, PARTS.sheet(one.name, one.note)) for one in made if one.name not in apart]
+    folded = [PARTS.folded(one.title, PARTS.sheet(one.name, one.note)) for one in made if one.name != "runs"]
+    curves = [figure for figure in drawn if figure.name.startswith(FIRST)]
+    others = [figure for figure in drawn if figure not in curves]
     sections = [
-        ("run", "What was run", _studies(collected) + PARTS.problems(_problems(collected.runs))),
-        ("completeness", "Completeness", _completeness(collected.plan)),
-        ("verdicts", "The paper's claims", _sheet(known, "claims")),
-        ("numbers", "The paper's numbers", _sheet(known, "paper")),
-        ("figures", "Figures", _figures(collected, drawn)),
+        ("curves", "Learning curves", _figures(collected, curves, files)),
+        ("scoreboard", "Scoreboard", _scoreboard(collected, found)),
+        ("figures", "More figures", _figures(collected, others, files)),
+        ("verdicts", "The paper's claims", _claims(found.claims, known)),
         ("tables", "Tables", Markup("").join(folded)),
-        ("runs", "Runs", _sheet(known, "runs")),
+        ("run", "What was run", overview.studies(collected) + PARTS.problems(overview.problems(collected.runs))),
+        ("completeness", "Completeness", overview.completeness_of(collected.plan)),
+        ("runs", "Runs", Markup(PARTS.sheet("runs", known["runs"].note)) if "runs" in known else Markup("")),
     ]
     content = {
         "sheets": {sheet.name: _json(sheet) for sheet in made},
@@ -53,116 +59,78 @@ def page(collected: Tables, made: Sequence[Sheet], drawn: Sequence[Drawn]) -> st
         css=Markup(HERE.joinpath("page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
-        tiles=_tiles(collected, known),
+        tiles=overview.tiles(collected, found.claims),
+        there=overview.there(collected),
+        missing=overview.missing(collected.plan),
+        methods=list(style.looks(collected.steps["algorithm"].unique())),
         sections=[section for section in sections if section[2]],
         # no tag of HTML begins within the text of a script
         data=Markup(json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
     )
 
 
-def _tiles(collected: Tables, known: dict[str, Sheet]) -> list[tuple[str, str]]:
-    plan, runs = collected.plan, collected.runs
-    tiles = []
-    for name, part in _sweeps(plan):
-        tiles.append((f"{int((part['state'] == 'done').sum())} / {len(part)}", f"runs of the {name} done"))
-    apart = runs[(runs["state"] == "done") & (runs["deviations"].fillna("") != "")]
-    tiles.append((str(len(apart)), "altered runs, kept apart"))
-    if "claims" in known:
-        claims = known["claims"].data
-        counts = claims.loc[claims["deviations"] == "", "verdict"].value_counts()
-        tiles += [(str(counts.get(v, 0)), f"claims {v}") for v in VERDICTS]
-    spent = collected.steps.filter(regex="^seconds_(training|features|selection|evaluation)$").sum().sum() / 3600
-    tiles.append((f"{spent:.1f} h", "computed"))
-    return tiles
-
-
-def _sweeps(plan: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    if plan.empty:
-        return []
-    demo = plan["scenario"] == "demo"
-    return [(name, part) for name, part in (("demo", plan[demo]), ("paper's sweep", plan[~demo])) if len(part)]
-
-
-def _studies(collected: Tables) -> Markup:
-    runs = collected.runs[collected.runs["state"].isin(CURRENT)]
-    rows = []
-    for study, part in sorted(
-        runs.groupby("study"), key=lambda s: (*style.scenario_order(s[1]["scenario"].iloc[0]), s[0])
-    ):
-        first = part.iloc[0]
-        described = (
-            part[["cpu", "device", "threads"]].astype(object).where(part[["cpu", "device", "threads"]].notna(), "?")
-        )
-        hardware = sorted({f"{cpu}, {device}, threads: {n}" for cpu, device, n in described.itertuples(index=False)})
-        commits = sorted({str(commit)[:10] for commit in part["git_commit"].dropna()})
-        states = part["state"].value_counts()
-        cells = [
-            style.scenario_title(first["scenario"], first["deviations"]),
-            study,
-            first["deviations"] or "as in its file",
-            first["dataset"],
-            f"{first['initial']:.0f} → {first['final']:.0f}",
-            ", ".join(f"{size:.0f}" for size in sorted(part["batch_size"].unique())),
-            str(part["algorithm"].nunique()),
-            ", ".join(f"{states[state]} {state}" for state in CURRENT if state in states),
-            "; ".join(hardware),
-            ", ".join(commits) or "unknown",
-        ]
-        rows.append(cells)
-    heads = [
-        "Scenario",
-        "Name",
-        "Departs from it",
-        "Dataset",
-        "N_train",
-        "N_batch",
-        "Algorithms",
-        "Runs",
-        "Hardware",
-        "Commits",
-    ]
-    return _table(heads, rows)
-
-
-def _problems(runs: pd.DataFrame) -> list[str]:
-    wrong = runs[runs["state"].isin(["failed", "stale", "superseded", "damaged", "interrupted"])]
-    strange = runs[runs.get("not_finite", pd.Series(0, runs.index)).fillna(0) > 0]
-    told = [f"{count} {state}" for state, count in wrong["state"].value_counts().items()]
-    return told + ([f"{len(strange)} with values that are not finite"] if len(strange) else [])
-
-
-def _completeness(plan: pd.DataFrame) -> Markup:
-    rows = []
-    for row in completeness(plan).to_dict("records"):
-        states = [s for s in STATES if s in COLOURS and row[s]]
-        parts = [(f"{100 * row[s] / row['runs']:.2f}", COLOURS[s], f"{row[s]} {s}") for s in states]
-        to_come = "unknown" if pd.isna(row["hours_to_come"]) else f"{row['hours_to_come']:.1f}"
-        cells = [row["scenario"], row["experiments"], row["runs"], *(row[state] for state in STATES)]
-        rows.append([*cells, f"{row['hours_spent']:.1f}", to_come, PARTS.bar(parts)])
-    heads = ["Scenario", "Experiments", "Runs", *(s.capitalize() for s in STATES), "Hours spent", "Hours to come", ""]
-    return _table(heads, rows) if rows else Markup("")
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
-    return Markup(PARTS.table(heads, rows))
-
-
-def _figures(collected: Tables, drawn: Sequence[Drawn]) -> Markup:
-    scenarios = collected.steps.drop_duplicates("study").set_index("study")
+def _figures(collected: Tables, drawn: Sequence[Drawn], files: Sequence[str]) -> Markup:
     parts = []
     for number, study in enumerate(dict.fromkeys(figure.study for figure in drawn)):
-        own = Markup("").join(PARTS.figure(figure) for figure in drawn if figure.study == study)
-        title = "The three criteria"
-        if study:
-            first = scenarios.loc[study]
-            title = style.scenario_title(first["scenario"], first["deviations"])
-            title += f": {first['deviations']}" if first["deviations"] else ""
-        parts.append(PARTS.folded(title, own, number < 2))
+        own = Markup("").join(PARTS.figure(figure, files) for figure in drawn if figure.study == study)
+        title = _title(collected, study) if study else "The three criteria"
+        parts.append(PARTS.folded(title, own, number < 2 and drawn[0].name.startswith(FIRST)))
     return Markup("").join(parts)
 
 
-def _sheet(known: dict[str, Sheet], name: str) -> Markup:
-    return Markup(PARTS.sheet(name, known[name].note)) if name in known else Markup("")
+def _title(collected: Tables, study: str) -> str:
+    first = collected.steps[collected.steps["study"] == study].iloc[0]
+    told = [style.scenario_title(first["scenario"], first["deviations"]), first["deviations"]]
+    noted = remark(first["scenario"], first["deviations"])
+    return ": ".join(part for part in told if part) + (f" ({noted})" if noted else "")
+
+
+def _scoreboard(collected: Tables, found: Statistics) -> Markup:
+    """A table for each measure: algorithms down, studies across."""
+    board = scoreboard(found.means, found.paired, found.paper, collected.steps)
+    if board.empty:
+        return Markup("")
+    board = board.sort_values(
+        "scenario", key=lambda names: names.map(lambda n: style.scenario_order(n)[0]), kind="stable"
+    )
+    studies = list(dict.fromkeys(board["study"]))
+    titles = {study: _title(collected, study) for study in studies}
+    tables = []
+    for measure in MEASURES:
+        rows = []
+        of_measure = board[board["measure"] == measure].set_index(["algorithm", "study"])
+        cells = {key: _cell(row) for key, row in zip(of_measure.index, of_measure.to_dict("records"), strict=True)}
+        for name in style.looks(board["algorithm"]):
+            rows.append((name, [cells.get((name, study)) for study in studies]))
+        tables.append((measure.upper(), rows))
+    return Markup(PARTS.scoreboard(tables, [titles[study] for study in studies], NOTE))
+
+
+def _cell(row: dict[str, object]) -> dict[str, object]:
+    quoted = not pd.isna(row["paper"]) and row["deviations"] == ""
+    compared = row["word"] not in ("baseline", "too few seeds")
+    return {
+        "ours": f"{row['mean']:.3g}",
+        "paper": f"{row['paper']:g}" if quoted else "",
+        "ratio": f"{row['ratio']:.2f}" if quoted else "",
+        "seeds": f"{row['seeds']} seed{'s' if row['seeds'] != 1 else ''}",
+        "word": row["word"],
+        "change": f"{row['relative']:+.1%}" if compared else "",
+    }
+
+
+def _claims(claims: pd.DataFrame, known: dict[str, Sheet]) -> Markup:
+    """The claims by verdict, each with its evidence folded below."""
+    groups = []
+    for word in VERDICTS:
+        rows = claims[claims["verdict"] == word].to_dict("records")
+        for row in rows:
+            row["title"] = style.SCENARIOS.get(row["scenario"], row["scenario"])
+            row["remark"] = remark(row["scenario"], row["deviations"])
+            row["lines"] = row["evidence"].split("; ")
+        if rows:
+            groups.append((word, rows))
+    return Markup(PARTS.claims(groups, known["claims"].note if "claims" in known else ""))
 
 
 def _json(sheet: Sheet) -> dict[str, object]:

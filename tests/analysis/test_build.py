@@ -78,7 +78,7 @@ def test_holes_failures_and_damage(tmp_path):
     collected = collect(tmp_path, "figure_3")
     assert sorted(collected.runs["state"]) == ["damaged", "done", "done", "failed", "stale"]
     assert len(collected.plan) == 35 and (collected.plan["state"] == "missing").sum() == 35 - 4
-    build(collected, tmp_path / "out", workers=1)
+    build(collected, tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
     for told in ("1 damaged", "1 failed", "1 stale", "1 with values that are not finite", "no rank"):
         assert told in text
@@ -89,11 +89,12 @@ def test_a_new_algorithm_and_scenario_appear_everywhere():
     contents = [*runs(), *(records.record("My", "method", s, [4.0, 3.0, 2.0 + s], scenario="mine") for s in range(3))]
     contents += [records.record("MaxDiag", "RND", s, [4.0, 3.0, 2.5 + s], scenario="mine") for s in range(3)]
     collected = tables_of(contents)
-    made = {sheet.name: sheet for sheet in sheets(Statistics.of(collected), collected)}
+    found = Statistics.of(collected)
+    made = {sheet.name: sheet for sheet in sheets(found, collected)}
     for name in ("errors_final", "errors_curve", "comparisons", "efficiency", "seconds", "runs"):
         rows = made[name].cells()
         assert any("mine" in row and "My + method" in row for row in rows), name
-    assert "mine" in page(collected, list(made.values()), [])
+    assert "mine" in page(collected, found, list(made.values()), [])
 
 
 def test_altered_runs_are_never_in_the_papers_numbers():
@@ -147,3 +148,55 @@ def test_the_whole_paper_within_bounds(tmp_path):
     assert len(steps) == 67650 and steps["run_id"].nunique() == 1460
     plan = pd.read_parquet(tmp_path / "analysis" / "data" / "plan.parquet")
     assert (plan["state"] == "done").all() and len(plan) == 1460
+
+
+def test_figures_for_a_paper_of_one_s_own(tmp_path):
+    """Which figures, which algorithms, width, format and style; a page alone; what does not exist is told in a line."""
+    generate(tmp_path, expand(["sweep=figure_3", "seed=0,1", "algorithm=maxdiag_rnd,lcmd_feat_ll"]), arrays=False)
+    sheet = tmp_path / "mine.mplstyle"
+    sheet.write_text("axes.facecolor: ffeedd\n")
+    chosen = ["--figures", "learning_curves_*_force", "--algorithms", "LCMD + FEAT(LL)", "--width", "3.5"]
+    given = ["--results", tmp_path, "--sweep", "figure_3", "--workers", "1"]
+    done = analysis(*given, *chosen, "--format", "pdf", "--style", sheet, "--output", tmp_path / "own")
+    assert done.returncode == 0, done.stderr
+    figures = sorted(path.name for path in (tmp_path / "own" / "figures").iterdir())
+    assert figures == ["learning_curves_md17_10_100_force.pdf", "learning_curves_md17_10_100_force.svg"]
+    text = (tmp_path / "own" / "figures" / figures[1]).read_text()
+    assert 'width="252pt"' in text and "#ffeedd" in text and "LCMD + FEAT(LL)" in text and "MaxDiag" not in text
+    assert (tmp_path / "own" / "figures" / figures[0]).read_bytes().startswith(b"%PDF")
+    report = (tmp_path / "own" / "report.html").read_text()
+    assert f'href="figures/{figures[0]}"' in report and "learning_curves_md17_10_100_energy" not in report
+    done = analysis(*given, *chosen, "--page", "--output", tmp_path / "alone")
+    assert done.returncode == 0 and [path.name for path in (tmp_path / "alone").iterdir()] == ["report.html"]
+    assert 'href="figures/' not in (tmp_path / "alone" / "report.html").read_text()
+    for wrong in (["--figures", "nothing"], ["--algorithms", "Nobody"], ["--format", "gif"], ["--width", "90"]):
+        told = analysis(*given, *wrong, "--output", tmp_path / "wrong")
+        assert told.returncode == 2 and wrong[1] in told.stderr and len(told.stderr.splitlines()) == 1
+    told = analysis(*given, "--style", tmp_path / "none", "--output", tmp_path / "wrong")
+    assert told.returncode == 2 and "matplotlib style file" in told.stderr
+
+
+def test_several_results_together(tmp_path):
+    """A run that lies in two folders counts once."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    generate(first, expand(["sweep=figure_3", "seed=0,1", "algorithm=maxdiag_rnd"]))
+    generate(second, expand(["sweep=figure_3", "seed=1,2", "algorithm=maxdiag_rnd"]))
+    collected = collect([first, second], "figure_3")
+    assert sorted(collected.runs["seed"]) == [0, 1, 2] and len(collected.calibration) > 0
+    told = analysis("--results", first, second)
+    assert told.returncode == 2 and "--output" in told.stderr
+
+
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path):
+    """No formula begins with a name from outside."""
+    contents = [*runs(), *(records.record("My$", "a_b$^$x$", s, [4.0, 3.0, 2.0 + s]) for s in range(3))]
+    correlations = {"a_b$^$x$": {"energy": {"pearson": 0.5}}}
+    contents += [
+        records.record("MaxDet", "$", s, [4.0, 3.0], correlations={"$": correlations["a_b$^$x$"]}) for s in (0, 1)
+    ]
+    collected = tables_of(contents)
+    found = Statistics.of(collected)
+    drawn = draw(list(jobs(collected, found)), tmp_path, workers=1)
+    curves = next(one for one in drawn if one.name == "learning_curves_demo_force")
+    assert "My$ + a_b$^$x$" in curves.svg and 'data-method="My$ + a_b$^$x$"' in curves.inline()
+    assert "MaxDet + $" in next(one for one in drawn if one.name == "seconds_demo").svg

@@ -54,6 +54,7 @@ def _with(**changes):
 def test_every_kind_is_drawn(found):
     kinds = ("learning_curves_demo_", "batch_size_demo_", "projections_demo_")
     expected = {f"{kind}{q}" for kind in kinds for q in ("force", "energy")} | {"illustration", "seconds_demo"}
+    expected |= {"cost_demo", "savings_demo"}
     assert {job.name for job in jobs(*found)} >= expected
 
 
@@ -218,3 +219,24 @@ def test_kernels_that_the_paper_does_not_know_are_drawn_by_what_they_state():
     assert {name.split(", ")[0] for name in told} == set(table["algorithm"])
     assert set(found.paired["algorithm"]) == set(table["algorithm"])  # against the coin
     assert set(found.efficiency["algorithm"]) == {*table["algorithm"], "MaxDiag + coin"}
+
+
+def test_cost_is_labels_at_their_price_and_computing(found):
+    job = next(job for job in jobs(*found) if job.name == "cost_demo")
+    axis = job.draw(*job.arguments).figure.axes[0]
+    line = next(line for line in axis.get_lines() if line.get_label() == "LCMD + FEAT(LL)")
+    # 10, 20, 30 structures and 5 of validation at 300 s; 1.75 s a step that selects, 1.5 s the last
+    expected = (300 * (np.array([10, 20, 30]) + 5) + np.array([1.75, 3.5, 5.0])) / 3600
+    np.testing.assert_allclose(line.get_xdata(), expected)
+
+
+def test_savings_show_the_table(found):
+    job = next(job for job in jobs(*found) if job.name == "savings_demo")
+    drawing = job.draw(*job.arguments)
+    table = found[1].efficiency
+    table = table[(table["quantity"] == "force") & (table["batch_size"] == 10) & table["saving"].notna()]
+    shown = {(panel, round(x, 6)) for panel, x, *_ in drawing.points}
+    rows = table[~table["algorithm"].str.endswith("RND")]
+    rows = rows[rows["algorithm"] != "MaxDiag + AE(E)"]
+    assert shown == {(MEASURES.index(r.measure), round(r.saving, 6)) for r in rows.itertuples()} and len(shown) > 2
+    assert any("[" in text for *_, text in drawing.points)

@@ -1,4 +1,4 @@
-"""The page in a real browser: quiet console, sorting, filtering, values, zoom, provenance, no overflow."""
+"""The page in a real browser: quiet, sorted, filtered, chosen from, zoomed, printed, accessible, nowhere cut off."""
 
 import json
 import os
@@ -6,10 +6,12 @@ import shutil
 
 import pytest
 
-from analysis.build import build
+from analysis.build import build, collect
 from analysis.records import read_records
 from analysis.report.drawn import Drawn
+from bench.sweep import expand
 from tests.analysis import records
+from tests.analysis.generated import generate
 from tests.analysis.records import runs, tables_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -115,7 +117,7 @@ def test_values_under_the_pointer_and_zoom(page):
     )
     page.mouse.move(*at)
     assert page.locator("#tip").inner_text() == text and "seeds" in text
-    figure.locator("button").click()
+    figure.locator("[data-do=enlarge]").click()
     zoomed = page.locator("dialog svg.figure")
     before = zoomed.get_attribute("viewBox")
     box = zoomed.bounding_box()
@@ -125,8 +127,128 @@ def test_values_under_the_pointer_and_zoom(page):
         "old => document.querySelector('dialog svg.figure').getAttribute('viewBox') !== old", arg=before
     )
     assert float(zoomed.get_attribute("viewBox").split()[2]) < float(before.split()[2])
-    page.locator("dialog button").click()
+    narrow = float(zoomed.get_attribute("viewBox").split()[2])
+    page.keyboard.press("+")
+    assert float(zoomed.get_attribute("viewBox").split()[2]) < narrow
+    page.keyboard.press("0")
+    assert zoomed.get_attribute("viewBox") == before
+    page.locator("dialog [data-zoom=close]").click()
     assert not page.locator("dialog").is_visible()
+
+
+def test_values_by_keyboard_and_as_a_list(page):
+    figure = page.locator('figure[data-figure="learning_curves_demo_force"]')
+    figure.locator("svg.figure").focus()
+    values = page.evaluate("data.values.learning_curves_demo_force.map(value => value[2])")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tip").inner_text() == values[0]
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tip").inner_text() == values[1]
+    page.keyboard.press("Escape")
+    assert not page.locator("#tip").is_visible()
+    figure.locator("[data-do=values]").click()
+    assert figure.locator(".values li").all_inner_texts() == values
+    figure.locator("[data-do=values]").click()
+    assert figure.locator(".values").count() == 0
+
+
+def test_algorithms_are_chosen_everywhere(page):
+    """In figures with their legends, in the scoreboard and in tables."""
+    page.locator("summary", has_text="Errors: last step").click()
+    figure = page.locator('figure[data-figure="learning_curves_demo_force"]')
+    ours = figure.locator('[data-method="LCMD + FEAT(LL)"]')
+    assert ours.count() > 4 and ours.first.is_visible()
+    page.locator('[data-toggle="LCMD + FEAT(LL)"]').uncheck()
+    assert not any(part.is_visible() for part in ours.all())
+    assert not page.locator('[data-board="RMSE"] tr[data-method="LCMD + FEAT(LL)"]').is_visible()
+    assert "LCMD + FEAT(LL)" not in texts(page, "errors_final", 3)
+    page.locator('[data-all=""]').click()
+    assert texts(page, "errors_final", 3) == []
+    page.locator('[data-all="true"]').click()
+    assert ours.first.is_visible() and "LCMD + FEAT(LL)" in texts(page, "errors_final", 3)
+
+
+def test_scoreboard(page):
+    """A word and a colour for every cell; one measure at a time."""
+    board = page.locator('[data-board="RMSE"]')
+    row = board.locator('tr[data-method="LCMD + FEAT(LL)"]')
+    assert row.locator(".badge").first.inner_text() == "better" and "4 seeds" in row.inner_text()
+    assert board.locator('tr[data-method="MaxDiag + RND"] .badge').first.inner_text() == "baseline"
+    good = row.locator(".badge").first.evaluate("badge => getComputedStyle(badge).color")
+    assert good != page.evaluate("getComputedStyle(document.body).color")
+    page.locator('[data-measure="MAE"]').click()
+    assert not board.is_visible() and page.locator('[data-board="MAE"]').is_visible()
+
+
+def test_claims_stand_by_verdict_and_are_filtered(page):
+    groups = page.locator(".group > summary .badge").all_inner_texts()
+    assert groups == ["not yet tested"]
+    page.locator("#claims-filter").fill("maxe lmnto")
+    shown = [claim for claim in page.locator(".claim").all() if claim.is_visible()]
+    assert shown and all("LMNTO" in claim.inner_text() for claim in shown)
+    assert page.locator("#claims-count").inner_text() == f"{len(shown)} of 57 claims"
+
+
+def test_what_is_there_and_what_is_missing(browser, tmp_path):
+    collected = collect_few(tmp_path)
+    build(collected, tmp_path / "out")
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto((tmp_path / "out" / "report.html").as_uri())
+    there, missing = opened.locator(".there").all()
+    assert "Aspirin, 10 → 100: MaxDiag + RND (2 seeds), LCMD + FEAT(LL) (2 seeds)" in there.inner_text()
+    missing.locator("summary").click()
+    assert "all 225 runs" in missing.inner_text() and "221 of 225 runs" in missing.inner_text()
+    assert opened.locator("figcaption", has_text="Minibatch 10, inferred").count() > 0
+    context.close()
+
+
+def collect_few(folder):
+    generate(folder, expand(["sweep=figure_3", "seed=0,1", "algorithm=maxdiag_rnd,lcmd_feat_ll"]), arrays=False)
+    return collect(folder)
+
+
+def test_no_table_is_cut_off(browser, report):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.goto(report.as_uri())
+    opened.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    opened.wait_for_selector('[data-sheet="correlations"] td')
+    wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+    assert opened.evaluate(f"{wide}.map(e => e.getAttribute('aria-label'))") == []
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+def test_accessible(browser, report, width, scheme):
+    """No violation that axe-core finds, all folds open and both a list of values and rows of tables shown."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    opened = context.new_page()
+    opened.goto(report.as_uri())
+    opened.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    opened.locator("[data-do=values]").first.click()
+    found = axe.Axe().run(opened).response["violations"]
+    assert {one["id"]: [node["html"][:200] for node in one["nodes"][:2]] for one in found} == {}
+    context.close()
+
+
+def test_printed_page_is_light_and_whole(browser, report):
+    """Folds but those of tables are opened; colours are those of paper, whatever the theme."""
+    context = browser.new_context(color_scheme="dark")
+    opened = context.new_page()
+    opened.goto(report.as_uri())
+    opened.emulate_media(media="print", color_scheme="dark")
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not opened.locator("nav").is_visible() and not opened.locator(".methods").is_visible()
+    folded = "[...document.querySelectorAll('details:not([open])')].every(fold => fold.querySelector('[data-sheet]'))"
+    assert opened.evaluate(folded) and opened.locator("[data-board]").count() == 3
+    assert all(board.is_visible() for board in opened.locator("[data-board]").all())
+    assert len(opened.pdf()) > 10_000
+    opened.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.locator("details:not([open])").count() > 3
+    context.close()
 
 
 def test_light_and_dark(page):
