@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
-.PHONY: help setup run test test-long faults perf simulation lock wheelhouse clean
+.PHONY: help setup run test test-long faults perf reference simulation lock wheelhouse clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,16 @@ perf: $(READY)  ## benchmarks of training, features, selections and scaling: tab
 	$(BIN)/python -m tests.perf.training
 	$(BIN)/python -m tests.perf.scaling
 	$(BIN)/python -m tests.perf.selections
+
+reference: $(READY)  ## make tables, figures and pages of results/reference again from their records
+	for name in aspirin tio2; do $(BIN)/python -m analysis.build --results results/reference/$$name \
+		--output results/reference/$$name && rm -r results/reference/$$name/data || exit 1; done
+	$(BIN)/python -m analysis.build --results results/reference/fidelity --output results/reference/fidelity
+	cd results/reference/fidelity && rm -r data figures report.html
+	$(BIN)/python -m analysis.build --data results/reference/demo/data --output results/reference/demo
+	rm results/reference/demo/report.html
+	$(BIN)/python -m analysis.build --results results/reference/aspirin results/reference/tio2 results/reference/fidelity \
+		--output results/reference --page
 
 simulation: $(READY)  ## how often verdicts are right and wrong: the table in docs/statistics.md
 	$(BIN)/python -m tests.analysis.simulation --write

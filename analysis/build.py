@@ -180,7 +180,9 @@ def _draw(job: Job, folder: Path, chosen: style.Choice) -> Drawn:
         svg, *_ = style.save(drawing.figure, folder / job.name)
     finally:
         style.chosen.reset(token)
-    return Drawn(job.name, job.study, job.heading, drawing.caption, svg.read_text(encoding="utf-8"), drawing.positions())
+    return Drawn(
+        job.name, job.study, job.heading, drawing.caption, svg.read_text(encoding="utf-8"), drawing.positions()
+    )
 
 
 def last_errors(made: Sequence[Sheet], most: int = 40) -> str:

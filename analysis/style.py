@@ -145,13 +145,17 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         # laid out once, and drawn once for each file
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
+        resolution = figure.dpi
         for path in paths:
+            # the canvas of a vector format changes it
+            figure.dpi = resolution
             if path.suffix == ".svg":
                 FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
             elif path.suffix == ".png":
                 FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
             else:
                 FigureCanvasPdf(figure).print_pdf(path, metadata={"CreationDate": None})
+        figure.dpi = resolution
     return paths
 
 

@@ -48,7 +48,7 @@ def savings(table: pd.DataFrame, looks: dict[str, style.Look]) -> Drawing:
             axis.xaxis.set_minor_locator(NullLocator())
             axis.set_xlabel(f"Labels saved, {measure.upper()} (times)")
         entries = [
-            Line2D([], [], color="#666666", marker=marker, linestyle="", label=f"random selection's error {told}")
+            Line2D([], [], color="#666666", marker=marker, linestyle="", label=f"error of RND {told}")
             for marker, told in LEVELS.values()
         ]
         figure.legend(handles=entries, loc="outside upper center", ncols=len(entries))

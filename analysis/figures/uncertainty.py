@@ -11,6 +11,8 @@ from analysis import style
 from analysis.figures.base import Drawing, legend, log_axis, new_figure, number
 
 LOOKS = [("#000000", "o"), ("#0072B2", "s"), ("#D55E00", "^"), ("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P")]
+DOTS = 300
+"""Structures shown in a panel at most, evenly spread over seeds and uncertainties."""
 TARGETS = {"energy": "$|\\Delta E|$", "force": "$\\Delta F(S)$"}
 
 
@@ -81,6 +83,7 @@ def calibration(table: pd.DataFrame, target: str) -> Drawing:
                 continue
             (algorithm, uncertainty), part = groups[panel]
             points = part[part["kind"] == "point"]
+            points = points.iloc[:: -(-len(points) // DOTS)] if len(points) > DOTS else points
             axis.plot(points["predicted"], points["error"], "o", color=looks[algorithm].colour, alpha=0.4, mec="none")
             bins = part[part["kind"] == "bin"]
             bins = bins.assign(bin=bins.groupby("run_id").cumcount()).groupby("bin")[["predicted", "error"]].mean()

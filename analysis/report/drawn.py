@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -27,6 +28,7 @@ class Drawn:
         text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{own}-", text)
         # coordinates only: what is written in the figure stays
         text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), text)
+        text = re.sub(r'\b(?:d|x|y)="[^"]*"', lambda places: re.sub(r"(\d\.\d)\d", r"\1", places.group()), text)
         text = re.sub(rf'\bid="{own}-method-([0-9a-f]*)-[^"]*"', _method, text)
         for colour, variable in COLOURS.items():
             text = text.replace(colour, variable)
@@ -34,7 +36,20 @@ class Drawn:
         box = size.group(2) if size else "0 0 504 200"
         opening = f'<svg class="figure" role="img" tabindex="0" aria-label="{escape(self.heading)}" viewBox="{box}"'
         opening += ' xmlns:xlink="http://www.w3.org/1999/xlink">'
+        text, rules = _classes(text)
+        opening += f"<style>{rules}</style>" if rules else ""
         return Markup(re.sub(r"<svg [^>]*>", lambda _: opening, text, count=1))
+
+
+def _classes(text: str) -> tuple[str, str]:
+    """Styles that many elements have, as classes: named by their content, so that figures may share them."""
+    many = {style: n for style, n in Counter(re.findall(r' style="([^"<>{}]*)"', text)).items() if n > OFTEN}
+    names = {style: "s" + hashlib.sha256(style.encode()).hexdigest()[:8] for style in many}
+    text = re.sub(r' style="([^"<>{}]*)"', lambda m: f' class="{names[m[1]]}"' if m[1] in names else m[0], text)
+    return text, "".join(f".{name}{{{style}}}" for style, name in names.items())
+
+
+OFTEN = 4
 
 
 def _method(found: re.Match[str]) -> str:

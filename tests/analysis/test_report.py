@@ -59,7 +59,7 @@ def page(request, browser, report):
 def test_what_is_written_in_a_figure_is_kept():
     figure = '<svg height="9.12345pt" viewBox="0 0 1 1"><path d="M 1.23456 0"/><text>0.001</text></svg>'
     inline = Drawn("name", "study", "heading", "caption", figure, []).inline()
-    assert "M 1.23 0" in inline and "<text>0.001</text>" in inline
+    assert "M 1.2 0" in inline and "<text>0.001</text>" in inline
 
 
 def texts(page, sheet, column):
