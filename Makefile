@@ -47,7 +47,9 @@ reference: $(READY)  ## make tables, figures and pages of results/reference agai
 		--output results/reference/$$name && rm -r results/reference/$$name/data || exit 1; done
 	$(BIN)/python -m analysis.build --results results/reference/fidelity --output results/reference/fidelity
 	cd results/reference/fidelity && rm -r data figures report.html
-	$(BIN)/python -m analysis.build --data results/reference/demo/data --output results/reference/demo
+	$(BIN)/python -m analysis.build --data results/reference/demo/data --output results/reference/demo --format svg
+	$(BIN)/python -m analysis.build --data results/reference/demo/data --output results/reference/demo \
+		--figures learning_curves_demo_force
 	rm results/reference/demo/report.html
 	$(BIN)/python -m analysis.build --results results/reference/aspirin results/reference/tio2 results/reference/fidelity \
 		--output results/reference --page

@@ -205,6 +205,6 @@ def biases(count=4000):
 if __name__ == "__main__":
     made = table(20_000)
     if sys.argv[1:] == ["--write"]:
-        text = DOCUMENT.read_text()
-        DOCUMENT.write_text(text[: text.index(BEGIN) + len(BEGIN)] + made + text[text.index(END) :])
+        text = DOCUMENT.read_text(encoding="utf-8")
+        DOCUMENT.write_text(text[: text.index(BEGIN) + len(BEGIN)] + made + text[text.index(END) :], encoding="utf-8")
     print(made, biases(), sep="\n")

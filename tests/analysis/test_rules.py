@@ -17,7 +17,7 @@ BROKEN = "skewed"
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}: {case.truth}")
 def test_errors_and_power_are_those_of_the_document(case: Case):
     """At most 5 % are wrong (and what chance adds), and shares are those printed."""
-    text = DOCUMENT.read_text()
+    text = DOCUMENT.read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in text[text.index(BEGIN) : text.index(END)].splitlines()[3:]]
     printed = next(row[3:] for row in rows if row[0][2:] == case.rule and row[1] == case.truth)
     trials = TRIALS if "saves" not in case.rule else 2 * TRIALS
@@ -33,7 +33,7 @@ def test_errors_and_power_are_those_of_the_document(case: Case):
 
 
 def test_every_case_is_printed():
-    text = DOCUMENT.read_text()
+    text = DOCUMENT.read_text(encoding="utf-8")
     assert text[text.index(BEGIN) : text.index(END)].count("\n| ") == len(CASES) + 1
 
 
