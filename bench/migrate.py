@@ -35,6 +35,7 @@ from bench.record import (
 )
 from bench.record_schema import SCHEMA_VERSION, KernelFacts, Record, Step
 from bench.schema import REFERENCES, RunConfig
+from bench.training.store import FIRST
 
 OLD = 2
 OLD_END = "last_step.npz"
@@ -140,6 +141,9 @@ def _run_of(old: Mapping[str, Any], deviations: Mapping[str, Any]) -> RunConfig:
     kept = {key: value for key, value in old.items() if key not in ("numerics_version", "dataset")}
     references = {REFERENCES: old["dataset"]["reference_energies"]} if "reference_energies" in old["dataset"] else {}
     more = {"dataset": {"name": old["dataset"]["name"]}, "deviations": {**deviations, **references}}
+    # the potential was no plugin then, and its cutoff was the scenario's, too
+    kept["model"] = {"_target_": FIRST, "name": "GM-NN", **old["model"]}
+    kept["scenario"] = {key: value for key, value in old["scenario"].items() if key != "r_max"}
     run: RunConfig = build(RunConfig, kept | more | {"results": "", "device": "cpu", "threads": None}, "")
     return run
 
