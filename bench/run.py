@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import statistics
 import sys
 import uuid
@@ -25,7 +26,7 @@ from bench.places import CONF
 from bench.record import make_folder
 from bench.record_schema import Step
 from bench.schema import RunConfig
-from bench.stopping import Stopped, listen
+from bench.stopping import Stopped, die_with, listen
 from bench.sweep import is_plain
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,18 @@ def _hydra_main(config: DictConfig) -> float | None:
 
     A failure is told and the sweep goes on; a signal ends the sweep.
     """
+    main = int(Path(os.environ[FAILURES]).name.split(".")[1])
+    # joblib's processes wait for ever for one that is gone: between runs they end with it, in a run once that is saved
+    of_joblib = main != os.getpid() and "joblib" in str(HydraConfig.get().launcher.get("_target_"))
     try:
         listen()
+        if of_joblib:
+            die_with(main)
         return execute(bind_chosen(plain(config), HydraConfig.get().runtime))
     except Stopped as stop:
         stop.tell()
+        if of_joblib and os.getppid() != main:
+            os._exit(128 + stop.signum)
         raise
     except Exception as error:
         if isinstance(error, UserError):
@@ -53,6 +61,9 @@ def _hydra_main(config: DictConfig) -> float | None:
             log.exception("run failed")
         _tell(f"{type(error).__name__}: {error}")
         return None
+    finally:
+        if of_joblib:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def execute(run: RunConfig) -> float:

@@ -1,6 +1,7 @@
 """Stopping cleanly: a signal (time limit, preemption, Ctrl-C) ends a run where it is safe, to be resumed later."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from types import FrameType
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 SECONDS_BEFORE_THE_END = 60.0
+_PARENT_DEATH_SIGNAL = 1
 _END = "SLURM_JOB_END_TIME"
 
 
@@ -73,6 +75,14 @@ def listen(*, own: bool = False) -> None:
         left = float(os.environ[_END]) - time.time() - SECONDS_BEFORE_THE_END
         signal.signal(signal.SIGALRM, _listener)
         signal.setitimer(signal.ITIMER_REAL, max(left, 1.0))
+
+
+def die_with(parent: int) -> None:
+    """Have the system ask this process to stop when its parent is gone (Linux; elsewhere it finishes its work)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def not_ignored() -> list[signal.Signals]:

@@ -62,7 +62,8 @@ def _make(folder: Path) -> None:
     """The folder of a launch, nobody else's as long as it is filled. Raises WriteError."""
     make_folder(folder.parent)
     try:
-        folder.mkdir(mode=0o700)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o700)
     except OSError as error:
         raise cannot_write(error, f"cannot make {folder} ({error.strerror}): make room, or it writable") from None
 

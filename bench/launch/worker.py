@@ -5,7 +5,6 @@ work of one that dies is taken over by the others, and doing a run twice is harm
 """
 
 import contextlib
-import ctypes
 import importlib
 import itertools
 import logging
@@ -28,10 +27,9 @@ from bench.loop import alike, run_pack
 from bench.pairs import check
 from bench.record import LOCK, RunRecord, make_folder
 from bench.schema import RunConfig
-from bench.stopping import SIGNALS, Stopped, listen, not_ignored
+from bench.stopping import SIGNALS, Stopped, die_with, listen, not_ignored
 
 log = logging.getLogger(__name__)
-_PARENT_DEATH_SIGNAL = 1
 SECONDS_BETWEEN_LOOKS = 1.0
 IMPORTED_LATE = ("torch._dynamo", "scipy.stats")
 """What every run imports within its work, for seconds: here once, before the processes of the runs are forked."""
@@ -212,14 +210,6 @@ def _attempt(runs: list[RunConfig], parent: int) -> None:
         log.exception("run failed")
         code = Outcome.FAILED
     sys.exit(code)
-
-
-def die_with(parent: int) -> None:
-    """Have the system ask this process to stop when its parent is gone (Linux; elsewhere it finishes its work)."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
