@@ -2,6 +2,7 @@
 // Tables from JSON (sort, filter, show more), values under the pointer or the arrow keys, zoom, choice of algorithms,
 // scoreboard, claims. No network, no library.
 const data = JSON.parse(document.getElementById("data").textContent);
+for (const sheet of Object.values(data.sheets)) for (const [c, words] of Object.entries(sheet.words)) for (const row of sheet.rows) row[c] = words[row[c]];
 const PAGE = 100;
 const LONG = 40; // characters; longer cells are broken into lines
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?(%| ±.*)?$/;

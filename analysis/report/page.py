@@ -135,7 +135,15 @@ def _claims(claims: pd.DataFrame, known: dict[str, Sheet]) -> Markup:
 
 def _json(sheet: Sheet) -> dict[str, object]:
     keys = {KEYS[column.value]: i for i, column in enumerate(sheet.columns) if column.value in KEYS}
-    names = [column.heading for column in sheet.columns]
+    names, rows = [column.heading for column in sheet.columns], sheet.cells()
+    words: dict[int, list[str]] = {}
+    for place in range(len(names)):
+        distinct = dict.fromkeys(row[place] for row in rows)
+        # a text that stands in many rows is written once
+        if len(rows) > 3 * len(distinct):
+            words[place] = list(distinct)
+    indices = {place: {text: i for i, text in enumerate(texts)} for place, texts in words.items()}
+    coded = [[indices[c][text] if c in indices else text for c, text in enumerate(row)] for row in rows]
     linked = "study" in keys and sheet.name != "runs"
     link = next((name for name in ("Runs", "Seeds", "Pairs") if name in names), "") if linked else ""
-    return {"title": sheet.title, "columns": names, "rows": sheet.cells(), "keys": keys, "link": link}
+    return {"title": sheet.title, "columns": names, "words": words, "rows": coded, "keys": keys, "link": link}

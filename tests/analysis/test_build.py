@@ -60,6 +60,26 @@ def test_reference_is_rebuilt(tmp_path, name):
         assert plain_names(rebuilt) == plain_names(path), path.name
     for path in (folder / "figures").glob("*.png"):
         assert compare_images(str(path), str(tmp_path / "figures" / path.name), tol=2) is None
+    if (folder / "report.html").exists():
+        assert held_by(folder / "report.html") == {sheet.name: sheet.cells() for sheet in sheets(found, collected)}
+
+
+def held_by(path):
+    """The rows of every table that a page holds."""
+    text = path.read_text(encoding="utf-8")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1]
+    tables = {}
+    for name, sheet in json.loads(data)["sheets"].items():
+        words = {int(place): texts for place, texts in sheet["words"].items()}
+        tables[name] = [[words[c][v] if c in words else v for c, v in enumerate(row)] for row in sheet["rows"]]
+    return tables
+
+
+def test_the_page_over_all_committed_results_is_theirs():
+    parts = [REFERENCE / name for name in ("aspirin", "tio2", "fidelity")]
+    collected = collect(parts)
+    made = sheets(Statistics.of(collected), collected)
+    assert held_by(REFERENCE / "report.html") == {sheet.name: sheet.cells() for sheet in made}
 
 
 def test_holes_failures_and_damage(tmp_path):
