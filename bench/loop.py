@@ -40,6 +40,7 @@ from bench.record_schema import MEASURES, QUANTITIES, KernelFacts, Metrics, Reco
 from bench.schema import RunConfig
 from bench.seeds import stream
 from bench.selection.base import Selection, check_embedding, check_picks
+from bench.stopping import raise_if_asked
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult
 from bench.training.ready import make_ready
@@ -308,6 +309,7 @@ def _training(request: Request) -> Generator[Request, FitResult | None, FitResul
     fitted = yield request
     if fitted is None:
         raise ValueError("a run goes on with the result of its training")
+    raise_if_asked()  # after a signal in the last moment of a training, or where Python swallows what a handler raises
     return fitted
 
 

@@ -154,9 +154,7 @@ def test_embedded_data():
 
 
 def scenario(**sizes) -> Scenario:
-    return Scenario(
-        **{"name": "t", "initial": 10, "final": 30, "validation": 7, "pool": 50, "test": 20, **sizes}, r_max=4.0
-    )
+    return Scenario(**{"name": "t", "initial": 10, "final": 30, "validation": 7, "pool": 50, "test": 20, **sizes})
 
 
 def test_split_is_exact_disjoint_and_depends_on_the_seed():

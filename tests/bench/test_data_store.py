@@ -243,7 +243,7 @@ def test_as_a_command(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     tiny = ["scenario.initial=4", "scenario.final=4", "scenario.validation=2", "scenario.test=4", "training.epochs=2"]
     done = run(
-        *("bench.run", "scenario=single_training", "dataset=tio2", "scenario.r_max=3.0", *tiny),
+        *("bench.run", "scenario=single_training", "dataset=tio2", "model.r_max=3.0", *tiny),
         *("model.hidden=[8,8]", "model.n_radial=2", f"results={tmp_path}/results", "threads=1"),
     )
     assert done.returncode == 0 and "note: dataset tio2 holds 12 of the published 7815 structures" in done.stderr

@@ -353,7 +353,7 @@ def test_optuna_lowers_what_a_run_returns(folder, hydra, monkeypatch):
     tried = []
 
     def execute(run):
-        tried.append(run.model.learning_rates.network)
+        tried.append(run.training.learning_rates["network"])
         if len(tried) == 2:
             raise ArithmeticError("no luck")
         return (tried[-1] - 0.02) ** 2

@@ -14,6 +14,7 @@ from bench_commands import command, file_system, record_at, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import numbers, wait_until
 
+from bench import loop, stopping
 from bench.calculator import PotentialCalculator
 from bench.compose import compose_run
 from bench.identity import hash_of
@@ -178,6 +179,26 @@ def test_stopped_by_a_signal_and_resumed(longer, tmp_path, signum):
     assert resumed.returncode == 0 and "goes on after" in resumed.stderr
     assert numbers(only_folder(tmp_path)) == longer
     assert not list(tmp_path.rglob("training.pt"))
+
+
+def test_a_signal_whose_exception_was_swallowed(monkeypatch, tmp_path):
+    """Python drops what a handler raises within a finaliser: the run stops after the training all the same."""
+    run = compose_run([*TINY, "algorithm=maxdiag_rnd", f"results={tmp_path}"])
+    original = loop.fit_requests
+
+    def swallowing(requests):
+        outcomes = original(requests)
+        stopping._listener.received = signal.SIGTERM
+        return outcomes
+
+    monkeypatch.setattr(stopping._listener, "received", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "fit_requests", swallowing)
+        with pytest.raises(stopping.Stopped):
+            loop.run_active_learning(run)
+    assert [one["status"] for one in records(tmp_path)] == ["running"]
+    stopping._listener.received = None
+    assert loop.run_active_learning(run).done
 
 
 def test_the_end_of_a_job_s_time_is_known(monkeypatch):
