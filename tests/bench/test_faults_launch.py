@@ -309,7 +309,9 @@ def start_run(results, *more, seconds=60.0, **options):
 def test_a_closed_terminal_stops_a_run_and_saves_it(tmp_path):
     """SIGHUP, with a terminal that is gone, is like the other signals."""
     controller, terminal = pty.openpty()
-    process = start_run(tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    ends = {"stdin": terminal, "stdout": terminal, "stderr": terminal, "start_new_session": True}
+    # tests under nohup have it ignored, also for children
+    process = start_run(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL), **ends)
     os.close(terminal)
     os.close(controller)
     process.send_signal(signal.SIGHUP)
