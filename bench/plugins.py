@@ -129,20 +129,27 @@ def identity_of(group: str, config: Plugin) -> dict[str, Any]:
         like = min(relatives, key=lambda known: len(_departing(given, own[known])))
         return _versioned(group, {"name": name, "like": like} | _departing(given, own[like]))
     cls = class_of(config, group)
-    version = {"version": int(getattr(cls, "version", 1))}
-    return {"name": name} | version | {k: v for k, v in given.items() if k != "version" and v != _default(cls, k)}
+    return {"name": name} | _own_version(cls) | _not_default(cls, given)
 
 
 def identity_of_model(config: Plugin) -> dict[str, Any]:
     """What stands for a potential in an identity: its name, its version, and values that are not its defaults."""
     cls = class_of(config, "model")
     version = versions.MODELS.get(config["name"]) if config["_target_"].startswith(PROJECT) else None
-    named = {"name": config["name"]}
-    named |= (
-        {"version": int(getattr(cls, "version", 1))} if version is None else {"version": version} if version > 1 else {}
+    given = {key: value for key, value in config.items() if key not in ("_target_", "name")}
+    named = (
+        _with_version({"name": config["name"]}, version) if version else {"name": config["name"]} | _own_version(cls)
     )
-    rest = {key: value for key, value in config.items() if key not in ("_target_", "name", "version")}
-    return named | {key: value for key, value in rest.items() if value != _default(cls, key)}
+    return named | _not_default(cls, given)
+
+
+def _own_version(cls: type) -> dict[str, int]:
+    """The version that a class from outside says."""
+    return {"version": int(getattr(cls, "version", 1))}
+
+
+def _not_default(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key != "version" and value != _default(cls, key)}
 
 
 def _departing(given: Mapping[str, Any], of_file: Plugin) -> dict[str, Any]:
@@ -150,7 +157,11 @@ def _departing(given: Mapping[str, Any], of_file: Plugin) -> dict[str, Any]:
 
 
 def _versioned(group: str, part: dict[str, Any]) -> dict[str, Any]:
-    version = versions.of_method(group, part)
+    return _with_version(part, versions.of_method(group, part))
+
+
+def _with_version(part: dict[str, Any], version: int | None) -> dict[str, Any]:
+    """A version of 1 is not named."""
     return part if version in (None, 1) else part | {"version": version}
 
 

@@ -14,9 +14,9 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from bench.data.neighbours import find_neighbours  # noqa: E402
-from bench.data.structures import Structures, check_structures  # noqa: E402
+from bench.data.structures import Structures, check_structures, ragged_rows  # noqa: E402
 from bench.potentials.gmnn.architecture import GaussianMoments  # noqa: E402
-from bench.potentials.gmnn.potential import INVARIANT_VARIANCE, MomentPotential, initial_parameters  # noqa: E402
+from bench.potentials.gmnn.potential import INVARIANT_VARIANCE, MomentPotential, initial_parameters, make_batch  # noqa: E402
 from bench.potentials.gmnn.view import MomentView  # noqa: E402
 
 hypothesis.settings.register_profile("no test depends on the machine's speed", deadline=None)
@@ -61,6 +61,17 @@ def make_potential(data, settings=SMALL, models=1, dtype=torch.float64, seed=0) 
             drawn[-1][INVARIANT_VARIANCE] = np.abs(drawn[-1][INVARIANT_VARIANCE])
     parameters = {k: torch.from_numpy(np.stack([one[k] for one in drawn])).to(dtype) for k in drawn[0]}
     return MomentPotential(settings, data.species, parameters, torch.linspace(0.5, 0.9, models, dtype=dtype))
+
+
+def whole_batch(geometry, n_models, *, with_pairs):
+    """All structures of a geometry, in order, for every model."""
+    return make_batch(geometry, np.tile(np.arange(len(geometry)), (n_models, 1)), with_pairs=with_pairs)
+
+
+def atom_rows(geometry, picked):
+    """The rows of the atoms of some structures of a geometry, in their order, repeats allowed."""
+    first = np.cumsum(geometry.atom_counts) - geometry.atom_counts
+    return torch.from_numpy(ragged_rows(first[picked], geometry.atom_counts[picked]))
 
 
 def random_molecule(generator, n_atoms=6, numbers=(1, 6, 8), box=4.0):

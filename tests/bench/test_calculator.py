@@ -20,11 +20,11 @@ from conftest import (
     random_crystal,
     random_molecule,
     subprocess_environment,
+    whole_batch,
 )
 
 from bench.calculator import NoStressError, PotentialCalculator
 from bench.errors import UserError
-from bench.potentials.gmnn.potential import whole_batch
 from bench.training.store import save_potential, trained_on
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from bench_commands import command, records
-from conftest import make_builder, make_potential
+from conftest import atom_rows, make_builder, make_potential, whole_batch
 
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
 from bench.plugins import plugin
-from bench.potentials.gmnn.potential import MomentPotential, make_batch, whole_batch
+from bench.potentials.gmnn.potential import MomentPotential, make_batch
 from bench.schema import TrainingSettings
 from bench.training import fit as module
 from bench.training.fit import Job, fit, fit_many
@@ -47,7 +47,7 @@ def test_energies_forces_and_gradients(mixed_data):
         geometry = builder.build(np.arange(len(mixed_data)))
         energies, forces = model.predict(whole_batch(geometry, 3, with_pairs=True), forces=True)
         targets = torch.from_numpy(mixed_data.energies)[picked].to(builder.device)
-        labels = torch.from_numpy(mixed_data.forces).to(builder.device)[geometry.atom_rows(picked.flatten())]
+        labels = torch.from_numpy(mixed_data.forces).to(builder.device)[atom_rows(geometry, picked.flatten())]
         _, gradient = model.loss_gradient(make_batch(geometry, picked, with_pairs=True), targets, labels, 4.0)
         found.append({"energies": energies.cpu(), "forces": forces.cpu()} | {k: v.cpu() for k, v in gradient.items()})
     for name, values in found[0].items():

@@ -6,13 +6,22 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, make_builder, make_potential, make_structures, random_crystal, random_molecule
+from conftest import (
+    SMALL,
+    atom_rows,
+    make_builder,
+    make_potential,
+    make_structures,
+    random_crystal,
+    random_molecule,
+    whole_batch,
+)
 from reference import energy as plain_energy
 
 from bench.potentials.base import chunks
 from bench.potentials.gmnn.architecture import GaussianMoments
 from bench.potentials.gmnn.invariants import n_invariants
-from bench.potentials.gmnn.potential import NORMALISATION, make_batch, whole_batch
+from bench.potentials.gmnn.potential import NORMALISATION, make_batch
 from bench.potentials.gmnn.view import MomentView
 
 NORMALISED = dataclasses.replace(SMALL, normalise_invariants=True)
@@ -73,7 +82,7 @@ def test_loss_gradient_equals_autograd(mixed_data, force_weight, settings):
     batch = make_batch(geometry, picked, with_pairs=True)
     energies = torch.from_numpy(mixed_data.energies)[picked]
     targets = torch.from_numpy(mixed_data.forces)
-    forces = targets[geometry.atom_rows(picked.flatten())] if force_weight else None
+    forces = targets[atom_rows(geometry, picked.flatten())] if force_weight else None
     loss, gradient = potential.loss_gradient(batch, energies, forces, force_weight)
     for model in range(2):
         parameters = one(potential, model)
@@ -212,12 +221,12 @@ def test_lockstep_equals_single_models(mixed_data):
         picked = np.array([[0, 1, 2], [4, 5, 0], [3, 2, 1]])
         energies = torch.from_numpy(mixed_data.energies).to(dtype)
         forces = torch.from_numpy(mixed_data.forces).to(dtype)
-        targets = energies[picked], forces[geometry.atom_rows(picked.flatten())]
+        targets = energies[picked], forces[atom_rows(geometry, picked.flatten())]
         loss, gradient = potential.loss_gradient(make_batch(geometry, picked, with_pairs=True), *targets, 4.0)
         for model in range(3):
             single = potential.member(model)
             own = picked[model : model + 1]
-            own_targets = energies[own], forces[geometry.atom_rows(own.flatten())]
+            own_targets = energies[own], forces[atom_rows(geometry, own.flatten())]
             batch = make_batch(geometry, own, with_pairs=True)
             single_loss, single_gradient = single.loss_gradient(batch, *own_targets, 4.0)
             torch.testing.assert_close(loss[model], single_loss[0], rtol=tolerance, atol=0)
@@ -238,7 +247,7 @@ def test_compiled_engine_equals_plain_engine(mixed_data, settings):
             geometry = engine.build(np.arange(len(mixed_data)))
             assert (geometry.basis is None) == (engine is builder)
             energies = torch.from_numpy(mixed_data.energies).to(dtype)[picked]
-            forces = torch.from_numpy(mixed_data.forces).to(dtype)[geometry.atom_rows(picked.flatten())]
+            forces = torch.from_numpy(mixed_data.forces).to(dtype)[atom_rows(geometry, picked.flatten())]
             batch = make_batch(geometry, picked, with_pairs=True)
             found = dict(zip(("energies", "forces"), potential.predict(batch, forces=True), strict=True))
             for name, targets in (("with forces", forces), ("energies alone", None)):

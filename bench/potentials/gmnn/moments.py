@@ -132,11 +132,6 @@ class Geometry:
         """Where the atoms of each structure begin."""
         return torch.cat([self.n_atoms.new_zeros(1), torch.cumsum(self.n_atoms, 0)])
 
-    def atom_rows(self, picked: Int[np.ndarray, " picked"]) -> Int[Tensor, " picked_atoms"]:
-        """The rows of the atoms of some structures, in their order, repeats allowed."""
-        rows = to_device(picked, self.n_atoms.device)
-        return ragged_rows(self.first_atom[rows], self.n_atoms[rows], int(self.atom_counts[picked].sum()))
-
     def select(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool) -> "Geometry":
         """The geometry of some structures, repeats allowed; without pairs the plain engine gives energies only."""
         atom_counts, pair_counts = self.atom_counts[picked], self.pair_counts[picked]

@@ -82,11 +82,6 @@ def make_batch(geometry: Geometry, picked: Int[np.ndarray, "models structures"],
     return Batch(chosen, n_models, chosen.structure, slots, widest)
 
 
-def whole_batch(geometry: Geometry, n_models: int, *, with_pairs: bool) -> Batch:
-    """All structures of a geometry, in order, for every model."""
-    return make_batch(geometry, np.tile(np.arange(len(geometry)), (n_models, 1)), with_pairs=with_pairs)
-
-
 class MomentPotential:
     """Parameters of one or many models and what can be computed with them.
 
