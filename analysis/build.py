@@ -19,22 +19,22 @@ import matplotlib as mpl
 import pandas as pd
 
 from analysis import style
-from analysis.collect import Collector, Tables
-from analysis.efficiency import LABEL_SECONDS
 from analysis.figures.catalogue import Job, chosen_jobs
 from analysis.plan import current_checksums, states
-from analysis.records import read_or_describe, record_paths
+from analysis.records.collect import Collector, Tables
+from analysis.records.found import read_or_describe, record_paths
 from analysis.report.drawn import Drawn
 from analysis.report.page import page
-from analysis.sheets import Statistics, sheets
-from analysis.tables import Sheet
+from analysis.statistics.efficiency import LABEL_SECONDS
+from analysis.tables.sheet import Sheet
+from analysis.tables.sheets import Statistics, sheets
 from bench.commands import called
+from bench.commands.frame import framed
+from bench.config.sweep import Cell, expand
 from bench.errors import UserError
-from bench.frame import framed
-from bench.progress import progress
-from bench.record import make_folder, write_atomically
-from bench.sweep import Cell, expand
-from bench.system import cores
+from bench.runs.progress import progress
+from bench.runs.record import make_folder, write_atomically
+from bench.runs.system import cores
 
 
 @framed

@@ -9,10 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from analysis.records import algorithm_of
+from analysis.records.found import algorithm_of
+from bench.config.schema import RunConfig
 from bench.errors import UserError
-from bench.record_schema import Record
-from bench.schema import RunConfig
+from bench.runs.record_schema import Record
 
 BENCHMARKS = {
     "md17_aspirin": "aspirin",

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from analysis.costs import Costs, benchmarked, recorded
-from analysis.records import Found, algorithm_of, deviations_text, progress_of, read_records
-from bench.command_line import OneLineParser, add_config_flags, files_of
+from analysis.records.found import Found, algorithm_of, deviations_text, progress_of, read_records
 from bench.commands import called
-from bench.compose import composed_cluster, split_cluster
-from bench.config_files import parse
+from bench.commands.frame import framed
+from bench.config.command_line import OneLineParser, add_config_flags, files_of
+from bench.config.compose import composed_cluster, split_cluster
+from bench.config.files import parse
+from bench.config.identity import cell_of, data_of, identity_of, is_current
+from bench.config.plugins import load_dataset
+from bench.config.schema import RunConfig
+from bench.config.sweep import Cell, expand
 from bench.errors import UserError
-from bench.frame import framed
-from bench.identity import cell_of, data_of, identity_of, is_current
-from bench.plugins import load_dataset
-from bench.record import state_of, write_atomically
-from bench.record_schema import Record
-from bench.schema import RunConfig
-from bench.sweep import Cell, expand
+from bench.runs.record import state_of, write_atomically
+from bench.runs.record_schema import Record
 
 STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
 EXPERIMENT = ("scenario", "deviations", "algorithm", "batch_size")

@@ -4,8 +4,8 @@ import importlib
 import sys
 
 from bench.commands import COMMANDS, PROGRAM, help_text
+from bench.commands.frame import framed
 from bench.errors import nearest
-from bench.frame import framed
 
 
 @framed

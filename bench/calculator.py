@@ -10,12 +10,12 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from bench.config.plugins import name_plugins
 from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
-from bench.plugins import name_plugins
 from bench.potentials.base import View
-from bench.record import checksums_beside
+from bench.runs.record import checksums_beside
 from bench.training.store import load_potential
 
 

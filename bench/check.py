@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from bench.config.plugins import load_dataset, offers, plugin
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
 from bench.kernels.base import Embedding, Kernel, KernelInputs, squared_norms
-from bench.plugins import load_dataset, offers, plugin
 from bench.potentials.architecture import Architecture
 from bench.potentials.base import Draw, GradientFeatures, Potential, View
 from bench.potentials.scaling import EnergyScaling

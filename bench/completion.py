@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from bench.commands import COMMANDS, called
-from bench.completion_words import Words, paths, starting, stems
-from bench.places import CONF, PACKAGE
+from bench.commands.completion_words import Words, paths, starting, stems
+from bench.config.places import CONF, PACKAGE
 
 SHELLS = ("bash", "zsh", "fish")
 OF_CONFIG = ("--config-dir", "--config-path", "--config-name")

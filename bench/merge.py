@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 from bench.commands import called
+from bench.commands.frame import framed
 from bench.errors import BusyError, UserError, WriteError
-from bench.frame import framed
-from bench.locks import locked
-from bench.record import (
+from bench.runs.locks import locked
+from bench.runs.record import (
     LOCK,
     RECORD,
     agree,
@@ -26,8 +26,8 @@ from bench.record import (
     remove_leftovers,
     write_atomically,
 )
-from bench.record_schema import Record
-from bench.system import require_unix
+from bench.runs.record_schema import Record
+from bench.runs.system import require_unix
 
 
 @framed

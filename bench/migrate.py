@@ -15,14 +15,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.commands import called
-from bench.compose import compose_run
+from bench.commands.frame import framed
+from bench.config.compose import compose_run
+from bench.config.identity import hash_of, identity_of
+from bench.config.plugins import build, plugin
+from bench.config.schema import REFERENCES, RunConfig
 from bench.errors import BusyError, UserError, WriteError
-from bench.frame import framed
-from bench.identity import hash_of, identity_of
-from bench.locks import locked
-from bench.loop import facts_of
-from bench.plugins import build, plugin
-from bench.record import (
+from bench.learning.cycle import facts_of
+from bench.runs.locks import locked
+from bench.runs.record import (
     LOCK,
     RECORD,
     as_json,
@@ -33,8 +34,7 @@ from bench.record import (
     remove_leftovers,
     write_atomically,
 )
-from bench.record_schema import SCHEMA_VERSION, KernelFacts, Record, Step
-from bench.schema import REFERENCES, RunConfig
+from bench.runs.record_schema import SCHEMA_VERSION, KernelFacts, Record, Step
 from bench.training.store import FIRST
 
 OLD = 2

@@ -15,19 +15,19 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bench.command_line import HydraLine
-from bench.compose import bind_chosen, compose_run, composed, plain
-from bench.config_files import VERSION_BASE, is_pattern, parse, refuse_interval, values_of, written_out
+from bench.commands.frame import framed
+from bench.config.command_line import HydraLine
+from bench.config.compose import bind_chosen, compose_run, composed, plain
+from bench.config.files import VERSION_BASE, is_pattern, parse, refuse_interval, values_of, written_out
+from bench.config.hydra_mistakes import SEVERAL, dotted_keys
+from bench.config.places import CONF
+from bench.config.schema import RunConfig
+from bench.config.sweep import is_plain
 from bench.errors import UserError, nearest
-from bench.frame import framed
-from bench.hydra_mistakes import SEVERAL, dotted_keys
-from bench.pairs import check
-from bench.places import CONF
-from bench.record import make_folder
-from bench.record_schema import Step
-from bench.schema import RunConfig
-from bench.stopping import Stopped, die_with, listen
-from bench.sweep import is_plain
+from bench.runs.record import make_folder
+from bench.runs.record_schema import Step
+from bench.runs.stopping import Stopped, die_with, listen
+from bench.selection.pairs import check
 
 log = logging.getLogger(__name__)
 FAILURES = "BMDAL_BENCH_FAILURES"
@@ -68,8 +68,8 @@ def _hydra_main(config: DictConfig) -> float | None:
 
 def execute(run: RunConfig) -> float:
     """Do one run in this process with its threads. Returns its objective."""
-    from bench.device import prepare_device  # noqa: PLC0415 - torch, which takes seconds to import
-    from bench.loop import run_active_learning  # noqa: PLC0415
+    from bench.learning.cycle import run_active_learning  # noqa: PLC0415
+    from bench.runs.device import prepare_device  # noqa: PLC0415 - torch, which takes seconds to import
 
     prepare_device(run)
     steps = run_active_learning(run).content.steps

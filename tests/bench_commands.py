@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import PROJECT, subprocess_environment
 
-from bench.record import RECORD, read_record
+from bench.runs.record import RECORD, read_record
 
 
 def command(*arguments, module="bench.run"):

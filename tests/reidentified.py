@@ -8,10 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from analysis.records import read_records
-from bench.compose import compose_run
-from bench.identity import hash_of, identity_of, is_current
-from bench.plugins import CONF, filed
+from analysis.records.found import read_records
+from bench.config.compose import compose_run
+from bench.config.identity import hash_of, identity_of, is_current
+from bench.config.plugins import CONF, filed
 
 
 def words_of(record):

@@ -15,8 +15,8 @@ from conftest import PROJECT, make_structures
 from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.kernels.random import Random
-from bench.locks import is_locked
-from bench.record import end_file, numbers_of, read_record
+from bench.runs.locks import is_locked
+from bench.runs.record import end_file, numbers_of, read_record
 
 SIZES = [
     *("scenario.initial=2", "scenario.pool=12", "scenario.validation=4", "scenario.test=6", "batch_size=2"),
@@ -109,8 +109,8 @@ def all_numbers(results):
 def states(results, *more, **settings):
     """The states that analysis.plan reports, by seed."""
     from analysis.plan import states as plan
-    from analysis.records import read_records
-    from bench.sweep import expand
+    from analysis.records.found import read_records
+    from bench.config.sweep import expand
 
     table = plan(expand(["sweep=demo", *words(results, *more, **settings)]), read_records(results)[0])
     return {row["seed"]: row["state"] for row in table}

@@ -95,7 +95,7 @@ def test_plain_folders_of_our_names_hide_nothing(tmp_path):
     """Folders without an __init__.py, of data say: `import` and `python -m` find this code all the same."""
     for name in ("analysis", "bench", "conf"):
         (tmp_path / name).mkdir()
-    done = called(tmp_path, sys.executable, "-c", "import bench.schema, analysis.stats")
+    done = called(tmp_path, sys.executable, "-c", "import bench.config.schema, analysis.statistics.values")
     assert done.returncode == 0, done.stderr
     assert called(tmp_path, sys.executable, "-m", "bench.merge", "--help").returncode == 0
 

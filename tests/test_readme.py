@@ -10,12 +10,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from conftest import PROJECT
 
-from bench.command_line import HydraLine
 from bench.commands import COMMANDS
 from bench.completion import FLAGS
-from bench.compose import compose_run, split_cluster
-from bench.config_files import parse, values_of
-from bench.sweep import expand
+from bench.config.command_line import HydraLine
+from bench.config.compose import compose_run, split_cluster
+from bench.config.files import parse, values_of
+from bench.config.sweep import expand
 
 PAGES = ["README.md", "docs/guide.md", "results/reference/README.md", "results/reference/perf/README.md"]
 TEXT = (PROJECT / "README.md").read_text()

@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 
 from analysis import style
-from analysis.collect import EXPERIMENT, Tables
-from analysis.efficiency import with_cost
 from analysis.figures.base import Drawing
 from analysis.figures.errors import batch_size, cost_curves, learning_curves
 from analysis.figures.illustration import POINTS, illustration
 from analysis.figures.savings import savings
 from analysis.figures.seconds import seconds
 from analysis.figures.uncertainty import calibration, correlations
-from analysis.paper import overlay, paper_numbers, remark
-from analysis.sheets import Statistics
-from analysis.stats import measured, over_seeds, summarise
+from analysis.paper.numbers import overlay, paper_numbers, remark
+from analysis.records.collect import EXPERIMENT, Tables
+from analysis.statistics.efficiency import with_cost
+from analysis.statistics.values import measured, over_seeds, summarise
+from analysis.tables.sheets import Statistics
 from bench.errors import UserError
 
 PAIRS = ("MaxDiag + GP", "MaxDet + GP", "MaxDist + FEAT", "LCMD + FEAT")

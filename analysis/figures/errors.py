@@ -21,8 +21,8 @@ from analysis.figures.base import (
     tag,
     thinned,
 )
-from analysis.paper import paper_numbers
-from analysis.stats import MEASURES
+from analysis.paper.numbers import paper_numbers
+from analysis.statistics.values import MEASURES
 
 BANDS = "Bands, and bars of single points: standard error of the mean over seeds."
 

@@ -7,7 +7,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style
 from analysis.figures.base import Drawing, log_ticks, new_figure, panel_of, tag
-from analysis.stats import MEASURES
+from analysis.statistics.values import MEASURES
 
 LEVELS = {"end": ("o", "at its end"), "half": ("s", "at a half"), "quarter": ("^", "at a quarter")}
 SHIFTS = dict(zip(LEVELS, (-0.22, 0.0, 0.22), strict=True))

@@ -6,10 +6,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis import style
-from analysis.claims import VERDICTS
-from analysis.collect import CURRENT, Tables
+from analysis.paper.claims import VERDICTS
+from analysis.records.collect import CURRENT, Tables
 from analysis.report.parts import PARTS, table
-from analysis.sheets import STATES, completeness
+from analysis.tables.sheets import STATES, completeness
 
 COLOURS = {"done": "#009E73", "running": "#56B4E9", "interrupted": "#E69F00", "failed": "#D55E00", "stale": "#CC79A7"}
 

@@ -9,16 +9,16 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis import style
-from analysis.claims import VERDICTS
-from analysis.collect import Tables
-from analysis.paper import remark
+from analysis.paper.claims import VERDICTS
+from analysis.paper.numbers import remark
+from analysis.records.collect import Tables
 from analysis.report import overview
 from analysis.report.drawn import Drawn
 from analysis.report.parts import HERE, PAGE, PARTS
-from analysis.scoreboard import NOTE, scoreboard
-from analysis.sheets import Statistics
-from analysis.stats import MEASURES
-from analysis.tables import Sheet
+from analysis.report.scoreboard import NOTE, scoreboard
+from analysis.statistics.values import MEASURES
+from analysis.tables.sheet import Sheet
+from analysis.tables.sheets import Statistics
 
 TITLE = "Batch-mode active learning of interatomic potentials: what has been reproduced"
 PAPER = "V. Zaverkin, D. Holzmüller, I. Steinwart, J. Kästner, Digital Discovery 2022, 1, 605"

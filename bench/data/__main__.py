@@ -11,15 +11,15 @@ from typing import Any
 import yaml
 
 from bench.commands import called
+from bench.commands.frame import framed
+from bench.config.places import CONF
+from bench.config.plugins import plugin
 from bench.data.datasets.file import FileDataset
 from bench.data.datasets.stored import StoredDataset
 from bench.data.prepare import prepare
 from bench.data.store import data_folder, is_prepared, read_store, store_folder
 from bench.data.verify import describe
 from bench.errors import UserError, nearest
-from bench.frame import framed
-from bench.places import CONF
-from bench.plugins import plugin
 
 DATASETS = CONF / "dataset"
 

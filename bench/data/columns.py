@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from bench.errors import UserError, WriteError
-from bench.record import folder_to_disk, write_atomically
+from bench.runs.record import folder_to_disk, write_atomically
 
 META = "meta.json"
 CHECKED = "checked.json"

@@ -13,10 +13,10 @@ import numpy as np
 from ase.units import Hartree
 from jaxtyping import Float
 
+from bench.config.units import force_unit
 from bench.data.convert import typical_force
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.units import force_unit
 
 NEAR = 0.3
 """Å; atoms of consecutive frames of a trajectory move less."""

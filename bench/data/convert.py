@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from bench.config.units import energy_unit, force_unit, length_unit
 from bench.data.raw import RawStructures
 from bench.data.references import constant_per_atom
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
-from bench.units import energy_unit, force_unit, length_unit
 
 
 @dataclass(frozen=True)

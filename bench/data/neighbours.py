@@ -13,8 +13,8 @@ from bench.data.columns import META, is_right, read_columns, write_columns
 from bench.data.structures import SMALLEST_VOLUME, Origin, Structures, ragged_rows
 from bench.data.vesin_alone import NeighborList
 from bench.errors import UserError, WriteError
-from bench.locks import locked
-from bench.progress import progress
+from bench.runs.locks import locked
+from bench.runs.progress import progress
 
 log = logging.getLogger(__name__)
 SHORTEST_DISTANCE = 0.1

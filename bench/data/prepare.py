@@ -16,7 +16,7 @@ from bench.data.read import read_source
 from bench.data.store import DATA_FOLDER_VARIABLE, data_folder, write_store
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.locks import locked
+from bench.runs.locks import locked
 
 log = logging.getLogger(__name__)
 

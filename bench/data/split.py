@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from bench.config.schema import Scenario
+from bench.config.seeds import stream
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.schema import Scenario
-from bench.seeds import stream
 
 
 @dataclass(frozen=True)

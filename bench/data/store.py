@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.config.places import FROM_WHEEL, PROJECT
 from bench.data.columns import META, is_right, read_columns, write_columns
 from bench.data.structures import Origin, Structures
 from bench.errors import UserError
-from bench.places import FROM_WHEEL, PROJECT
 
 log = logging.getLogger(__name__)
 DATA_FOLDER_VARIABLE = "BMDAL_BENCH_DATA"

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.evaluate import StructureErrors
 from bench.potentials.base import Potential, View
-from bench.record_schema import Quantity
+from bench.runs.record_schema import Quantity
+from bench.training.evaluate import StructureErrors
 
 BLOCK = 8192
 """Rows of a feature matrix that are squared at once."""

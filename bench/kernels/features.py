@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.evaluate import StructureErrors
 from bench.kernels.base import Embedding, KernelInputs, squared_norms
 from bench.kernels.posterior import Posterior, fit_posterior
 from bench.potentials.architecture import without_gradients
 from bench.potentials.base import GradientFeatures, OfInputs, View, chunks
+from bench.training.evaluate import StructureErrors
 
 
 @dataclass(frozen=True)

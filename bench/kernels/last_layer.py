@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bench.kernels.base import KernelFacts, KernelInputs
 from bench.kernels.features import PreparedFeatures, gradients_of, prepare_features
-from bench.record_schema import Quantity
+from bench.runs.record_schema import Quantity
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from bench.evaluate import ForceErrors, StructureErrors, structure_errors
 from bench.kernels.base import Embedding, KernelFacts, KernelInputs
-from bench.record_schema import Quantity
+from bench.runs.record_schema import Quantity
+from bench.training.evaluate import ForceErrors, StructureErrors, structure_errors
 
 Measure = Callable[[StructureErrors], Float[np.ndarray, " structures"]]
 

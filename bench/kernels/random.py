@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from bench.evaluate import StructureErrors
+from bench.config.seeds import stream
 from bench.kernels.base import Embedding, KernelFacts, KernelInputs
-from bench.seeds import stream
+from bench.training.evaluate import StructureErrors
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bench.config.seeds import stream
 from bench.kernels.base import KernelFacts, KernelInputs
 from bench.kernels.features import PreparedFeatures, gradients_of, prepare_features
 from bench.potentials.base import Projections
-from bench.record_schema import Quantity
-from bench.seeds import stream
+from bench.runs.record_schema import Quantity
 
 
 @dataclass(frozen=True)

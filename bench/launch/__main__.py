@@ -8,18 +8,18 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from bench.command_line import OneLineParser, add_config_flags, files_of
 from bench.commands import called
-from bench.compose import split_cluster
-from bench.config_files import parse
+from bench.commands.frame import framed
+from bench.config.command_line import OneLineParser, add_config_flags, files_of
+from bench.config.compose import split_cluster
+from bench.config.files import parse
+from bench.config.sweep import expand
 from bench.errors import UserError
-from bench.frame import framed
 from bench.launch import launches
 from bench.launch.cluster import Slurm, cluster_of
 from bench.launch.queue import Entry, entries_of
 from bench.launch.start import start
 from bench.launch.watch import Watch
-from bench.sweep import expand
 
 MOST_FAILURES_SHOWN = 10
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from bench.errors import UserError, cannot_write
 from bench.launch.cluster import Place
-from bench.system import fcntl
+from bench.runs.system import fcntl
 
 VARIABLE = "BMDAL_BENCH_POOLS"
 """Environment variable: the folder of the claims, where /tmp is not one for all processes of a machine."""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.compose import composed_cluster
-from bench.config_files import PROJECT_FILES, ConfigFiles
+from bench.config.compose import composed_cluster
+from bench.config.files import PROJECT_FILES, ConfigFiles
+from bench.config.places import FROM_WHEEL, PROJECT
+from bench.config.plugins import plugin
 from bench.errors import UserError
-from bench.places import FROM_WHEEL, PROJECT
-from bench.plugins import plugin
-from bench.system import cores
+from bench.runs.system import cores
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.launch import ending, pool, slurm
 from bench.launch.queue import QUEUE
-from bench.locks import locked
-from bench.record import make_folder
+from bench.runs.locks import locked
+from bench.runs.record import make_folder
 
 LOCK = "launch.lock"
 MOST_REASONS = 5

@@ -19,9 +19,9 @@ from pydantic import TypeAdapter
 from bench.errors import UserError, cannot_write
 from bench.launch.cluster import Place, environment, this_code
 from bench.launch.logs import errors_in
-from bench.locks import is_locked, locked
-from bench.record import write_atomically
-from bench.system import bind_to, cores
+from bench.runs.locks import is_locked, locked
+from bench.runs.record import write_atomically
+from bench.runs.system import bind_to, cores
 
 PLACES = "places.json"
 PID = "pool.pid"

@@ -10,17 +10,17 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from bench.config.identity import identity_of
+from bench.config.plugins import load_dataset, name_plugins
+from bench.config.schema import RunConfig
+from bench.config.sweep import Cell
 from bench.data.split import draw_split
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.identity import identity_of
-from bench.locks import is_locked
-from bench.pairs import check
-from bench.plugins import load_dataset, name_plugins
-from bench.record import LOCK, RECORD, initial_model, read_record, run_folder, state_of, write_atomically
-from bench.record_schema import SCHEMA_VERSION, Failure
-from bench.schema import RunConfig
-from bench.sweep import Cell
+from bench.runs.locks import is_locked
+from bench.runs.record import LOCK, RECORD, initial_model, read_record, run_folder, state_of, write_atomically
+from bench.runs.record_schema import SCHEMA_VERSION, Failure
+from bench.selection.pairs import check
 
 QUEUE = "queue.json"
 DIED = "ProcessDied"

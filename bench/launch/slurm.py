@@ -22,7 +22,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from bench.errors import UserError
 from bench.launch.cluster import Slurm, environment
 from bench.launch.logs import errors_in
-from bench.record import write_atomically
+from bench.runs.record import write_atomically
 
 if TYPE_CHECKING:
     from bench.launch.worker import Worker

@@ -13,9 +13,9 @@ from bench.errors import UserError, cannot_write
 from bench.launch import claims, pool, slurm
 from bench.launch.cluster import Cluster, Local, Place, Slurm, places, share
 from bench.launch.queue import Entry, Queue
-from bench.record import make_folder
-from bench.record_schema import SCHEMA_VERSION
-from bench.system import require_unix
+from bench.runs.record import make_folder
+from bench.runs.record_schema import SCHEMA_VERSION
+from bench.runs.system import require_unix
 
 
 def start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool) -> Path | None:

@@ -18,16 +18,16 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
-from bench.device import prepare_device
+from bench.config.identity import identity_of
+from bench.config.schema import RunConfig
 from bench.errors import BusyError, NoRoomError, UserError
-from bench.identity import identity_of
 from bench.launch.queue import DIED, Entry, Queue, read_queue
-from bench.locks import locked
-from bench.loop import alike, run_pack
-from bench.pairs import check
-from bench.record import LOCK, RunRecord, make_folder
-from bench.schema import RunConfig
-from bench.stopping import SIGNALS, Stopped, die_with, listen, not_ignored
+from bench.learning.cycle import alike, run_pack
+from bench.runs.device import prepare_device
+from bench.runs.locks import locked
+from bench.runs.record import LOCK, RunRecord, make_folder
+from bench.runs.stopping import SIGNALS, Stopped, die_with, listen, not_ignored
+from bench.selection.pairs import check
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 1.0

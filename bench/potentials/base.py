@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bench.config.seeds import stream
 from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures
 from bench.potentials.architecture import Architecture
 from bench.potentials.scaling import EnergyScaling
-from bench.progress import progress
-from bench.seeds import stream
+from bench.runs.progress import progress
 
 Parameters = dict[str, Float[Tensor, "models ..."]]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from bench.record import write_atomically
+from bench.runs.record import write_atomically
 from bench.training.store import loaded
 
 log = logging.getLogger(__name__)

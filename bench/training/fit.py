@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bench.config.schema import TrainingSettings
+from bench.config.seeds import stream
 from bench.data.structures import Structures, ragged_rows
 from bench.potentials.base import Draw, Inputs, Parameters, Potential, View, rows_of_chunks, to_device
 from bench.potentials.scaling import EnergyScaling, fit_scaling
-from bench.progress import progress
-from bench.schema import TrainingSettings
-from bench.seeds import stream
-from bench.stopping import asked, deferred, raise_if_asked
+from bench.runs.progress import progress
+from bench.runs.stopping import asked, deferred, raise_if_asked
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.state import TrainingState
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from bench.config.schema import TrainingSettings
 from bench.potentials.base import View
-from bench.schema import TrainingSettings
 
 
 def make_ready(view: View, settings: TrainingSettings) -> None:

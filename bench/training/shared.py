@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from bench.config.schema import RunConfig
 from bench.data.split import Split
 from bench.errors import UserError
-from bench.locks import locked
 from bench.potentials.base import View
 from bench.potentials.scaling import EnergyScaling
-from bench.provenance import what_rounds
-from bench.record import initial_model, make_folder, remove_leftovers
-from bench.schema import RunConfig
+from bench.runs.locks import locked
+from bench.runs.provenance import what_rounds
+from bench.runs.record import initial_model, make_folder, remove_leftovers
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult, Job, fit_many
 from bench.training.store import load_potential, save_potential

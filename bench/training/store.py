@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from bench.config.plugins import as_config, plugin
 from bench.errors import UserError
-from bench.plugins import as_config, plugin
 from bench.potentials.architecture import Architecture
 from bench.potentials.base import Potential, View
-from bench.record import read_file, write_atomically
+from bench.runs.record import read_file, write_atomically
 
 FIRST = "bench.potentials.gmnn.architecture.GaussianMoments"
 """The architecture of files that name none: there was no other."""

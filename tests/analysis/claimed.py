@@ -2,10 +2,10 @@
 
 import math
 
-from analysis.claims import verdict
-from analysis.measured import Measured
-from analysis.statements import Statement
-from analysis.stats import run_values
+from analysis.paper.claims import verdict
+from analysis.paper.measured import Measured
+from analysis.paper.statements import Statement
+from analysis.statistics.values import run_values
 from tests.analysis import records
 from tests.analysis.records import tables_of
 

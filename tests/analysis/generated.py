@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from analysis.plan import current_checksums
-from bench.identity import hash_of, identity_of
-from bench.record import RECORD, end_file
-from bench.record_schema import SCHEMA_VERSION
-from bench.sweep import expand
+from bench.config.identity import hash_of, identity_of
+from bench.config.sweep import expand
+from bench.runs.record import RECORD, end_file
+from bench.runs.record_schema import SCHEMA_VERSION
 from tests.analysis.records import facts
 
 # the level of an error beside random selection's, and how it changes when the batch doubles

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.collect import Collector
-from analysis.records import Found
-from bench.identity import hash_of
-from bench.record import RECORD
-from bench.record_schema import SCHEMA_VERSION, Record
+from analysis.records.collect import Collector
+from analysis.records.found import Found
+from bench.config.identity import hash_of
+from bench.runs.record import RECORD
+from bench.runs.record_schema import SCHEMA_VERSION, Record
 
 UNITS = {"force": "kcal_mol_A", "energy": "kcal_mol"}
 

@@ -1,4 +1,4 @@
-"""Made-up experiments whose truth is known, judged by analysis.rules: how often a verdict is right, and wrong.
+"""Made-up experiments whose truth is known, judged by analysis.statistics.rules: how often a verdict is wrong.
 
 python -m tests.analysis.simulation prints the table of docs/statistics.md; make simulation writes it there.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from analysis import rules
-from analysis.efficiency import Curve
-from analysis.rules import ABOVE, BELOW, CONTRADICTED, SHOWN, Region
+from analysis.statistics import rules
+from analysis.statistics.efficiency import Curve
+from analysis.statistics.rules import ABOVE, BELOW, CONTRADICTED, SHOWN, Region
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
 BEGIN, END = "<!-- simulation -->\n", "<!-- end of simulation -->\n"
@@ -130,7 +130,7 @@ def saved(faster, region):
 
 
 def five_more(noise):
-    """Whether the mean of five more runs lies in the interval of analysis.paper ("shown")."""
+    """Whether the mean of five more runs lies in the interval of analysis.paper.numbers ("shown")."""
 
     def outcomes(rng, trials, seeds):
         logs, paper = noise(rng, (trials, seeds), 0.2), np.exp(noise(rng, (trials, 5), 0.2)).mean(-1)

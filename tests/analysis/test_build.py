@@ -14,14 +14,14 @@ import pytest
 from matplotlib.testing.compare import compare_images
 
 from analysis.build import build, collect, draw
-from analysis.collect import Tables
 from analysis.figures.catalogue import jobs
+from analysis.records.collect import Tables
 from analysis.report.page import page
-from analysis.sheets import Statistics, sheets
-from analysis.tables import Column, Sheet, latex, markdown, with_error
-from bench.identity import hash_of
-from bench.record import RECORD
-from bench.sweep import expand
+from analysis.tables.sheet import Column, Sheet, latex, markdown, with_error
+from analysis.tables.sheets import Statistics, sheets
+from bench.config.identity import hash_of
+from bench.config.sweep import expand
+from bench.runs.record import RECORD
 from tests.analysis import records
 from tests.analysis.generated import generate
 from tests.analysis.records import runs, tables_of

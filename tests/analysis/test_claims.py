@@ -5,14 +5,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis import rules, style
-from analysis.claims import NOT_TESTED, VERDICTS, verdicts
-from analysis.paper import REFERENCE, paper_numbers
-from analysis.statements import Statement, statements
+from analysis import style
+from analysis.paper.claims import NOT_TESTED, VERDICTS, verdicts
+from analysis.paper.numbers import REFERENCE, paper_numbers
+from analysis.paper.statements import Statement, statements
+from analysis.statistics import rules
 from tests.analysis import records
 from tests.analysis.claimed import CLAIM, curves, judged, measured_of, word
 
-CONF = REFERENCE.parents[1] / "conf" / "sweep"
+CONF = Path(__file__).resolve().parents[2] / "conf" / "sweep"
 REDUCED = {"scenario.pool": 1200, "scenario.test": None}
 SHOWN, CONTRADICTED, UNDECIDED = "shown", "contradicted", "undecided"
 RND = curves("MaxDiag + RND", [2.0, 2.2, 2.1])

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.calibration import binned
-from analysis.collect import Tables
-from analysis.records import read_or_describe, record_paths
-from analysis.stats import over_seeds, per_run
+from analysis.records.calibration import binned
+from analysis.records.collect import Tables
+from analysis.records.found import read_or_describe, record_paths
+from analysis.statistics.values import over_seeds, per_run
 from bench.errors import UserError
 from tests.analysis import records
 from tests.analysis.records import runs, tables_of

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from analysis import style
-from analysis.collect import EXPERIMENT
 from analysis.figures.base import log_ticks, spread
 from analysis.figures.catalogue import jobs
 from analysis.figures.errors import learning_curves
 from analysis.figures.illustration import POINTS
 from analysis.figures.uncertainty import correlations
-from analysis.paper import paper_numbers
-from analysis.sheets import Statistics
-from analysis.stats import MEASURES, last_correlations, over_seeds, summarise
+from analysis.paper.numbers import paper_numbers
+from analysis.records.collect import EXPERIMENT
+from analysis.statistics.values import MEASURES, last_correlations, over_seeds, summarise
+from analysis.tables.sheets import Statistics
 from tests.analysis import records
 from tests.analysis.illustration import points
 from tests.analysis.records import runs, tables_of

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.compare import variants
-from analysis.paper import against_paper, is_reduced, overlay, paper_numbers, remark, split_deviations
-from analysis.stats import run_values
+from analysis.paper.numbers import against_paper, is_reduced, overlay, paper_numbers, remark, split_deviations
+from analysis.statistics.compare import variants
+from analysis.statistics.values import run_values
 from tests.analysis import records
 from tests.analysis.claimed import curves
 from tests.analysis.records import tables_of

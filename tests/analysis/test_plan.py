@@ -9,16 +9,16 @@ import pytest
 from bench_commands import command
 
 from analysis import plan
-from analysis.collect import label
 from analysis.costs import benchmarked
 from analysis.plan import current_checksums, describe
-from analysis.records import read_records
+from analysis.records.collect import label
+from analysis.records.found import read_records
+from bench.config.identity import hash_of, identity_of
+from bench.config.plugins import plugin
+from bench.config.sweep import expand
 from bench.errors import UserError
-from bench.identity import hash_of, identity_of
-from bench.locks import locked
-from bench.plugins import plugin
-from bench.record import LOCK
-from bench.sweep import expand
+from bench.runs.locks import locked
+from bench.runs.record import LOCK
 from tests.analysis import records
 
 SECONDS = {10: 100.0, 20: 200.0, 30: 300.0, 40: 400.0}

@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from analysis.build import build, collect
-from analysis.records import read_records
+from analysis.records.found import read_records
 from analysis.report.drawn import Drawn
-from bench.sweep import expand
+from bench.config.sweep import expand
 from tests.analysis import records
 from tests.analysis.generated import generate
 from tests.analysis.records import runs, tables_of

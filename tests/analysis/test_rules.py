@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import rules
-from analysis.rules import ABOVE, BELOW, CONTRADICTED, SHOWN, UNDECIDED, Region
+from analysis.statistics import rules
+from analysis.statistics.rules import ABOVE, BELOW, CONTRADICTED, SHOWN, UNDECIDED, Region
 from tests.analysis import simulation
 from tests.analysis.simulation import BEGIN, CASES, DOCUMENT, END, SEEDS, Case, biases
 

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from scipy import integrate, stats
 
-from analysis.compare import adjusted, batch_slopes, data_of, paired, ranks, seed_slopes
-from analysis.efficiency import Curve, crossings, efficiency
-from analysis.rules import detectable_factor
-from analysis.stats import last_correlations, over_seeds, per_run, run_values, summarise
-from analysis.tables import errors
+from analysis.statistics.compare import adjusted, batch_slopes, data_of, paired, ranks, seed_slopes
+from analysis.statistics.efficiency import Curve, crossings, efficiency
+from analysis.statistics.rules import detectable_factor
+from analysis.statistics.values import last_correlations, over_seeds, per_run, run_values, summarise
+from analysis.tables.sheet import errors
 from tests.analysis import records
 from tests.analysis.records import CURVES, JITTER, SEEDS, tables_of
 

@@ -15,7 +15,7 @@ from small_sweeps import words
 
 from bench.errors import UserError
 from bench.potentials.gmnn.compiled import kept
-from bench.record import RECORD, end_file, read_arrays, read_record
+from bench.runs.record import RECORD, end_file, read_arrays, read_record
 from bench.training.checkpoint import Checkpoint
 from bench.training.store import load_potential
 

@@ -10,10 +10,10 @@ import yaml
 from pair_potential import PairPotential
 
 from bench.check import ContractError, check_dataset, check_kernel, check_potential, check_selection
-from bench.compose import compose_run
-from bench.config_files import PROJECT_FILES
-from bench.places import CONF
-from bench.plugins import name_plugins
+from bench.config.compose import compose_run
+from bench.config.files import PROJECT_FILES
+from bench.config.places import CONF
+from bench.config.plugins import name_plugins
 from bench.selection.max_diag import MaxDiag
 
 SMALLER = ["model.hidden=[16,12]", "model.n_radial=3"]

@@ -15,9 +15,9 @@ from conftest import PROJECT, subprocess_environment
 
 from bench.commands import COMMANDS
 from bench.completion import FLAGS, candidates, for_shell
-from bench.compose import composed
-from bench.config_files import ConfigFiles
-from bench.hydra_mistakes import dotted_keys
+from bench.config.compose import composed
+from bench.config.files import ConfigFiles
+from bench.config.hydra_mistakes import dotted_keys
 
 BREAKS = " \t\n\"'@><=;|&(:"  # bash's
 SHELLS = {"bash": ["bash", "--norc", "--noprofile", "-i"], "zsh": ["zsh", "-f", "-i"]}
@@ -177,6 +177,6 @@ def test_a_tab_imports_little():
 
 
 def test_scripts_are_part_of_the_package():
-    assert {path.name for path in Path(PROJECT, "bench/shells").iterdir()} == {
+    assert {path.name for path in Path(PROJECT, "bench/commands/shells").iterdir()} == {
         f"completion.{shell}" for shell in ("bash", "zsh", "fish")
     }

@@ -5,11 +5,11 @@ import itertools
 import pytest
 from conftest import PROJECT
 
-from bench.compose import compose_run
+from bench.config.compose import compose_run
+from bench.config.identity import hash_of, identity_of
+from bench.config.plugins import plugin
 from bench.errors import UserError
-from bench.identity import hash_of, identity_of
-from bench.pairs import check
-from bench.plugins import plugin
+from bench.selection.pairs import check
 
 CONF = PROJECT / "conf"
 GROUPS = ["scenario", "dataset", "model", "training", "kernel", "selection", "algorithm", "sweep", "reduced"]

@@ -9,11 +9,11 @@ import pytest
 from bench_commands import command, records
 from small_sweeps import numbers, words
 
-from analysis.collect import Collector
 from analysis.plan import states
-from analysis.records import read_or_describe, read_records, record_paths
-from bench.record import read_record
-from bench.sweep import expand
+from analysis.records.collect import Collector
+from analysis.records.found import read_or_describe, read_records, record_paths
+from bench.config.sweep import expand
+from bench.runs.record import read_record
 
 KERNEL = ["algorithm=lcmd_feat_ll", "kernel=feat_ll", "seed=0"]
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from bench.compose import compose_run
+from bench.config.compose import compose_run
+from bench.config.plugins import name_plugins
 from bench.errors import UserError
 from bench.kernels.base import Embedding, KernelFacts, squared_norms
-from bench.loop import run_active_learning
-from bench.pairs import check
-from bench.plugins import name_plugins
-from bench.record import read_record
+from bench.learning.cycle import run_active_learning
+from bench.runs.record import read_record
 from bench.selection.base import Copies, Selected, check_embedding, check_picks
 from bench.selection.lcmd import LargestClusterMaximumDistance
 from bench.selection.max_det import MaxDet
 from bench.selection.max_diag import MaxDiag
 from bench.selection.max_dist import MaxDist
+from bench.selection.pairs import check
 
 TINY = [
     *("scenario.initial=6", "scenario.final=10", "scenario.pool=60", "scenario.validation=8", "scenario.test=12"),

@@ -8,14 +8,14 @@ import torch
 from conftest import PROJECT, make_structures, random_crystal, random_molecule
 from reference import brute_force_pairs
 
+from bench.config.schema import Scenario
+from bench.config.seeds import stream
+from bench.config.units import KCAL_PER_MOL, energy_unit, length_unit
 from bench.data.convert import Plausible
 from bench.data.datasets.file import FileDataset
 from bench.data.neighbours import find_neighbours
 from bench.data.split import draw_split
 from bench.errors import UserError, nearest
-from bench.schema import Scenario
-from bench.seeds import stream
-from bench.units import KCAL_PER_MOL, energy_unit, length_unit
 
 EMBEDDED = PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz"
 

@@ -19,6 +19,7 @@ import yaml
 from conftest import PROJECT, make_structures, random_crystal, random_molecule, subprocess_environment
 from published import HARTREE, KCAL, REFERENCES, aspirin, write_md17, write_rmd17, write_xsf_folder
 
+from bench.config.plugins import plugin
 from bench.data import columns, neighbours
 from bench.data import prepare as prepare_module
 from bench.data.__main__ import main
@@ -26,7 +27,6 @@ from bench.data.download import Download, fetch
 from bench.data.neighbours import find_neighbours
 from bench.data.store import open_store, read_store, write_store
 from bench.errors import UserError
-from bench.plugins import plugin
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from bench_commands import command
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import words
 
-from bench import plugins
-from bench.compose import compose_run
+from bench.config import plugins
+from bench.config.compose import compose_run
+from bench.config.plugins import class_of, load_dataset, name_plugins
+from bench.config.sweep import expand
 from bench.errors import UserError
 from bench.launch.queue import QUEUE, Queue, entries_of, read_queue
-from bench.loop import check
-from bench.plugins import class_of, load_dataset, name_plugins
-from bench.record_schema import SCHEMA_VERSION
-from bench.sweep import expand
+from bench.learning.cycle import check
+from bench.runs.record_schema import SCHEMA_VERSION
 
 BAIT = """
 import pathlib

@@ -18,17 +18,17 @@ from bench_commands import command, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import launch, process_ids, states, wait_until, words
 
-from bench.compose import compose_run
+from bench.commands.frame import CLOSED_PIPE, framed
+from bench.config.compose import compose_run
+from bench.config.sweep import expand
 from bench.errors import BusyError, UserError
-from bench.frame import CLOSED_PIPE, framed
 from bench.launch import claims, ending, launches, pool, slurm
 from bench.launch.__main__ import main
 from bench.launch.cluster import Local, Place, cluster_of, places, share, this_code
 from bench.launch.queue import QUEUE, Queue, entries_of
-from bench.locks import is_locked, locked
-from bench.loop import run_active_learning
-from bench.record_schema import SCHEMA_VERSION
-from bench.sweep import expand
+from bench.learning.cycle import run_active_learning
+from bench.runs.locks import is_locked, locked
+from bench.runs.record_schema import SCHEMA_VERSION
 
 two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a core for each of two workers")
 
@@ -333,7 +333,7 @@ def test_nohup_goes_on(tmp_path):
 
 def test_output_that_nobody_reads(tmp_path):
     """`… | head` ends a command quietly, and a run saved."""
-    done = unread([sys.executable, "-c", "from bench.frame import framed; framed(lambda: print('x' * 100))()"])
+    done = unread([sys.executable, "-c", "from bench.commands.frame import framed; framed(lambda: print('x' * 100))()"])
     assert (done.stderr, done.stdout.split()) == ("", [str(CLOSED_PIPE)])
     done = unread([sys.executable, "-m", "bench.run", *words(tmp_path, "seed=0", "threads=1")], "2>&1")
     assert done.stdout.split() == [str(CLOSED_PIPE)]

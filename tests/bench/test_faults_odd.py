@@ -17,7 +17,7 @@ from small_sweeps import all_numbers, launch, process_ids, wait_until, words
 
 from bench.errors import UserError
 from bench.launch import ending
-from bench.record import read_record, record_paths
+from bench.runs.record import read_record, record_paths
 
 SEEDS = "seed=0,1,2,3"
 SETTINGS = {"epochs": 8, "seconds": 0.3}
@@ -31,8 +31,8 @@ def flock(file, operation):
         raise OSError(errno.ENOLCK, "No locks available")
     return real(file, operation)
 fcntl.flock = flock
-import bench.locks
-bench.locks.HEARTBEAT, bench.locks.LEASE_LASTS = 0.5, 3.0
+import bench.runs.locks
+bench.runs.locks.HEARTBEAT, bench.runs.locks.LEASE_LASTS = 0.5, 3.0
 """
 
 

@@ -8,12 +8,12 @@ import torch
 from bench_commands import command, records
 from conftest import atom_rows, make_builder, make_potential, whole_batch
 
+from bench.config.plugins import plugin
+from bench.config.schema import TrainingSettings
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
-from bench.plugins import plugin
 from bench.potentials.gmnn.potential import MomentPotential, make_batch
-from bench.schema import TrainingSettings
 from bench.training import fit as module
 from bench.training.fit import Job, fit, fit_many
 

@@ -14,15 +14,15 @@ from own_folder import SMALL, in_folder, write
 
 import analysis.plan
 import bench.run
-from bench import plugins
-from bench.compose import compose_run
-from bench.config_files import ConfigFiles
+from bench.config import plugins
+from bench.config.compose import compose_run
+from bench.config.files import ConfigFiles
+from bench.config.identity import identity_of
+from bench.config.schema import RunConfig
+from bench.config.sweep import expand
 from bench.errors import UserError
-from bench.identity import identity_of
-from bench.record import read_record
-from bench.record_schema import Metrics, Step
-from bench.schema import RunConfig
-from bench.sweep import expand
+from bench.runs.record import read_record
+from bench.runs.record_schema import Metrics, Step
 
 
 @pytest.fixture(scope="module")

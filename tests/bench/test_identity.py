@@ -12,19 +12,19 @@ import pytest
 from conftest import PROJECT, subprocess_environment
 from reidentified import reidentified
 
-from bench import versions
-from bench.compose import compose_run
+from bench.config import versions
+from bench.config.compose import compose_run
+from bench.config.identity import _not_default, cell_of, hash_of, identity_of, is_current
+from bench.config.plugins import class_of, filed, name_plugins, plugin
+from bench.config.schema import TrainingSettings
 from bench.errors import UserError
-from bench.identity import _not_default, cell_of, hash_of, identity_of, is_current
 from bench.kernels.base import KernelFacts
 from bench.kernels.random import Random
-from bench.loop import facts_of, outside_sources
-from bench.pairs import check
-from bench.plugins import class_of, filed, name_plugins, plugin
-from bench.record import RunRecord, read_validated
-from bench.record_schema import KernelFacts as Facts
-from bench.record_schema import Session
-from bench.schema import TrainingSettings
+from bench.learning.cycle import facts_of, outside_sources
+from bench.runs.record import RunRecord, read_validated
+from bench.runs.record_schema import KernelFacts as Facts
+from bench.runs.record_schema import Session
+from bench.selection.pairs import check
 
 REFERENCE = PROJECT / "results" / "reference"
 STUDIES = ("aspirin", "fidelity", "tio2", "tio2_random", "qm9")
@@ -49,7 +49,7 @@ def test_golden_identities():
 
 @pytest.mark.parametrize("group", ["kernel", "selection"])
 def test_golden_methods(group):
-    """A name stands for these values: whoever changes one raises the version of that method in bench/versions.py."""
+    """A name stands for these values: whoever changes one raises that method's version (bench/config/versions.py)."""
     assert set(filed(group)) == set(versions.METHODS[group])
     for name, config in filed(group).items():
         given = {key: value for key, value in config.items() if key not in ("_target_", "name")}
@@ -63,7 +63,7 @@ CHANGES = {
     "a new setting with a default": (
         [
             (
-                "bench/schema.py",
+                "bench/config/schema.py",
                 "    adam_epsilon: PositiveFloat = 1e-7\n",
                 "\\g<0>    clipping: NonNegativeFloat = 0.0\n",
             )
@@ -92,7 +92,7 @@ CHANGES = {
         set(),
     ),
     "another module of diagnostics": ([("conf/config.yaml", "  - {_target_: .*random_projection.*\n", "")], set()),
-    "the version of a selection": ([("bench/versions.py", '"MaxDet": 1', '"MaxDet": 2')], {"MaxDet"}),
+    "the version of a selection": ([("bench/config/versions.py", '"MaxDet": 1', '"MaxDet": 2')], {"MaxDet"}),
 }
 
 

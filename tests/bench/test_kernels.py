@@ -7,7 +7,6 @@ from conftest import SMALL, make_builder, make_potential
 from reference import energy as plain_energy
 from scipy import stats
 
-from bench.evaluate import correlations, structure_errors
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.posterior import fit_posterior
@@ -15,7 +14,8 @@ from bench.kernels.predictions import AbsoluteError, Committee
 from bench.kernels.random import Random
 from bench.kernels.random_projection import RandomProjection, draw_projections
 from bench.potentials.gmnn.potential import make_batch
-from bench.record_schema import Correlation
+from bench.runs.record_schema import Correlation
+from bench.training.evaluate import correlations, structure_errors
 
 
 def inputs(data, labelled, seed=0, models=1):

@@ -13,11 +13,11 @@ from bench_commands import command, file_system, record_at, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import all_numbers, launch, process_ids, states, wait_until, words
 
+from bench.config.sweep import expand
 from bench.launch.cluster import Local, Place, cluster_of, places, share, visible_gpus
 from bench.launch.queue import entries_of, read_queue
-from bench.record import RECORD, read_record
-from bench.sweep import expand
-from bench.system import cores
+from bench.runs.record import RECORD, read_record
+from bench.runs.system import cores
 
 SEEDS = "seed=0,1,2,3"
 two_cores = pytest.mark.skipif(len(cores()) < 2, reason="needs a core for each of two workers")
@@ -242,7 +242,7 @@ def test_cores_and_gpus_are_divided(monkeypatch):
 def test_order_of_a_queue(tmp_path):
     """First one run of every initial model, then the costly ones; a queue survives its file."""
     from bench.launch.queue import Queue
-    from bench.record_schema import SCHEMA_VERSION
+    from bench.runs.record_schema import SCHEMA_VERSION
 
     entries = entries_of(expand(["sweep=demo", *words(tmp_path, "seed=0,1", "batch_size=1,2,3")]))
     assert len({entry.initial for entry in entries[:2]}) == 2

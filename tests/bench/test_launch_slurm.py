@@ -13,7 +13,7 @@ from conftest import PROJECT, subprocess_environment
 from slurm_cluster import CannotStartError, SlurmCluster
 from small_sweeps import all_numbers, launch, process_ids, running, states, wait_until, words
 
-from bench.record import RECORD, read_record
+from bench.runs.record import RECORD, read_record
 
 SEEDS = "seed=" + ",".join(map(str, range(8)))
 EPOCHS = 25

@@ -11,13 +11,13 @@ import time
 import pytest
 from conftest import PROJECT, subprocess_environment
 
-from bench import locks
 from bench.errors import BusyError
-from bench.locks import is_locked, locked
+from bench.runs import locks
+from bench.runs.locks import is_locked, locked
 
 HOLDER = """
 import sys, time, errno, fcntl, pathlib
-from bench import locks
+from bench.runs import locks
 if sys.argv[2] == "lease":
     def refuse(*_):
         raise OSError(errno.ENOLCK, "no locks available")

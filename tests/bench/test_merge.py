@@ -11,10 +11,10 @@ from bench_commands import command, file_system, records
 from small_sweeps import all_numbers, words
 
 from analysis.build import collect
-from bench.locks import locked
+from bench.config.sweep import expand
 from bench.merge import merge as merge_folders
-from bench.record import CHECKSUM, LOCK, RECORD, read_record, record_paths
-from bench.sweep import expand
+from bench.runs.locks import locked
+from bench.runs.record import CHECKSUM, LOCK, RECORD, read_record, record_paths
 from tests.analysis.generated import generate
 
 

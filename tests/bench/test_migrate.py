@@ -11,7 +11,7 @@ from bench_commands import command, record_at
 from conftest import PROJECT, subprocess_environment
 
 from bench.migrate import brought_over, migrate
-from bench.record import RECORD, read_json
+from bench.runs.record import RECORD, read_json
 
 OLD = {name: PROJECT / f"tests/golden/record_v2_{name}.json" for name in ("done", "interrupted")}
 PLACES = ["replace:1", "replace:2", "replace:3", "replace:4", "fsync:1", "fsync:2"]

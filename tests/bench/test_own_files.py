@@ -11,12 +11,12 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 from conftest import make_builder, make_structures
 
+from bench.config.plugins import plugin
 from bench.data.convert import Plausible
 from bench.data.datasets import file as file_dataset
 from bench.data.datasets.file import FileDataset
 from bench.data.neighbours import find_neighbours
 from bench.errors import UserError
-from bench.plugins import plugin
 
 WIDE = Plausible(energies=(-60.0, 60.0), forces=(0.0, 30.0), distances=(0.4, 4.0))
 
@@ -364,7 +364,7 @@ def test_a_label_that_decides_the_scale_is_told(caplog):
     """Whatever class read the data: c of Eq. (4) is the spread of the training energies."""
     import dataclasses
 
-    from bench.schema import TrainingSettings
+    from bench.config.schema import TrainingSettings
     from bench.training.fit import _scaling
 
     data = make_structures([([8, 1], [[0, 0, 0], [0, 0, 1.0 + 0.01 * i]], None) for i in range(20)])

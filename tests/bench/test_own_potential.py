@@ -11,15 +11,15 @@ from conftest import PROJECT, random_crystal
 from own_folder import in_folder
 from small_sweeps import SIZES
 
-from analysis.collect import Collector
-from analysis.records import read_or_describe, record_paths
+from analysis.records.collect import Collector
+from analysis.records.found import read_or_describe, record_paths
 from bench.calculator import PotentialCalculator
-from bench.compose import compose_run
-from bench.config_files import PROJECT_FILES, ConfigFiles
+from bench.config.compose import compose_run
+from bench.config.files import PROJECT_FILES, ConfigFiles
+from bench.config.places import CONF
 from bench.errors import UserError
-from bench.loop import run_active_learning, run_pack
-from bench.pairs import check
-from bench.places import CONF
+from bench.learning.cycle import run_active_learning, run_pack
+from bench.selection.pairs import check
 
 YAML = """
 _target_: pair_potential.Pairs

@@ -12,15 +12,15 @@ from ase.units import kcal, mol
 from conftest import PROJECT, make_structures
 
 from analysis.build import collect
-from analysis.collect import _told_apart
-from analysis.records import deviations_text, study_of
+from analysis.records.collect import _told_apart
+from analysis.records.found import deviations_text, study_of
 from analysis.style import scenario_title
-from bench import sizes
-from bench.compose import compose_run
+from bench.config import sizes
+from bench.config.compose import compose_run
+from bench.config.identity import hash_of, identity_of
 from bench.data.split import draw_split
 from bench.errors import UserError
-from bench.identity import hash_of, identity_of
-from bench.loop import run_active_learning
+from bench.learning.cycle import run_active_learning
 
 OPEN = {"name": None, "initial": None, "final": None, "validation": None, "pool": None, "test": None}
 

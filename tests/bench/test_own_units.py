@@ -14,11 +14,11 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from conftest import PROJECT, make_structures
 
+from bench.config.units import ENERGY_UNITS, LENGTH_UNITS, force_unit
 from bench.data.consistency import check_consistent, energy_force_slope, unlikely
 from bench.data.convert import Plausible
 from bench.data.datasets.file import FileDataset
 from bench.errors import UserError
-from bench.units import ENERGY_UNITS, LENGTH_UNITS, force_unit
 
 WIDE = Plausible(energies=(-60.0, 60.0), forces=(0.0, 30.0), distances=(0.4, 4.0))
 KCAL = ase.units.kcal / ase.units.mol

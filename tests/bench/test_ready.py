@@ -6,8 +6,8 @@ import sys
 import pytest
 from conftest import subprocess_environment
 
-from bench.locks import locked
 from bench.potentials.gmnn.ready import _alone
+from bench.runs.locks import locked
 
 KERNEL = """
 import sys
@@ -27,12 +27,12 @@ EVERY_STEP = """
 import numpy as np, torch
 from conftest import SMALL, make_builder, make_structures, random_molecule
 from bench.data.split import Split
-from bench.evaluate import structure_errors
+from bench.training.evaluate import structure_errors
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
 from bench.potentials.gmnn.compiled.jit import KERNELS
-from bench.schema import TrainingSettings
+from bench.config.schema import TrainingSettings
 from bench.training.fit import Job, fit
 from bench.training.ready import make_ready
 

@@ -14,12 +14,13 @@ from bench_commands import command, file_system, record_at, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import numbers, wait_until
 
-from bench import loop, stopping
 from bench.calculator import PotentialCalculator
-from bench.compose import compose_run
-from bench.identity import hash_of
-from bench.record import RunRecord, read_record
-from bench.stopping import listen
+from bench.config.compose import compose_run
+from bench.config.identity import hash_of
+from bench.learning import cycle as loop
+from bench.runs import stopping
+from bench.runs.record import RunRecord, read_record
+from bench.runs.stopping import listen
 
 TINY = [
     *("scenario.initial=6", "scenario.final=10", "scenario.pool=60", "scenario.validation=8", "scenario.test=12"),

@@ -6,11 +6,11 @@ import sys
 import pytest
 from conftest import PROJECT, subprocess_environment
 
-from bench import pairs
-from bench.compose import compose_run
+from bench.config.compose import compose_run
+from bench.config.sweep import expand
 from bench.errors import UserError
-from bench.pairs import check
-from bench.sweep import expand
+from bench.selection import pairs
+from bench.selection.pairs import check
 
 COMMANDS = (
     ("bench.launch", "sweep=demo", "--dry-run"),

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 from bench_commands import command
 
-from bench.compose import compose_run
+from bench.config.compose import compose_run
+from bench.config.identity import cell_of, identity_of
+from bench.config.sweep import expand
 from bench.errors import UserError
-from bench.identity import cell_of, identity_of
-from bench.sweep import expand
 
 # docs/method.md, Experiments: structures of the dataset, N_train, N_batch, pool, validation, test, r_max, algorithms
 PAPER = {

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import PROJECT, subprocess_environment
 
-from bench.system import bind_to, cores
+from bench.runs.system import bind_to, cores
 
 MACOS = "import os, sys; del os.sched_getaffinity, os.sched_setaffinity"
 WINDOWS = f"""{MACOS}
@@ -62,8 +62,8 @@ def test_how_threads_wait(before, given, policy, told):
     """Set before OpenMP is loaded; where torch came first, it is said; a choice of the user's is left alone."""
     code = f"""
 import {before or "sys"}, bench, os
-from bench.compose import compose_run
-from bench.device import prepare_device
+from bench.config.compose import compose_run
+from bench.runs.device import prepare_device
 prepare_device(compose_run(["threads=2"]))
 print(os.environ["OMP_WAIT_POLICY"])
 """

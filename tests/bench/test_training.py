@@ -9,13 +9,13 @@ import pytest
 import torch
 from conftest import PROJECT, SMALL, make_builder
 
-from bench import stopping
+from bench.config.plugins import plugin
+from bench.config.schema import TrainingSettings
 from bench.data.neighbours import find_neighbours
-from bench.plugins import plugin
 from bench.potentials.gmnn.potential import MomentPotential
 from bench.potentials.gmnn.view import MomentView
 from bench.potentials.scaling import fit_scaling
-from bench.schema import TrainingSettings
+from bench.runs import stopping
 from bench.training import fit as module
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.fit import Job, _held_out, _Optimizer, _TrainingData, fit, fit_many, validation_error
@@ -91,7 +91,7 @@ def test_training_learns_and_keeps_the_best(builder):
 def test_validation_error_by_definition(builder):
     result = fit_one(builder, SMALL, QUICK, np.arange(10), np.arange(50, 55), seed=0, members=2)
     picked = np.arange(50, 55)
-    from bench.evaluate import structure_errors
+    from bench.training.evaluate import structure_errors
 
     errors = structure_errors(result.potential, builder, picked, forces=True)
     expected = errors.energy.mean(1) + errors.force.mae.mean(1)
@@ -294,7 +294,7 @@ def test_what_is_left_of_an_epoch_is_carried_into_the_next(builder, monkeypatch)
 
 def test_early_stopping_by_other_measures(builder):
     """Each measure against `structure_errors`; a last check only keeps the last weights."""
-    from bench.evaluate import structure_errors
+    from bench.training.evaluate import structure_errors
 
     picked = np.arange(50, 62)
     result = fit_one(builder, SMALL, QUICK, np.arange(10), picked, seed=0)

@@ -34,9 +34,9 @@ import bench.launch.__main__
 import bench.merge
 import bench.run
 from bench.calculator import PotentialCalculator
+from bench.commands.frame import framed
 from bench.errors import UserError
-from bench.frame import framed
-from bench.record import RECORD
+from bench.runs.record import RECORD
 
 SWEEP = [
     *(word.replace("validation=4", "validation=8") for word in SIZES if not word.startswith("model.n_radial")),

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 from published import write_md17
 
+from bench.config.sweep import expand
 from bench.data.__main__ import main as data
 from bench.data.columns import CHECKED
 from bench.data.neighbours import find_neighbours
 from bench.data.store import open_store
 from bench.merge import merge
-from bench.record import CHECKSUM, end_file, read_record, record_paths
-from bench.sweep import expand
+from bench.runs.record import CHECKSUM, end_file, read_record, record_paths
 from tests.analysis.generated import generate
 
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")

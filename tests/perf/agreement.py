@@ -11,13 +11,13 @@ import numpy as np
 import torch
 import yaml
 
+from bench.config.plugins import plugin
 from bench.data.neighbours import find_neighbours
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
-from bench.plugins import plugin
 from bench.potentials.gmnn.view import MomentView
-from bench.record import read_record
+from bench.runs.record import read_record
 from bench.training.store import load_potential
 from tests.perf.selections import peer, select
 

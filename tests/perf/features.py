@@ -22,19 +22,19 @@ import pandas as pd
 import torch
 import yaml
 
+from bench.config.plugins import plugin
 from bench.data.neighbours import find_neighbours
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.evaluate import structure_errors
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
-from bench.plugins import plugin
 from bench.potentials.gmnn.architecture import GaussianMoments
 from bench.potentials.gmnn.potential import MomentPotential, initial_parameters
 from bench.potentials.gmnn.view import ATOMS_PER_CHUNK, MomentView
-from bench.provenance import peak_memory_mb, provenance
-from bench.system import cores
+from bench.runs.provenance import peak_memory_mb, provenance
+from bench.runs.system import cores
+from bench.training.evaluate import structure_errors
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROJECTIONS = 512

@@ -20,7 +20,7 @@ import torch
 
 from bench.data.neighbours import find_neighbours
 from bench.potentials.gmnn.view import MomentView
-from bench.provenance import provenance
+from bench.runs.provenance import provenance
 from bench.training.fit import Job, fit
 from tests.perf.features import PROJECT, Case, cases
 from tests.perf.selections import memory_mb

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from bench.config.plugins import plugin
 from bench.kernels.base import Embedding, squared_norms
-from bench.plugins import plugin
-from bench.provenance import provenance
-from bench.system import cores
+from bench.runs.provenance import provenance
+from bench.runs.system import cores
 
 METHODS = {
     "MaxDiag": "max_diag.MaxDiag",

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from bench.config.schema import TrainingSettings
 from bench.data.neighbours import find_neighbours
 from bench.kernels.base import KernelInputs
 from bench.potentials.gmnn.view import MomentView
 from bench.potentials.scaling import EnergyScaling
-from bench.provenance import provenance
-from bench.schema import TrainingSettings
-from bench.system import cores
+from bench.runs.provenance import provenance
+from bench.runs.system import cores
 from bench.training.fit import Job, _groups, validation_error
 from tests.perf.apax_steps import apax_milliseconds
 from tests.perf.features import Case, cases, first, fresh_potential, work

@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from bench.config.places import PROJECT
+from bench.config.units import energy_unit
 from bench.data.consistency import check_consistent, remarks
 from bench.data.convert import Plausible, check_plausible, to_structures
 from bench.data.duplicates import contradictions, first_copies, named
@@ -21,8 +23,6 @@ from bench.data.references import ISOLATED_ATOMS, References, is_isolated, take_
 from bench.data.sources import is_archive
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.places import PROJECT
-from bench.units import energy_unit
 
 log = logging.getLogger(__name__)
 _TOLD: set[tuple[str, str]] = set()

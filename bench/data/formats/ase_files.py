@@ -12,7 +12,7 @@ from ase.io.formats import filetype, ioformats, string2index
 
 from bench.data.raw import Part, RawStructures
 from bench.errors import UserError
-from bench.progress import progress
+from bench.runs.progress import progress
 
 STATES = ("charge", "spin", "multiplicity", "magmom")
 """Parts of the names of entries that say which state of the electrons was computed."""

@@ -15,7 +15,7 @@ from ase.data import atomic_numbers as ATOMIC_NUMBERS  # noqa: N812 (a table)
 from bench.data.raw import RawStructures
 from bench.data.sources import Entry
 from bench.errors import UserError
-from bench.progress import progress
+from bench.runs.progress import progress
 
 FAILED_LIST = "uncharacterized.txt"
 TABLE = re.compile(r"qm9_part\d+\.csv$")

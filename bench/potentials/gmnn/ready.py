@@ -13,13 +13,13 @@ import torch
 from numba.core import event
 
 from bench.errors import BusyError, WriteError
-from bench.locks import locked
 from bench.potentials.base import Draw
 from bench.potentials.gmnn.compiled import kept
 from bench.potentials.gmnn.compiled.gather import lists_of
 from bench.potentials.gmnn.compiled.jit import KERNELS
 from bench.potentials.gmnn.dense import silu_and_slope, sum_atoms
 from bench.potentials.scaling import EnergyScaling
+from bench.runs.locks import locked
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0

@@ -19,7 +19,7 @@ import llvmlite
 import numba
 from numba.core import caching, serialize
 
-from bench.places import cache_folder
+from bench.config.places import cache_folder
 
 
 def digest(*parts: object) -> str:

@@ -1,0 +1,149 @@
+"""Where configuration comes from: the project's conf/, and the folders that a command line adds to it.
+
+Hydra's own search path in Hydra's order: the folder of the primary file, `--config-dir`, `hydra.searchpath`.
+"""
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
+from hydra.errors import HydraException, OverrideParseException
+
+from bench.config.places import CONF
+from bench.errors import UserError, nearest
+
+VERSION_BASE = "1.3"
+SEARCH_PATH = "hydra.searchpath"
+
+
+@dataclass(frozen=True)
+class ConfigFiles:
+    """The primary file `name` and the folders that are searched: paths, or `file://` and `pkg://` addresses."""
+
+    name: str = "config"
+    folders: tuple[str, ...] = (str(CONF),)
+
+    @property
+    def hydra(self) -> Hydra:
+        """Hydra's composition on these files, whatever its application does meanwhile."""
+        return _hydra(self.folders)
+
+    def groups(self) -> list[str]:
+        """The names of the configuration groups, Hydra's own aside."""
+        found = self.hydra.config_loader.get_group_options("", ObjectType.GROUP)
+        return [name for name in found if name != "hydra"]
+
+    def options(self, group: str) -> list[str]:
+        """The files of a group in all folders."""
+        return list(self.hydra.config_loader.get_group_options(group, ObjectType.CONFIG))
+
+    def beside_project(self) -> "ConfigFiles":
+        """The project's own primary file and folder, with the other folders behind it."""
+        return ConfigFiles(folders=(str(CONF), *(folder for folder in self.folders if _path(folder) != CONF)))
+
+    def words(self) -> tuple[str, ...]:
+        """What a command line says to use these files."""
+        main, *others = self.folders
+        return (
+            *([f"--config-path={main}"] if main != str(CONF) else []),
+            *([f"--config-name={self.name}"] if self.name != "config" else []),
+            *([f"{SEARCH_PATH}=[{','.join(others)}]"] if others else []),
+        )
+
+
+PROJECT_FILES = ConfigFiles()
+
+
+@functools.cache
+def _hydra(folders: tuple[str, ...]) -> Hydra:
+    version.setbase(VERSION_BASE)
+    search_path = create_config_search_path(folders[0])
+    for folder in folders[1:]:
+        search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
+    return Hydra(task_name="run", config_loader=ConfigLoaderImpl(search_path))
+
+
+def _path(folder: str) -> Path | None:
+    """Where a folder lies, None if it is inside a Python package."""
+    scheme, separator, rest = folder.partition("://")
+    return Path(rest if separator else folder).absolute() if scheme != "pkg" else None
+
+
+def parse(words: Iterable[str], files: ConfigFiles = PROJECT_FILES) -> list[Override]:
+    """Read overrides in Hydra's grammar. Raises UserError."""
+    try:
+        return OverridesParser.create(config_loader=files.hydra.config_loader).parse_overrides(list(words))
+    except OverrideParseException as error:
+        raise UserError(f"cannot read {error.override!r} on the command line: quote it or mend it") from None
+
+
+def values_of(override: Override) -> list[str]:
+    """The words that an override stands for; of an interval, which only some sweepers know, its two ends.
+
+    Raises UserError if there are none.
+    """
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    key, interval = override.get_key_element(), override.value()
+    if isinstance(interval, IntervalSweep):
+        return [f"{key}={end}" for end in (interval.start, interval.end)]
+    try:
+        values = list(override.sweep_string_iterator())
+    except HydraException as error:
+        raise UserError(f"cannot read {override.input_line!r} on the command line: {error}") from None
+    if not values:
+        loader = override.config_loader
+        known = loader.get_group_options(override.key_or_group, ObjectType.CONFIG) if loader else []
+        hint = nearest("", known) if known else "give at least one"
+        raise UserError(f"{override.input_line!r} stands for no value at all: {hint}")
+    return [f"{key}={value}" for value in values]
+
+
+def is_pattern(override: Override) -> bool:
+    """Whether an override is a `glob()`; Hydra's own looks for files into some of the folders only."""
+    return override.value_type == ValueType.GLOB_CHOICE_SWEEP
+
+
+def refuse_interval(override: Override) -> None:
+    """Raise UserError for an `interval()`, which is no list of values."""
+    if override.is_interval_sweep():
+        raise UserError(f"{override.input_line}: an interval needs a sweeper that draws from it (hydra/sweeper=…)")
+
+
+def written_out(override: Override) -> str:
+    """The same override with all its values named."""
+    return f"{override.get_key_element()}={','.join(value.partition('=')[2] for value in values_of(override))}"
+
+
+def root(override: Override) -> str:
+    """The first part of an override's key: `cluster` of `cluster=…`, `+cluster.x=…` and `cluster/…`."""
+    return re.split(r"[./@]", override.key_or_group)[0]
+
+
+def with_search_path(files: ConfigFiles, words: Sequence[str]) -> tuple[ConfigFiles, list[str]]:
+    """Take `hydra.searchpath=[…]` out of the words and add its folders. Raises UserError if one is not there."""
+    overrides = parse(words, files)
+    given = [override for override in overrides if override.get_key_element() == SEARCH_PATH]
+    if not given:
+        return files, list(words)
+    folders: Any = given[0].value()
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise UserError(f"{given[0].input_line}: give a list of folders, {SEARCH_PATH}=[file://FOLDER]")
+    found = ConfigFiles(files.name, (*files.folders, *(str(_path(folder) or folder) for folder in folders)))
+    for source in found.hydra.config_loader.get_sources():
+        if not source.available():
+            raise UserError(
+                f"{SEARCH_PATH}: there is no {'package' if source.scheme() == 'pkg' else 'folder'} {source.path}"
+            )
+    return found, [override.input_line or "" for override in overrides if override not in given]
