@@ -1,5 +1,7 @@
 """Each way in which a claim of the paper is tested, and every claim of the file."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
