@@ -21,7 +21,7 @@ from bench.config.identity import hash_of, identity_of
 from bench.config.plugins import build, plugin
 from bench.config.schema import REFERENCES, RunConfig
 from bench.errors import BusyError, UserError, WriteError
-from bench.learning.cycle import facts_of
+from bench.learning.opened import facts_of
 from bench.runs.locks import locked
 from bench.runs.record import (
     LOCK,

@@ -22,7 +22,7 @@ from bench.config.identity import identity_of
 from bench.config.schema import RunConfig
 from bench.errors import BusyError, NoRoomError, UserError
 from bench.launch.queue import DIED, Entry, Queue, read_queue
-from bench.learning.cycle import alike, run_pack
+from bench.learning.pack import alike, run_pack
 from bench.runs.device import prepare_device
 from bench.runs.locks import locked
 from bench.runs.record import LOCK, RunRecord, make_folder

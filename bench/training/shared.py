@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from bench.config.schema import RunConfig
@@ -47,6 +48,19 @@ class Request:
     def job(self) -> Job:
         """The training itself."""
         return Job(self.labelled, self.split.validation, self.run.seed, self.members, self.checkpoint)
+
+
+def trained(requests: Sequence[Request]) -> list[FitResult | Exception]:
+    """The trainings that runs ask for, together; where that fails, each by itself, so that one does not fail others."""
+    try:
+        return fit_requests(requests)
+    except Exception as error:
+        if len(requests) == 1:
+            return [error]
+        log.warning("training %d runs together failed (%s: %s): each alone", len(requests), type(error).__name__, error)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return [outcome for request in requests for outcome in trained([request])]
 
 
 def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:

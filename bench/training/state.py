@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,15 @@ from bench.potentials.base import Parameters, Potential
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What Adam keeps of every parameter, beside the number of steps."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best parameters of one model (a leading axis of one), at which check (-1: none was finite), all errors."""
+
+    parameters: Parameters
+    check: int
+    history: Float[Tensor, " checks"]
 
 
 class TrainingState:
@@ -34,10 +44,23 @@ class TrainingState:
             self.best[name] = torch.where(better.reshape(-1, *[1] * (values.ndim - 1)), values, self.best[name])
         self.history.append(error)
 
-    def saved(self, model: int) -> dict[str, Any]:
-        """Everything that the rest of the training of one model depends on."""
-        one = slice(model, model + 1)
+    def best_of_models(self) -> list[Best]:
+        """What each model's training has come to."""
+        history = torch.stack(self.history)
+        return [
+            Best(
+                {name: values[model : model + 1] for name, values in self.best.items()},
+                int(self.best_check[model]),
+                history[:, model],
+            )
+            for model in range(self.potential.n_models)
+        ]
 
+    def saved(self) -> list[dict[str, Any]]:
+        """Everything that the rest of the training of each model depends on."""
+        return [self._saved(slice(model, model + 1)) for model in range(self.potential.n_models)]
+
+    def _saved(self, one: slice) -> dict[str, Any]:
         def part(values: Tensor) -> Tensor:
             return values[one].clone()
 

@@ -18,8 +18,8 @@ from bench.config.plugins import class_of, load_dataset, name_plugins
 from bench.config.sweep import expand
 from bench.errors import UserError
 from bench.launch.queue import QUEUE, Queue, entries_of, read_queue
-from bench.learning.cycle import check
 from bench.runs.record_schema import SCHEMA_VERSION
+from bench.selection.pairs import check
 
 BAIT = """
 import pathlib

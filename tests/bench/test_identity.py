@@ -20,7 +20,7 @@ from bench.config.schema import TrainingSettings
 from bench.errors import UserError
 from bench.kernels.base import KernelFacts
 from bench.kernels.random import Random
-from bench.learning.cycle import facts_of, outside_sources
+from bench.learning.opened import facts_of, outside_sources
 from bench.runs.record import RunRecord, read_validated
 from bench.runs.record_schema import KernelFacts as Facts
 from bench.runs.record_schema import Session

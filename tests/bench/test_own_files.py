@@ -364,16 +364,13 @@ def test_a_label_that_decides_the_scale_is_told(caplog):
     """Whatever class read the data: c of Eq. (4) is the spread of the training energies."""
     import dataclasses
 
-    from bench.config.schema import TrainingSettings
-    from bench.training.fit import _scaling
+    from bench.training.scaling import scaling_of
 
     data = make_structures([([8, 1], [[0, 0, 0], [0, 0, 1.0 + 0.01 * i]], None) for i in range(20)])
     energies = np.sin(np.arange(20.0))
-    rates = {"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001}
-    settings = TrainingSettings(epochs=1, minibatch=5, learning_rates=rates, force_weight=0.0, validation_checks=1)
-    _scaling(dataclasses.replace(data, energies=energies), np.arange(20), settings)
+    scaling_of(dataclasses.replace(data, energies=energies), np.arange(20), 1.0)
     assert not caplog.records
     energies[7] = 1e8
-    _scaling(dataclasses.replace(data, energies=energies), np.arange(20), settings)
+    scaling_of(dataclasses.replace(data, energies=energies), np.arange(20), 1.0)
     assert "energy of training structure 7" in caplog.text
     assert make_builder(data).neighbours.r_max == 4.0

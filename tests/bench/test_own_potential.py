@@ -18,7 +18,8 @@ from bench.config.compose import compose_run
 from bench.config.files import PROJECT_FILES, ConfigFiles
 from bench.config.places import CONF
 from bench.errors import UserError
-from bench.learning.cycle import run_active_learning, run_pack
+from bench.learning.cycle import run_active_learning
+from bench.learning.pack import run_pack
 from bench.selection.pairs import check
 
 YAML = """

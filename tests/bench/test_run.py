@@ -17,10 +17,11 @@ from small_sweeps import numbers, wait_until
 from bench.calculator import PotentialCalculator
 from bench.config.compose import compose_run
 from bench.config.identity import hash_of
-from bench.learning import cycle as loop
+from bench.learning.cycle import run_active_learning
 from bench.runs import stopping
 from bench.runs.record import RunRecord, read_record
 from bench.runs.stopping import listen
+from bench.training import shared
 
 TINY = [
     *("scenario.initial=6", "scenario.final=10", "scenario.pool=60", "scenario.validation=8", "scenario.test=12"),
@@ -185,7 +186,7 @@ def test_stopped_by_a_signal_and_resumed(longer, tmp_path, signum):
 def test_a_signal_whose_exception_was_swallowed(monkeypatch, tmp_path):
     """Python drops what a handler raises within a finaliser: the run stops after the training all the same."""
     run = compose_run([*TINY, "algorithm=maxdiag_rnd", f"results={tmp_path}"])
-    original = loop.fit_requests
+    original = shared.fit_requests
 
     def swallowing(requests):
         outcomes = original(requests)
@@ -194,12 +195,12 @@ def test_a_signal_whose_exception_was_swallowed(monkeypatch, tmp_path):
 
     monkeypatch.setattr(stopping._listener, "received", None)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "fit_requests", swallowing)
+        patch.setattr(shared, "fit_requests", swallowing)
         with pytest.raises(stopping.Stopped):
-            loop.run_active_learning(run)
+            run_active_learning(run)
     assert [one["status"] for one in records(tmp_path)] == ["running"]
     stopping._listener.received = None
-    assert loop.run_active_learning(run).done
+    assert run_active_learning(run).done
 
 
 def test_the_end_of_a_job_s_time_is_known(monkeypatch):

@@ -18,7 +18,11 @@ from bench.potentials.scaling import fit_scaling
 from bench.runs import stopping
 from bench.training import fit as module
 from bench.training.checkpoint import Checkpoint, key_of
-from bench.training.fit import Job, _held_out, _Optimizer, _TrainingData, fit, fit_many, validation_error
+from bench.training.fit import Job, fit, fit_many
+from bench.training.groups import Group
+from bench.training.minibatches import TrainingData, held_out
+from bench.training.optimizer import Optimizer
+from bench.training.validation import validation_error
 
 RATES = {"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001}
 QUICK = TrainingSettings(epochs=12, minibatch=32, learning_rates=RATES, force_weight=4.0, validation_checks=6)
@@ -83,8 +87,8 @@ def test_training_learns_and_keeps_the_best(builder):
     assert result.validation.shape == (6, 1)
     assert result.validation.min() < 0.7 * result.validation[0]
     assert result.check_epochs[int(np.argmin(result.validation[:, 0]))] == result.best_epochs[0]
-    held_out = _held_out(builder, settings, [np.arange(100, 130)])
-    error = float(validation_error(result.potential, held_out, settings))
+    held = held_out(builder, settings, [np.arange(100, 130)])
+    error = float(validation_error(result.potential, held, settings))
     assert error == pytest.approx(result.validation.min(), rel=1e-5)
 
 
@@ -95,8 +99,8 @@ def test_validation_error_by_definition(builder):
 
     errors = structure_errors(result.potential, builder, picked, forces=True)
     expected = errors.energy.mean(1) + errors.force.mae.mean(1)
-    held_out = _held_out(builder, QUICK, [picked, picked])
-    np.testing.assert_allclose(validation_error(result.potential, held_out, QUICK).numpy(), expected, rtol=1e-4)
+    held = held_out(builder, QUICK, [picked, picked])
+    np.testing.assert_allclose(validation_error(result.potential, held, QUICK).numpy(), expected, rtol=1e-4)
 
 
 def test_repeatable_and_keyed(builder):
@@ -238,13 +242,13 @@ def test_no_minibatch_waits_for_the_device(builder, monkeypatch, force_weight):
             seen.add("repeat_interleave without its size" if name == "repeat_interleave" and not sized else name)
             return function(*args, **(kwargs or {}))
 
-    original = module._Group.step
+    original = Group.step
 
     def step(self, *arguments):
         with Watch():
             original(self, *arguments)
 
-    monkeypatch.setattr(module._Group, "step", step)
+    monkeypatch.setattr(Group, "step", step)
     model = dataclasses.replace(SMALL, normalise_invariants=not force_weight)
     settings = dataclasses.replace(QUICK, epochs=2, force_weight=force_weight)
     fit_many(
@@ -261,25 +265,25 @@ def test_declared_options(builder, monkeypatch):
     scaled = fit_one(builder, SMALL, factor, np.arange(40), np.arange(50, 55), seed=0)
     assert scaled.scaling.scale == pytest.approx(3 * plain.scaling.scale)
     np.testing.assert_allclose(3 * scaled.scaling.shift, plain.scaling.shift)
-    rates, sizes, original = [], [], _Optimizer.step
+    rates, sizes, original = [], [], Optimizer.step
 
-    def step(self, gradient, decay):
-        rates.append(decay)
-        original(self, gradient, decay)
+    def step(self, gradient, done):
+        original(self, gradient, done)
+        rates.append([group["lr"] for group in self.adam.param_groups])
 
-    monkeypatch.setattr(_Optimizer, "step", step)
-    spied = _TrainingData.gather
-    monkeypatch.setattr(_TrainingData, "gather", lambda self, rows: (sizes.append(rows.shape[1]), spied(self, rows))[1])
+    monkeypatch.setattr(Optimizer, "step", step)
+    spied = TrainingData.gather
+    monkeypatch.setattr(TrainingData, "gather", lambda self, rows: (sizes.append(rows.shape[1]), spied(self, rows))[1])
     settings = dataclasses.replace(QUICK, epochs=2, last_minibatch="keep", decay="none")
     fit_one(builder, SMALL, settings, np.arange(75), np.arange(100, 105), seed=0)
-    assert rates == [1.0] * 6 and sizes[1:] == [32, 32, 11] * 2
+    assert rates == [rates[0]] * 6 and min(rates[0]) > 0 and sizes[1:] == [32, 32, 11] * 2
 
 
 def test_what_is_left_of_an_epoch_is_carried_into_the_next(builder, monkeypatch):
     """One order after the other, cut into whole minibatches: every structure as often as there are epochs."""
     seen = []
-    spied = _TrainingData.gather
-    monkeypatch.setattr(_TrainingData, "gather", lambda self, rows: (seen.append(rows[0]), spied(self, rows))[1])
+    spied = TrainingData.gather
+    monkeypatch.setattr(TrainingData, "gather", lambda self, rows: (seen.append(rows[0]), spied(self, rows))[1])
     settings = dataclasses.replace(QUICK, epochs=6, last_minibatch="carry")
     result = fit_one(builder, SMALL, settings, np.arange(48), np.arange(100, 105), seed=0)
     assert [len(rows) for rows in seen[1:]] == [32] * 9 and np.isfinite(result.validation).all()
@@ -303,7 +307,7 @@ def test_early_stopping_by_other_measures(builder):
     loss = (errors.energy**2).mean() + 4.0 * (3 * errors.n_atoms * errors.force.mse).mean()
     for measure, expected in [("energies", energy), ("forces", force), ("loss", loss)]:
         settings = dataclasses.replace(QUICK, early_stopping=measure)
-        found = validation_error(result.potential, _held_out(builder, settings, [picked]), settings)
+        found = validation_error(result.potential, held_out(builder, settings, [picked]), settings)
         assert float(found) == pytest.approx(expected, rel=1e-4)
     last = fit_one(builder, SMALL, dataclasses.replace(QUICK, validation_checks=1), np.arange(10), picked, seed=0)
     assert last.check_epochs == last.best_epochs == [QUICK.epochs]
@@ -317,7 +321,7 @@ def test_stopped_and_taken_up_again(builder, tmp_path, monkeypatch, members, for
     arguments = (builder, model, settings, np.arange(75), np.arange(100, 105))
     expected = fit_one(*arguments, seed=0, members=members)
     checkpoint = Checkpoint(tmp_path / "training.pt", 1e9)
-    original, steps = _Optimizer.step, []
+    original, steps = Optimizer.step, []
 
     def step(self, *more):
         original(self, *more)
@@ -325,7 +329,7 @@ def test_stopped_and_taken_up_again(builder, tmp_path, monkeypatch, members, for
         if len(steps) % (3 * members) == 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(_Optimizer, "step", step)
+    monkeypatch.setattr(Optimizer, "step", step)
     before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     stops = 0
     try:

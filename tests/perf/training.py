@@ -24,11 +24,12 @@ import torch
 from bench.config.schema import TrainingSettings
 from bench.data.neighbours import find_neighbours
 from bench.kernels.base import KernelInputs
+from bench.potentials.base import Draw
 from bench.potentials.gmnn.view import MomentView
 from bench.potentials.scaling import EnergyScaling
 from bench.runs.provenance import provenance
 from bench.runs.system import cores
-from bench.training.fit import Job, _groups, validation_error
+from bench.training.groups import Model, in_groups
 from tests.perf.apax_steps import apax_milliseconds
 from tests.perf.features import Case, cases, first, fresh_potential, work
 
@@ -87,13 +88,15 @@ def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "
     training = dataclasses.replace(SETTINGS, minibatch=minibatch, force_weight=4.0 if case.forces else 0.0)
     order = np.random.default_rng(0).permutation(len(data))
     n_train = minibatch if minibatch < MINIBATCH else max(N_TRAIN, minibatch)
-    job = Job(order[:n_train], order[n_train : n_train + N_VALID], seed=0, members=models)
-    groups = _groups(builder, settings, training, [job], [EnergyScaling(1.0, np.zeros(len(data.species)), False)])
+    train, valid = order[:n_train], order[n_train : n_train + N_VALID]
+    scaling = EnergyScaling(1.0, np.zeros(len(data.species)), False)
+    draws = [Draw(0, member, n_train, scaling) for member in range(models)]
+    groups = in_groups(builder, training, [Model(train, valid, draw) for draw in draws])
     seconds, floors, atoms, pairs = [], [], [], []
     for index in range(steps + 5):
         started = seconds_now(device)
         for group in groups:
-            group.step(index, 1e-6)
+            group.step(index, 1 - 1e-6)
         seconds.append(seconds_now(device) - started)
         batch, _, _ = groups[0].minibatches.at(index)
         atoms.append(batch.slot_count)
@@ -102,7 +105,7 @@ def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "
     checks = []
     for _ in range(5):
         started = seconds_now(device)
-        validation_error(groups[0].potential, groups[0].held_out, training)
+        groups[0].check()
         checks.append(seconds_now(device) - started)
     row = {
         "data": case.name,

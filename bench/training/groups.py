@@ -1,0 +1,73 @@
+"""The models of a training in groups, each one batched computation.
+
+On a GPU a step of all models is one computation. On a CPU each model is a group: batching gains nothing there, and so a
+model's numbers do not depend on what is trained beside it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from bench.config.schema import TrainingSettings
+from bench.potentials.base import Draw, Potential, View
+from bench.training.minibatches import Minibatch, Minibatches, TrainingData, held_out
+from bench.training.optimizer import Optimizer
+from bench.training.state import TrainingState
+from bench.training.validation import validation_error
+
+OBSERVATION_RATE = 0.01
+"""How far each minibatch moves running means, such as those by which the invariants are normalised."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model to train: its structures, and what its parameters and minibatch order are drawn from.
+
+    Models that train on the same structures one after another share one array of them.
+    """
+
+    training: Int[np.ndarray, " train"]
+    validation: Int[np.ndarray, " valid"]
+    draw: Draw
+
+
+class Group:
+    """Models that one batched computation trains."""
+
+    def __init__(
+        self, settings: TrainingSettings, potential: Potential, minibatches: Minibatches, held_out: list[Minibatch]
+    ) -> None:
+        self.settings, self.potential = settings, potential
+        self.minibatches, self.held_out = minibatches, held_out
+        self.optimizer = Optimizer(potential, settings)
+        self.state = TrainingState(potential, self.optimizer.adam)
+
+    def step(self, minibatch: int, done: float) -> None:
+        """One minibatch, counted from 0, of every model, after a fraction `done` of all minibatches."""
+        inputs, energies, forces = self.minibatches.at(minibatch)
+        self.potential.observe(inputs, max(OBSERVATION_RATE, 1 / (minibatch + 1)))
+        _, gradient = self.potential.loss_gradient(inputs, energies, forces, self.settings.force_weight)
+        self.optimizer.step(gradient, done)
+
+    def check(self) -> None:
+        """Take note of the validation error of every model."""
+        self.state.check(validation_error(self.potential, self.held_out, self.settings))
+
+
+def in_groups(view: View, settings: TrainingSettings, models: Sequence[Model]) -> list[Group]:
+    """All models in one group, or each by itself where the view does not serve lockstep; in their order."""
+    gathered: dict[tuple[int, ...], tuple[TrainingData, list[Minibatch]]] = {}
+    groups = []
+    for together in [models] if view.lockstep else [[one] for one in models]:
+        sets = {id(one.training): one.training for one in together}
+        key = tuple(sets)
+        if key not in gathered:
+            held = held_out(view, settings, [one.validation for one in together])
+            gathered[key] = TrainingData(view, settings, list(sets.values())), held
+        data, held = gathered[key]
+        draws = [one.draw for one in together]
+        minibatches = Minibatches(data, settings, [key.index(id(one.training)) for one in together], draws)
+        groups.append(Group(settings, view.draw(draws), minibatches, held))
+    return groups
