@@ -58,23 +58,19 @@ def main() -> None:
     chosen.add_argument("--format", type=_names(","), default=list(style.FORMATS), help="svg, png, pdf (svg,png)")
     chosen.add_argument("--style", type=Path, help="a matplotlib style file, over this project's settings")
     arguments = parser.parse_args()
-    try:
-        if len(arguments.results) > 1 and not arguments.output:
-            raise UserError("--results names several folders: say with --output where to write")
-        output = arguments.output or arguments.results[0] / "analysis"
-        wanted = Wanted(
-            arguments.label_seconds,
-            arguments.workers,
-            arguments.page,
-            tuple(arguments.figures),
-            tuple(arguments.algorithms),
-            choice(arguments.width, arguments.format, arguments.style),
-        )
-        collected = Tables.load(arguments.data) if arguments.data else collect(arguments.results, arguments.sweep)
-        build(collected, output, wanted)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if len(arguments.results) > 1 and not arguments.output:
+        raise UserError("--results names several folders: say with --output where to write")
+    output = arguments.output or arguments.results[0] / "analysis"
+    wanted = Wanted(
+        arguments.label_seconds,
+        arguments.workers,
+        arguments.page,
+        tuple(arguments.figures),
+        tuple(arguments.algorithms),
+        choice(arguments.width, arguments.format, arguments.style),
+    )
+    collected = Tables.load(arguments.data) if arguments.data else collect(arguments.results, arguments.sweep)
+    build(collected, output, wanted)
 
 
 def _names(separator: str) -> Callable[[str], list[str]]:

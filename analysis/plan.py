@@ -8,14 +8,13 @@ import csv
 import io
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.costs import Costs, benchmarked, recorded
-from analysis.records.found import Found, algorithm_of, deviations_text, progress_of, read_records
+from analysis.records.found import STATES, Found, algorithm_of, deviations_text, progress_of, read_records
 from bench.commands import called
 from bench.commands.frame import framed
 from bench.config.command_line import OneLineParser, add_config_flags, files_of
@@ -29,7 +28,6 @@ from bench.errors import UserError
 from bench.runs.record import state_of, write_atomically
 from bench.runs.record_schema import Record
 
-STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
 EXPERIMENT = ("scenario", "deviations", "algorithm", "batch_size")
 """What an experiment is, on any number of seeds."""
 FAILURES_SHOWN = 10
@@ -48,11 +46,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="say how long as many workers of one thread will take")
     parser.add_argument("--csv", type=Path, help="write a row for every run to this file")
     parser.add_argument("--json", action="store_true", help="for scripts (keys: analysis/plan.py)")
-    try:
-        _plan(parser.parse_intermixed_args())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    _plan(parser.parse_intermixed_args())
 
 
 def _plan(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import sys
 from collections.abc import Iterable
 
 
@@ -22,6 +23,11 @@ class WriteError(UserError):
 
 class NoRoomError(WriteError):
     """The disk is full, or the quota used up: for others there is no room either."""
+
+
+def tell(error: object) -> None:
+    """Print a mistake as one line on stderr."""
+    print(f"error: {error}", file=sys.stderr)
 
 
 def cannot_write(error: OSError, message: str) -> WriteError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.commands import called
 from bench.commands.frame import framed
-from bench.errors import BusyError, UserError, WriteError
+from bench.errors import BusyError, UserError, WriteError, tell
 from bench.runs.locks import locked
 from bench.runs.record import (
     LOCK,
@@ -38,13 +38,9 @@ def main() -> None:
     parser.add_argument("--without-models", action="store_true", help="leave out the last models: 2 MB a run")
     arguments = parser.parse_args()
     folders, models = arguments.folders, not arguments.without_models
-    try:
-        if len(folders) < 2:
-            raise UserError("say from where and into what: " + called("merge") + " FROM INTO")
-        outcomes = Counter(outcome for source in folders[:-1] for outcome in merge(source, folders[-1], models=models))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if len(folders) < 2:
+        raise UserError("say from where and into what: " + called("merge") + " FROM INTO")
+    outcomes = Counter(outcome for source in folders[:-1] for outcome in merge(source, folders[-1], models=models))
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing to merge")
     sys.exit(1 if outcomes["conflicts"] or outcomes["damaged"] or outcomes["in use"] else 0)
 
@@ -65,7 +61,7 @@ def merge(source: Path, target: Path, *, models: bool = True) -> list[str]:
         except WriteError:
             raise
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            tell(error)
             outcomes.append("in use" if isinstance(error, BusyError) else "damaged")
     return outcomes
 

@@ -20,7 +20,7 @@ from bench.config.compose import compose_run
 from bench.config.identity import hash_of, identity_of
 from bench.config.plugins import build, plugin
 from bench.config.schema import REFERENCES, RunConfig
-from bench.errors import BusyError, UserError, WriteError
+from bench.errors import BusyError, UserError, WriteError, tell
 from bench.learning.opened import facts_of
 from bench.runs.locks import locked
 from bench.runs.record import (
@@ -49,14 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=called("migrate"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="RESULTS", help="a folder given to runs as results=")
     outcomes: Counter[str] = Counter()
-    try:
-        for results in parser.parse_args().folders:
-            if not (results / "runs").is_dir():
-                raise UserError(f"no results in {results}: give a folder with runs/ in it")
-            outcomes.update(migrate(results))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    for results in parser.parse_args().folders:
+        if not (results / "runs").is_dir():
+            raise UserError(f"no results in {results}: give a folder with runs/ in it")
+        outcomes.update(migrate(results))
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing to migrate")
     sys.exit(1 if outcomes["left as it is"] else 0)
 
@@ -71,7 +67,7 @@ def migrate(results: Path) -> list[str]:
         except (BusyError, UserError) as error:
             if isinstance(error, WriteError):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            tell(error)
             outcomes.append("left as it is")
     return outcomes
 

@@ -23,7 +23,7 @@ from bench.config.hydra_mistakes import SEVERAL, dotted_keys
 from bench.config.places import CONF
 from bench.config.schema import RunConfig
 from bench.config.sweep import is_plain
-from bench.errors import UserError, nearest
+from bench.errors import UserError, nearest, tell
 from bench.runs.record import make_folder
 from bench.runs.record_schema import Step
 from bench.runs.stopping import Stopped, die_with, listen
@@ -56,7 +56,7 @@ def _hydra_main(config: DictConfig) -> float | None:
         raise
     except Exception as error:
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            tell(error)
         else:
             log.exception("run failed")
         _tell(f"{type(error).__name__}: {error}")
@@ -145,18 +145,14 @@ def _check_sweeps(overrides: Iterable[Override], config: DictConfig, *, multirun
 @framed
 def main() -> None:
     """Entry point; exits with 0 only when every run is done, with 2 after a mistake in the input."""
-    try:
-        line = HydraLine(sys.argv[1:])
-        if line.flags.experimental_rerun is not None:
-            results = Path("results")
-        elif line.only_shows:
-            results = None
-            check_what_is_shown(line)
-        else:
-            results = Path(check_command_line(line).results)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    line = HydraLine(sys.argv[1:])
+    if line.flags.experimental_rerun is not None:
+        results = Path("results")
+    elif line.only_shows:
+        results = None
+        check_what_is_shown(line)
+    else:
+        results = Path(check_command_line(line).results)
     sys.argv[1:] = line.arguments()
     if results is None:
         _hydra_main()

@@ -11,9 +11,12 @@ from bench.config.versions import METHODS
 from bench.errors import UserError
 from bench.runs.locks import is_locked
 from bench.runs.record import LOCK, read_record, record_paths
+from bench.runs.record import STATES as RECORDED
 from bench.runs.record_schema import Record
 
 NAME = "scenario.name"
+STATES = (*RECORDED, "stale", "missing")
+"""Of the runs of a sweep."""
 
 
 @dataclass(frozen=True)

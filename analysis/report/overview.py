@@ -8,8 +8,9 @@ from markupsafe import Markup
 from analysis import style
 from analysis.paper.claims import VERDICTS
 from analysis.records.collect import CURRENT, Tables
+from analysis.records.found import STATES
 from analysis.report.parts import PARTS, table
-from analysis.tables.sheets import STATES, completeness
+from analysis.tables.sheets import completeness
 
 COLOURS = {"done": "#009E73", "running": "#56B4E9", "interrupted": "#E69F00", "failed": "#D55E00", "stale": "#CC79A7"}
 

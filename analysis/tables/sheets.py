@@ -10,6 +10,7 @@ from analysis.paper.claims import NOT_TESTED, verdicts
 from analysis.paper.measured import Measured
 from analysis.paper.numbers import against_paper, remark
 from analysis.records.collect import EXPERIMENT, Tables
+from analysis.records.found import STATES
 from analysis.statistics.compare import batch_slopes, paired, ranks, seed_slopes, variants
 from analysis.statistics.efficiency import LABEL_SECONDS, crossings, efficiency
 from analysis.statistics.rules import FEWEST_SEEDS
@@ -175,9 +176,6 @@ def _efficiency(table: pd.DataFrame) -> Sheet:
         " a label unless set otherwise."
     )
     return Sheet("efficiency", "Labels and cost to reach an error", note, data, columns)
-
-
-STATES = ("done", "running", "interrupted", "failed", "stale", "missing")
 
 
 def completeness(plan: pd.DataFrame) -> pd.DataFrame:

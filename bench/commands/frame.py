@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from bench.errors import UserError
+from bench.errors import UserError, tell
 
 CLOSED_PIPE = 141
 INTERRUPTED = 130
@@ -28,7 +28,7 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
             _speak_any_language()
             status = main(*arguments, **keywords)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            tell(error)
             sys.exit(2)
         except BrokenPipeError:
             sys.exit(CLOSED_PIPE)

@@ -19,7 +19,7 @@ from bench.data.datasets.stored import StoredDataset
 from bench.data.prepare import prepare
 from bench.data.store import data_folder, is_prepared, read_store, store_folder
 from bench.data.verify import describe
-from bench.errors import UserError, nearest
+from bench.errors import UserError, nearest, tell
 
 DATASETS = CONF / "dataset"
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _verify(_declared(options.name, files), options.name)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted: nothing was changed", file=sys.stderr)

@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.kernels.base import Embedding, KernelInputs, squared_norms
+from bench.kernels.base import Embedding, KernelFacts, KernelInputs, squared_norms
 from bench.kernels.posterior import Posterior, fit_posterior
 from bench.potentials.architecture import without_gradients
 from bench.potentials.base import GradientFeatures, OfInputs, View, chunks
+from bench.runs.record_schema import Quantity
 from bench.training.evaluate import StructureErrors
 
 
@@ -55,6 +56,20 @@ class PreparedFeatures:
     def _transformed(self, structures: Int[np.ndarray, " n"]) -> Float[Tensor, "n features"]:
         features = self.features(structures)
         return features if self.posterior is None else self.posterior.transform(features, out=features)
+
+
+@dataclass(frozen=True)
+class GradientKernel(KernelFacts):
+    """A kernel on gradient features, as they are (FEAT) or conditioned on the training set (GP, Eqs. 20-23)."""
+
+    posterior: bool
+    has_features = True
+    needs_gradients = True
+
+    @property
+    def uncertainty_of(self) -> Quantity | None:  # type: ignore[override]
+        """GP: of energies."""
+        return "energy" if self.posterior else None
 
 
 def gradients_of(inputs: KernelInputs, kernel: str) -> GradientFeatures:

@@ -2,23 +2,13 @@
 
 from dataclasses import dataclass
 
-from bench.kernels.base import KernelFacts, KernelInputs
-from bench.kernels.features import PreparedFeatures, gradients_of, prepare_features
-from bench.runs.record_schema import Quantity
+from bench.kernels.base import KernelInputs
+from bench.kernels.features import GradientKernel, PreparedFeatures, gradients_of, prepare_features
 
 
 @dataclass(frozen=True)
-class LastLayer(KernelFacts):
+class LastLayer(GradientKernel):
     """The last-layer kernel (513 features), as it is (FEAT) or conditioned on the training set (GP, Eqs. 20-23)."""
-
-    posterior: bool
-    has_features = True
-    needs_gradients = True
-
-    @property
-    def uncertainty_of(self) -> Quantity | None:  # type: ignore[override]
-        """GP(LL): of energies."""
-        return "energy" if self.posterior else None
 
     def prepare(self, inputs: KernelInputs) -> PreparedFeatures:
         """Compute the training features and, for GP(LL), the posterior."""

@@ -15,45 +15,45 @@ Measure = Callable[[StructureErrors], Float[np.ndarray, " structures"]]
 
 
 @dataclass(frozen=True)
-class AbsoluteError(KernelFacts):
-    """k(S, S) = ΔE(S) or ΔF(S) of the model: what active learning could do if the pool's labels were known."""
+class _OfPredictions(KernelFacts):
+    """k(S, S) measured on predictions of energies or forces; `_measure` says how."""
 
     quantity: Quantity
-    reads_pool_labels = True
 
     @property
     def needs_forces(self) -> bool:  # type: ignore[override]
-        """AE(F) does."""
+        """One of forces does."""
         return self.quantity == "force"
 
     def prepare(self, inputs: KernelInputs) -> "PreparedDiagonal":
-        """Nothing to prepare."""
-        return PreparedDiagonal(inputs, self._measure, forces=self.needs_forces, predicts=False)
+        """Nothing to prepare: the models are trained."""
+        predicts = self.uncertainty_of is not None
+        return PreparedDiagonal(inputs, self._measure, forces=self.needs_forces, predicts=predicts)
+
+    def _measure(self, errors: StructureErrors) -> Float[np.ndarray, " structures"]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class AbsoluteError(_OfPredictions):
+    """k(S, S) = ΔE(S) or ΔF(S) of the model: what active learning could do if the pool's labels were known."""
+
+    reads_pool_labels = True
 
     def _measure(self, errors: StructureErrors) -> Float[np.ndarray, " structures"]:
         return errors.energy[0] if self.quantity == "energy" else _forces(errors).mae[0]
 
 
 @dataclass(frozen=True)
-class Committee(KernelFacts):
+class Committee(_OfPredictions):
     """k(S, S) = σ_E or σ_F: how far the members of a committee disagree."""
 
-    quantity: Quantity
     members: int = 3
-
-    @property
-    def needs_forces(self) -> bool:  # type: ignore[override]
-        """QBC(F) does."""
-        return self.quantity == "force"
 
     @property
     def uncertainty_of(self) -> Quantity | None:  # type: ignore[override]
         """Of what its members disagree on."""
         return self.quantity
-
-    def prepare(self, inputs: KernelInputs) -> "PreparedDiagonal":
-        """Nothing to prepare: the committee is trained."""
-        return PreparedDiagonal(inputs, self._measure, forces=self.needs_forces, predicts=True)
 
     def _measure(self, errors: StructureErrors) -> Float[np.ndarray, " structures"]:
         return errors.energy_disagreement if self.quantity == "energy" else _forces(errors).disagreement

@@ -7,25 +7,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.config.seeds import stream
-from bench.kernels.base import KernelFacts, KernelInputs
-from bench.kernels.features import PreparedFeatures, gradients_of, prepare_features
+from bench.kernels.base import KernelInputs
+from bench.kernels.features import GradientKernel, PreparedFeatures, gradients_of, prepare_features
 from bench.potentials.base import Projections
-from bench.runs.record_schema import Quantity
 
 
 @dataclass(frozen=True)
-class RandomProjection(KernelFacts):
+class RandomProjection(GradientKernel):
     """The full gradient kernel, sketched; drawn anew each step, the same for all atoms and structures."""
 
-    posterior: bool
     n_projections: int = 512
-    has_features = True
-    needs_gradients = True
-
-    @property
-    def uncertainty_of(self) -> Quantity | None:  # type: ignore[override]
-        """GP(RP): of energies."""
-        return "energy" if self.posterior else None
 
     def prepare(self, inputs: KernelInputs) -> PreparedFeatures:
         """Draw the projections, compute the training features and, for GP(RP), the posterior."""

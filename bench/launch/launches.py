@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.errors import UserError, tell
 from bench.launch import ending, pool, slurm
 from bench.launch.queue import QUEUE
 from bench.runs.locks import locked
@@ -105,7 +105,7 @@ def tell_why(root: Path, folders: Iterable[Path]) -> None:
         if not reasons and shutil.disk_usage(root).free < ROOM:
             reasons[f"there is hardly any room left in {root.parent}: make room and launch again"] = None
     for reason in [*reasons][-MOST_REASONS:]:
-        print(f"error: {reason}", file=sys.stderr)
+        tell(reason)
 
 
 def named(words: Sequence[str]) -> list[Path]:
@@ -142,7 +142,7 @@ def cancel(folders: Sequence[Path]) -> int:
                 ending.cancel(folder)
             stopped += workers + elements
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            tell(error)
             status = 1
     print(f"stopped {stopped} workers")
     return status

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.errors import UserError
+from bench.errors import UserError, tell
 from bench.launch.queue import Entry
+from bench.runs.record import STATES as RECORDED
 
-STATES = ("done", "running", "interrupted", "failed", "damaged", "missing")
+STATES = (*RECORDED, "damaged", "missing")
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
@@ -75,7 +76,7 @@ class Watch:
             try:
                 left = workers()
             except UserError as error:
-                print(f"error: {error}", file=sys.stderr)
+                tell(error)
                 left = -1
             counts = self.look()
             table = self.table(left)

@@ -20,7 +20,7 @@ from types import FrameType
 
 from bench.config.identity import identity_of
 from bench.config.schema import RunConfig
-from bench.errors import BusyError, NoRoomError, UserError
+from bench.errors import BusyError, NoRoomError, UserError, tell
 from bench.launch.queue import DIED, Entry, Queue, read_queue
 from bench.learning.pack import alike, run_pack
 from bench.runs.device import prepare_device
@@ -193,7 +193,7 @@ def _attempt(runs: list[RunConfig], parent: int) -> None:
         prepare_device(runs[0])
         for outcome in run_pack(runs, lock=False):
             if isinstance(outcome, UserError):
-                print(f"error: {outcome}", file=sys.stderr)
+                tell(outcome)
                 code = max(code, Outcome.REFUSED if isinstance(outcome, NoRoomError) else Outcome.FAILED)
             elif isinstance(outcome, Exception):
                 log.error("run failed", exc_info=outcome)
@@ -204,7 +204,7 @@ def _attempt(runs: list[RunConfig], parent: int) -> None:
     except KeyboardInterrupt:  # asked twice
         code = Outcome.STOPPED
     except UserError as error:  # of the device: it is every run's
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         code = Outcome.REFUSED
     except Exception:
         log.exception("run failed")
@@ -233,5 +233,5 @@ if __name__ == "__main__":
         die_with(int(sys.argv[2]))  # the pool may have died while this process imported
         sys.exit(work_until_stopped(Path(sys.argv[1])))
     except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+        tell(mistake)
         sys.exit(2)

@@ -187,6 +187,10 @@ def describe(error: Exception) -> tuple[str, str, str]:
     return type(error).__name__, str(error), "".join(traceback.format_exception(error))
 
 
+STATES = ("done", "running", "interrupted", "failed")
+"""What may have become of a run that has a record."""
+
+
 def state_of(record: Record, final: int, *, in_progress: bool) -> str:
     """What has become of a run to an end: done, failed, running (a process is at work on it) or interrupted.
 

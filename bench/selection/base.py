@@ -138,7 +138,40 @@ CANDIDATES = 1024
 """How many rows a round of a lazy greedy selection looks at."""
 
 
-def largest(scores: Float[Tensor, " pool"], best: int) -> tuple[Int[Tensor, " candidates"], float]:
+class LazyRound:
+    """A round of a greedy selection whose scores only fall: a stale one is an upper bound.
+
+    Picks are made among the rows with the largest scores until a row outside could have a larger one.
+    """
+
+    def __init__(self, scores: Float[Tensor, " pool"], copies: Copies, picked: list[int]) -> None:
+        """Pick the row with the largest of scores that are all up to date."""
+        best = copies.lowest(int(torch.argmax(scores)), picked)
+        picked.append(best)
+        self.copies, self.picked = copies, picked
+        self.rows, self.outside = _largest(scores, best)
+        self.place = int(torch.searchsorted(self.rows, best))
+        """Where the latest pick stands among the rows looked at."""
+        self.scores = scores[self.rows]
+
+    def pick(self, scores: Float[Tensor, " candidates"], *, above: float = -torch.inf) -> bool:
+        """Take in the scores after the latest pick, and pick the next row; False if it may be outside or is too low."""
+        equal = self.copies.among(self.rows, self.picked[-1])
+        scores[equal] = scores[equal].clamp_max(0.0)
+        scores[self.place] = -torch.inf
+        self.scores = scores
+        best = int(torch.argmax(scores))
+        if not scores[best] > max(self.outside, above):
+            return False
+        row = self.copies.lowest(int(self.rows[best]), self.picked)
+        self.place = int(torch.searchsorted(self.rows, row))
+        if self.place == len(self.rows) or int(self.rows[self.place]) != row:
+            return False  # its lowest equal is outside: the next round finds it
+        self.picked.append(row)
+        return True
+
+
+def _largest(scores: Float[Tensor, " pool"], best: int) -> tuple[Int[Tensor, " candidates"], float]:
     """Rows with the largest scores, ascending and `best` among them, and the largest score outside."""
     if len(scores) <= CANDIDATES:
         return torch.arange(len(scores), device=scores.device), -torch.inf

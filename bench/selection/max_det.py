@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.kernels.base import Embedding
-from bench.selection.base import Copies, Selected, check_size, largest
+from bench.selection.base import Copies, LazyRound, Selected, check_size
 
 RELATIVE_RANK = 1e-12
 """Residuals below this fraction of the largest initial diagonal count as zero (docs/method.md, Selections)."""
@@ -20,8 +20,7 @@ RELATIVE_RANK = 1e-12
 class MaxDet:
     """Noise-free: at most d_feature picks. `on_deficit` says what to do when the kernel's rank is used up earlier.
 
-    Residual variances only fall, so a stale one is an upper bound: picks are made among the candidates with the largest
-    residuals until one outside could be larger; then the factor's new columns are computed for the whole pool at once.
+    Residual variances only fall: the factor's new columns are computed for the whole pool at once between rounds.
     """
 
     name: str
@@ -63,30 +62,16 @@ def _pick(features: Float[Tensor, "pool features"], diagonal: Float[Tensor, " po
                 residual[copies.others(row)] = 0.0
             residual[picked] = -torch.inf
             updated = len(picked)
-        # everything is up to date, so the first pick of a round needs no comparison with the rest
-        best = int(torch.argmax(residual))
-        if not residual[best] > smallest:
+        if not residual.max() > smallest:
             break
-        best = copies.lowest(best, picked)
-        candidates, outside = largest(residual, best)
-        among, own, factor = residual[candidates], features[candidates], columns[:, candidates]
-        best = int(torch.searchsorted(candidates, best))
-        while True:
-            step = len(picked)
-            picked.append(int(candidates[best]))
-            column = own @ own[best] - factor[:step].T @ factor[:step, best]
-            factor[step] = column / column[best].sqrt()
-            among -= factor[step] ** 2
-            equal = copies.among(candidates, picked[-1])
-            among[equal] = among[equal].clamp_max(0.0)
-            among[best] = -torch.inf
-            best = int(torch.argmax(among))
-            if len(picked) == batch_size or not among[best] > max(outside, smallest):
+        looked_at = LazyRound(residual, copies, picked)
+        own, factor = features[looked_at.rows], columns[:, looked_at.rows]
+        while len(picked) < batch_size:
+            step, latest = len(picked) - 1, looked_at.place
+            column = own @ own[latest] - factor[:step].T @ factor[:step, latest]
+            factor[step] = column / column[latest].sqrt()
+            if not looked_at.pick(looked_at.scores - factor[step] ** 2, above=smallest):
                 break
-            row = copies.lowest(int(candidates[best]), picked)
-            best = int(torch.searchsorted(candidates, row))
-            if best == len(candidates) or int(candidates[best]) != row:
-                break  # its lowest equal is outside: the next round finds it
     return picked
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bench.kernels.base import Embedding, squared_norms
-from bench.selection.base import Copies, Selected, check_size, largest
+from bench.selection.base import Copies, LazyRound, Selected, check_size
 from bench.selection.distances import nearest_centres, squared_distances
 
 
@@ -14,9 +14,7 @@ from bench.selection.distances import nearest_centres, squared_distances
 class MaxDist:
     """Informative and diverse.
 
-    Distances to the nearest centre only fall as centres are added, so a stale one is an upper bound: picks are made
-    among the candidates with the largest distances until one outside could be larger; only then is the whole pool
-    updated.
+    Distances to the nearest centre only fall as centres are added: the whole pool is updated only between rounds.
     """
 
     name: str
@@ -44,23 +42,11 @@ class MaxDist:
                     distance[copies.others(row)] = 0.0
                 distance[picked] = -torch.inf
                 updated = len(picked)
-            # everything is up to date, so the first pick of a round needs no comparison with the rest
-            picked.append(copies.lowest(int(torch.argmax(distance)), picked))
-            candidates, outside = largest(distance, picked[-1])
-            among, features, among_norms = distance[candidates], pool[candidates], norms[candidates]
-            best = int(torch.searchsorted(candidates, picked[-1]))
+            looked_at = LazyRound(distance, copies, picked)
+            features, of_features = pool[looked_at.rows], norms[looked_at.rows]
             while len(picked) < batch_size:
-                to_new = squared_distances(features, among_norms, features[best : best + 1])[0]
-                among = torch.minimum(among, to_new)
-                equal = copies.among(candidates, picked[-1])
-                among[equal] = among[equal].clamp_max(0.0)
-                among[best] = -torch.inf
-                best = int(torch.argmax(among))
-                if not among[best] > outside:
+                latest = features[looked_at.place : looked_at.place + 1]
+                to_new = squared_distances(features, of_features, latest)[0]
+                if not looked_at.pick(torch.minimum(looked_at.scores, to_new)):
                     break
-                row = copies.lowest(int(candidates[best]), picked)
-                best = int(torch.searchsorted(candidates, row))
-                if best == len(candidates) or int(candidates[best]) != row:
-                    break  # its lowest equal is outside: the next round finds it
-                picked.append(row)
         return Selected(np.array(picked, dtype=np.int64))

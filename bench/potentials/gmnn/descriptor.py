@@ -13,8 +13,9 @@ from torch import Tensor
 
 from bench.potentials.gmnn.compiled import contractions, pair_kernels
 from bench.potentials.gmnn.compiled.jit import torch_threads
+from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.invariants import invariants
-from bench.potentials.gmnn.moments import N_MONOMIALS, Basis, Geometry
+from bench.potentials.gmnn.moments import Basis, Geometry
 
 
 @runtime_checkable

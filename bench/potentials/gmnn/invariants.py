@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.potentials.gmnn.moments import MAX_DEGREE, MONOMIALS, N_MONOMIALS
+from bench.potentials.gmnn.compiled.monomials import MAX_DEGREE, MONOMIALS, N_MONOMIALS
 
 
 def invariants(moments: Float[Tensor, "atoms radial 20"]) -> Float[Tensor, "atoms invariants"]:

@@ -6,7 +6,6 @@ monomials x^a y^b z^c of degree L = a + b + c ≤ 3 (the distinct components of 
 through two constant, sparse, linear maps: `pull_back` (dE/dA → dE/dr) and `push_forward` (ṙ → Ȧ).
 """
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,15 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.potentials.base import to_device
-
-MAX_DEGREE = 3
-MONOMIALS = [
-    tuple(c.count(axis) for axis in range(3))
-    for degree in range(MAX_DEGREE + 1)
-    for c in itertools.combinations_with_replacement(range(3), degree)
-]
-"""Exponents (a, b, c) of the 20 monomials, by degree."""
-N_MONOMIALS = len(MONOMIALS)
+from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 
 
 @dataclass(frozen=True)

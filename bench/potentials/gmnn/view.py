@@ -13,7 +13,8 @@ from bench.data.structures import Structures
 from bench.potentials.base import Draw, Parameters
 from bench.potentials.gmnn.architecture import GaussianMoments
 from bench.potentials.gmnn.compiled.gather import gather_pairs
-from bench.potentials.gmnn.moments import MONOMIALS, Basis, Geometry, RadialGrid, sum_segments
+from bench.potentials.gmnn.compiled.monomials import MONOMIALS
+from bench.potentials.gmnn.moments import Basis, Geometry, RadialGrid, sum_segments
 from bench.potentials.gmnn.potential import Batch, MomentPotential, initial_parameters, make_batch
 from bench.potentials.gmnn.radial import radial_basis
 from bench.potentials.gmnn.ready import make_ready

@@ -5,45 +5,45 @@ Every invariant is cubic at most, so all of them are two bilinear maps, one afte
     Q_q = Σ f Ψ_i Ψ_j    the symmetrised matrices Ψ1_s Ψ1_t, Ψ3_s:Ψ3_t, Ψ2_s Ψ2_t and the vectors Ψ3_s:Ψ2_t
     G_g = Σ f Q_q Ψ_j    each matrix with Ψ2_u and its trace (Q_q · 1), each vector with Ψ1_u, and Ψ0 itself
 
-`terms` lists (target, left, right, f) of both; the derivatives are the same lists with the roles exchanged, sorted by
-what then is the target. Each sum is taken for LANES atoms at once, in a fixed order.
+`terms` lists (target, left, right, f) of both; the derivatives are the same lists with the roles exchanged. Each sum is
+taken for LANES atoms at once, in a fixed order.
 """
 
 import itertools
 from collections import Counter
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from numba import prange
 
 from bench.potentials.gmnn.compiled.jit import compiled, torch_threads
+from bench.potentials.gmnn.compiled.monomials import MONOMIALS, N_MONOMIALS
 from bench.potentials.gmnn.compiled.vectors import LANES, add_terms
 from bench.potentials.gmnn.invariants import n_invariants
-from bench.potentials.gmnn.moments import MONOMIALS, N_MONOMIALS
-
-
-class Sums(NamedTuple):
-    """target[at[n]] += Σ_k factor[k] · left[l[k]] · right[r[k]], k from first[n] to first[n + 1]."""
-
-    at: Int[np.ndarray, " targets"]
-    first: Int[np.ndarray, " targets_and_1"]
-    left: Int[np.ndarray, " terms"]
-    right: Int[np.ndarray, " terms"]
-    factor: Float[np.ndarray, " terms"]
 
 
 class Terms(NamedTuple):
-    """One list of terms (at, i, j, f) by what is the target: at = Σ f i j; i = Σ f at j; j = Σ f at i."""
+    """Six lists of sums end to end: list m holds the sums n from part[m] to part[m + 1].
 
-    at: Sums
-    i: Sums
-    j: Sums
+    Each is target[at[n]] += Σ_k factor[k] · left[l[k]] · right[r[k]], k from first[n] to first[n + 1].
+    """
+
+    at: Int[np.ndarray, " sums"]
+    first: Int[np.ndarray, " sums_and_1"]
+    left: Int[np.ndarray, " terms"]
+    right: Int[np.ndarray, " terms"]
+    factor: Float[np.ndarray, " terms"]
+    part: Int[np.ndarray, " 7"]
+
+
+Q, Q_LEFT, Q_RIGHT, G, G_LEFT, G_RIGHT = range(6)
+"""The lists by what is their target: Q = Σ f i j; its left factor = Σ f Q j; its right one = Σ f Q i; so for G."""
 
 
 @cache
-def terms(n_radial: int, single: bool) -> tuple[Terms, Terms]:
+def terms(n_radial: int, single: bool) -> Terms:
     """The terms of Q and of G, in the order of `bench.potentials.gmnn.invariants.invariants`."""
     pairs = list(itertools.combinations_with_replacement(range(n_radial), 2))
     one = n_radial * N_MONOMIALS
@@ -81,26 +81,37 @@ def terms(n_radial: int, single: bool) -> tuple[Terms, Terms]:
             product([(moment(s, a, b, c), moment(t, a, b)) for a, b in itertools.product(axes, axes)]) for c in axes
         ]
         contracted += [Counter({(vector[c], moment(u, c)): 1 for c in axes}) for u in range(n_radial)]
-    return _listed(products, single), _listed(contracted, single)
+    lists = [*_by_target(products), *_by_target(contracted)]
+    columns = [np.concatenate(column) for column in zip(*lists, strict=True)]
+    at, first, left, right, factor = columns
+    part = np.cumsum([0, *(len(one[0]) for one in lists)])
+    sizes = np.cumsum([0, *(len(one[2]) for one in lists)])
+    first = np.append(first + np.repeat(sizes[:-1], np.diff(part)), sizes[-1])
+    return Terms(at, first, left, right, factor.astype(np.float32 if single else np.float64), part)
 
 
-def _listed(sums: list[Counter[tuple[int, int]]], single: bool) -> Terms:
+def _by_target(sums: list[Counter[tuple[int, int]]]) -> list[tuple[np.ndarray, ...]]:
+    """(at, first, left, right, factor) of sums of products, and of the two lists with the roles exchanged."""
     rows = [(at, i, j, factor) for at, sum_ in enumerate(sums) for (i, j), factor in sum_.items()]
     at, i, j, factor = (np.array(column) for column in zip(*rows, strict=True))
-    factor = factor.astype(np.float32 if single else np.float64)
 
-    def by(target: Int[np.ndarray, " n"], left: Int[np.ndarray, " n"], right: Int[np.ndarray, " n"]) -> Sums:
+    def by(target: Int[np.ndarray, " n"], left: Int[np.ndarray, " n"], right: Int[np.ndarray, " n"]) -> tuple[Any, ...]:
         order = np.argsort(target, kind="stable")
         targets, first = np.unique(target[order], return_index=True)
-        return Sums(targets, np.append(first, len(order)), left[order], right[order], factor[order])
+        return targets, first, left[order], right[order], factor[order]
 
-    return Terms(by(at, i, j), by(i, at, j), by(j, at, i))
+    return [by(at, i, j), by(i, at, j), by(j, at, i)]
 
 
 @compiled
-def _add(target, sums, left, right):
-    for n in range(len(sums.at)):
-        add_terms(target, sums.at[n], sums.factor, left, sums.left, right, sums.right, sums.first[n], sums.first[n + 1])
+def _add(target, of, which, left, right):
+    for n in range(of.part[which], of.part[which + 1]):
+        add_terms(target, of.at[n], of.factor, left, of.left, right, of.right, of.first[n], of.first[n + 1])
+
+
+@compiled
+def _room_for_products(of, moments):
+    return np.zeros((of.at[of.part[Q + 1] - 1] + 1, LANES), moments.dtype)
 
 
 @compiled
@@ -123,41 +134,40 @@ def _store(block, rows, first):
 
 
 @compiled
-def _value_of(first, moments, values, p_at, g_at):
-    n_products = p_at.at[-1] + 1
+def _value_of(first, moments, values, of):
     psi = np.empty((moments.shape[1] + 1, LANES), moments.dtype)
-    products = np.zeros((n_products, LANES), moments.dtype)
+    products = _room_for_products(of, moments)
     total = np.zeros((values.shape[1], LANES), moments.dtype)
     _load(moments, first, psi, 1)
-    _add(products, p_at, psi, psi)
-    _add(total, g_at, products, psi)
+    _add(products, of, Q, psi, psi)
+    _add(total, of, G, products, psi)
     _store(total, values, first)
 
 
 @compiled
-def _pull_back_of(first, moments, gradient, moment_gradient, p_at, p_i, p_j, g_i, g_j):
+def _pull_back_of(first, moments, gradient, moment_gradient, of):
     psi = np.empty((moments.shape[1] + 1, LANES), moments.dtype)
     psi_bar = np.zeros_like(psi)
     g_bar = np.empty((gradient.shape[1] + 1, LANES), moments.dtype)
-    products = np.zeros((p_at.at[-1] + 1, LANES), moments.dtype)
+    products = _room_for_products(of, moments)
     products_bar = np.zeros_like(products)
     _load(moments, first, psi, 1)
     _load(gradient, first, g_bar, 0)
-    _add(products, p_at, psi, psi)
-    _add(products_bar, g_i, g_bar, psi)
-    _add(psi_bar, g_j, g_bar, products)
-    _add(psi_bar, p_i, products_bar, psi)
-    _add(psi_bar, p_j, products_bar, psi)
+    _add(products, of, Q, psi, psi)
+    _add(products_bar, of, G_LEFT, g_bar, psi)
+    _add(psi_bar, of, G_RIGHT, g_bar, products)
+    _add(psi_bar, of, Q_LEFT, products_bar, psi)
+    _add(psi_bar, of, Q_RIGHT, products_bar, psi)
     _store(psi_bar, moment_gradient, first)
 
 
 @compiled
-def _tangent_of(first, moments, moment_tangent, gradient, tangent, adjoint, p_at, p_i, p_j, g_at, g_i, g_j):
+def _tangent_of(first, moments, moment_tangent, gradient, tangent, adjoint, of):
     psi = np.empty((moments.shape[1] + 1, LANES), moments.dtype)
     psi_dot, psi_bar_dot = np.empty_like(psi), np.zeros_like(psi)
     g_bar = np.empty((gradient.shape[1] + 1, LANES), moments.dtype)
     g_dot = np.zeros_like(g_bar)
-    products = np.zeros((p_at.at[-1] + 1, LANES), moments.dtype)
+    products = _room_for_products(of, moments)
     products_dot, products_bar, products_bar_dot = (
         np.zeros_like(products),
         np.zeros_like(products),
@@ -166,35 +176,35 @@ def _tangent_of(first, moments, moment_tangent, gradient, tangent, adjoint, p_at
     _load(moments, first, psi, 1)
     _load(moment_tangent, first, psi_dot, 0)
     _load(gradient, first, g_bar, 0)
-    _add(products, p_at, psi, psi)
-    _add(products_dot, p_at, psi_dot, psi)
-    _add(products_dot, p_at, psi, psi_dot)
-    _add(g_dot, g_at, products_dot, psi)
-    _add(g_dot, g_at, products, psi_dot)
-    _add(products_bar, g_i, g_bar, psi)
-    _add(products_bar_dot, g_i, g_bar, psi_dot)
-    _add(psi_bar_dot, g_j, g_bar, products_dot)
-    _add(psi_bar_dot, p_i, products_bar_dot, psi)
-    _add(psi_bar_dot, p_j, products_bar_dot, psi)
-    _add(psi_bar_dot, p_i, products_bar, psi_dot)
-    _add(psi_bar_dot, p_j, products_bar, psi_dot)
+    _add(products, of, Q, psi, psi)
+    _add(products_dot, of, Q, psi_dot, psi)
+    _add(products_dot, of, Q, psi, psi_dot)
+    _add(g_dot, of, G, products_dot, psi)
+    _add(g_dot, of, G, products, psi_dot)
+    _add(products_bar, of, G_LEFT, g_bar, psi)
+    _add(products_bar_dot, of, G_LEFT, g_bar, psi_dot)
+    _add(psi_bar_dot, of, G_RIGHT, g_bar, products_dot)
+    _add(psi_bar_dot, of, Q_LEFT, products_bar_dot, psi)
+    _add(psi_bar_dot, of, Q_RIGHT, products_bar_dot, psi)
+    _add(psi_bar_dot, of, Q_LEFT, products_bar, psi_dot)
+    _add(psi_bar_dot, of, Q_RIGHT, products_bar, psi_dot)
     _store(g_dot, tangent, first)
     _store(psi_bar_dot, adjoint, first)
 
 
-def _value(moments, values, p_at, g_at):
+def _value(moments, values, of):
     for block in prange((len(moments) + LANES - 1) // LANES):
-        _value_of(block * LANES, moments, values, p_at, g_at)
+        _value_of(block * LANES, moments, values, of)
 
 
-def _pull_back(moments, gradient, moment_gradient, p_at, p_i, p_j, g_i, g_j):
+def _pull_back(moments, gradient, moment_gradient, of):
     for block in prange((len(moments) + LANES - 1) // LANES):
-        _pull_back_of(block * LANES, moments, gradient, moment_gradient, p_at, p_i, p_j, g_i, g_j)
+        _pull_back_of(block * LANES, moments, gradient, moment_gradient, of)
 
 
-def _tangent(moments, moment_tangent, gradient, tangent, adjoint, p_at, p_i, p_j, g_at, g_i, g_j):
+def _tangent(moments, moment_tangent, gradient, tangent, adjoint, of):
     for block in prange((len(moments) + LANES - 1) // LANES):
-        _tangent_of(block * LANES, moments, moment_tangent, gradient, tangent, adjoint, p_at, p_i, p_j, g_at, g_i, g_j)
+        _tangent_of(block * LANES, moments, moment_tangent, gradient, tangent, adjoint, of)
 
 
 _compiled_value = compiled(_value, parallel=True)
@@ -206,9 +216,9 @@ def value(moments: Float[np.ndarray, "atoms radial 20"]) -> Float[np.ndarray, "a
     """G(Ψ)."""
     n, n_radial = len(moments), moments.shape[1]
     result = np.empty((n, n_invariants(n_radial)), moments.dtype)
-    p, g = terms(n_radial, moments.dtype == np.float32)
+    of = terms(n_radial, moments.dtype == np.float32)
     with torch_threads():
-        _compiled_value(moments.reshape(n, -1), result, p.at, g.at)
+        _compiled_value(moments.reshape(n, -1), result, of)
     return result
 
 
@@ -217,9 +227,9 @@ def pull_back(
 ) -> Float[np.ndarray, "atoms radial 20"]:
     """∂E/∂Ψ from ∂E/∂G."""
     n, result = len(moments), np.empty_like(moments)
-    p, g = terms(moments.shape[1], moments.dtype == np.float32)
+    of = terms(moments.shape[1], moments.dtype == np.float32)
     with torch_threads():
-        _compiled_pull_back(moments.reshape(n, -1), gradient, result.reshape(n, -1), *p, g.i, g.j)
+        _compiled_pull_back(moments.reshape(n, -1), gradient, result.reshape(n, -1), of)
     return result
 
 
@@ -230,9 +240,9 @@ def tangent(
 ) -> tuple[Float[np.ndarray, "atoms invariants"], Float[np.ndarray, "atoms radial 20"]]:
     """Ġ along Ψ̇, and ∂(Σ_g `gradient`_g Ġ_g)/∂Ψ."""
     n, along, adjoint = len(moments), np.empty_like(gradient), np.empty_like(moments)
-    p, g = terms(moments.shape[1], moments.dtype == np.float32)
+    of = terms(moments.shape[1], moments.dtype == np.float32)
     with torch_threads():
         _compiled_tangent(
-            moments.reshape(n, -1), moment_tangent.reshape(n, -1), gradient, along, adjoint.reshape(n, -1), *p, *g
+            moments.reshape(n, -1), moment_tangent.reshape(n, -1), gradient, along, adjoint.reshape(n, -1), of
         )
     return along, adjoint

@@ -18,11 +18,11 @@ from jaxtyping import Float, Int
 from numba import prange
 
 from bench.potentials.gmnn.compiled.jit import compiled
+from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.compiled.vectors import ROW, SHORT_ROW, add_rows, add_short_rows
-from bench.potentials.gmnn.compiled.windows import WINDOW, fill, fill_tangent, monomial_gradient, new_window
+from bench.potentials.gmnn.compiled.windows import fill, fill_tangent, monomial_gradient, new_window
 
 ATOMS_PER_TASK = 32
-N_MONOMIALS = 20
 
 
 class Pairs(NamedTuple):
@@ -79,8 +79,7 @@ def _moments_of(first_atom, last_atom, pairs, of, moments):
         total[:] = 0
         for pair in range(pairs.first[i], pairs.first[i + 1]):
             if pair == stop:
-                start, stop = pair, min(pair + WINDOW, pairs.first[last_atom])
-                fill(pairs, start, stop, window)
+                start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
             p = pair - start
             _radial_functions(pairs, of, pair, window.radial, p, values)
             for s in range(of.n_radial):
@@ -102,8 +101,7 @@ def _tangent_of(first_atom, last_atom, pairs, of, velocities, tangent):
         total[:] = 0
         for pair in range(pairs.first[i], pairs.first[i + 1]):
             if pair == stop:
-                start, stop = pair, min(pair + WINDOW, pairs.first[last_atom])
-                fill(pairs, start, stop, window)
+                start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
                 fill_tangent(pairs, start, stop, velocities, window)
             p = pair - start
             _radial_functions(pairs, of, pair, window.radial, p, values)
@@ -135,8 +133,7 @@ def _pull_back_of(first_atom, last_atom, pairs, of, moment_gradient, gradient):
                 own[s, m] = moment_gradient[i, s, m]
         for pair in range(pairs.first[i], pairs.first[i + 1]):
             if pair == stop:
-                start, stop = pair, min(pair + WINDOW, pairs.first[last_atom])
-                fill(pairs, start, stop, window)
+                start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
             p, j = pair - start, pairs.neighbours[pair]
             along[:], across[:] = 0, 0
             _radial_functions(pairs, of, pair, window.slope, p, values)
@@ -181,8 +178,7 @@ def _beta_gradient_of(first_atom, last_atom, pairs, velocities, adjoint, moment_
                     of_gradient[row, column] = moment_gradient[i, s, m]
         for pair in range(pairs.first[i], pairs.first[i + 1]):
             if pair == stop:
-                start, stop = pair, min(pair + WINDOW, pairs.first[last_atom])
-                fill(pairs, start, stop, window)
+                start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
                 if forces:
                     fill_tangent(pairs, start, stop, velocities, window)
             p, channel = pair - start, pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians

@@ -39,8 +39,12 @@ def new_window(real, n_gaussians):
 
 
 @compiled
-def fill(pairs, first, last, window):
-    """The pairs first:last: rays, the h_k(r) and h'_k(r) of `bench.potentials.gmnn.radial`, and Y_m(u)."""
+def fill(pairs, first, end, window):
+    """Work out the pairs from `first` on, as many as there is room for before `end`; returns where it stopped.
+
+    Rays, the h_k(r) and h'_k(r) of `bench.potentials.gmnn.radial`, and Y_m(u).
+    """
+    last = min(first + WINDOW, end)
     rays, cutoff, radial, slope, angular = window.rays, window.cutoff, window.radial, window.slope, window.angular
     vectors = pairs.vectors
     n, n_gaussians = last - first, radial.shape[0]
@@ -70,11 +74,12 @@ def fill(pairs, first, last, window):
             slope[k, p] = (cutoff[1, p] - two * width * offset * cutoff[0, p]) * gaussian
     for p in range(n):
         _monomials(rays[0, p], rays[1, p], rays[2, p], angular[p])
+    return last
 
 
 @compiled
 def _monomials(x, y, z, row):
-    """The 20 monomials in the order of `bench.potentials.gmnn.moments.MONOMIALS`."""
+    """The 20 monomials in the order of MONOMIALS."""
     xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
     row[0], row[1], row[2], row[3] = 1, x, y, z
     row[4], row[5], row[6], row[7], row[8], row[9] = xx, xy, xz, yy, yz, zz
