@@ -54,7 +54,10 @@ def main() -> int:
         return 0
     parser = argparse.ArgumentParser(prog=called("completion"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("shell", choices=SHELLS)
-    print((PACKAGE / "shells" / f"completion.{parser.parse_args().shell}").read_text(encoding="utf-8"), end="")
+    print(
+        (PACKAGE / "commands" / "shells" / f"completion.{parser.parse_args().shell}").read_text(encoding="utf-8"),
+        end="",
+    )
     return 0
 
 
