@@ -11,7 +11,6 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from bench.config.plugins import name_plugins
-from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
 from bench.potentials.base import View
@@ -71,7 +70,7 @@ class PotentialCalculator(Calculator):
         check_structures(data)
         precision, device = str(potential.dtype).removeprefix("torch."), str(potential.device)
         view: View = potential.architecture.on(data, precision, device)
-        self._warn_of_pairs(view.neighbours)
+        self._warn_of_pairs(view)
         whole = view.prepare(np.array([0]), forces=True).gather(np.zeros((potential.n_models, 1), dtype=np.int64))
         predicted = potential.predict_in_full(whole)
         references = np.array([self.reference_energies[int(z)] for z in self.atoms.numbers])
@@ -104,18 +103,19 @@ class PotentialCalculator(Calculator):
                 " training structure held it: train on structures that do"
             )
 
-    def _warn_of_pairs(self, neighbours: Neighbours) -> None:
+    def _warn_of_pairs(self, view: View) -> None:
         if "pairs" not in self.trained_on:
             return
         numbers = self.atoms.numbers.astype(np.int64)
-        pairs = np.stack([numbers[neighbours.centres], numbers[neighbours.neighbours]], axis=1)
+        centres, neighbours, _ = view.neighbours.pairs_of(view.data, np.array([0]))
+        pairs = np.stack([numbers[centres], numbers[neighbours]], axis=1)
         present = {(int(a), int(b)) for a, b in np.unique(np.sort(pairs, axis=1), axis=0)}
         unseen = sorted(present - {(a, b) for a, b in self.trained_on["pairs"]} - self._warned)
         if unseen:
             self._warned |= set(unseen)
             named = ", ".join(f"{chemical_symbols[a]}-{chemical_symbols[b]}" for a, b in unseen)
             warnings.warn(
-                f"no training structure held {named} within the cutoff of {neighbours.r_max:g} Å: their interaction is"
+                f"no training structure held {named} within the cutoff of {view.neighbours.r_max:g} Å: their interaction is"
                 " a guess",
                 stacklevel=2,
             )

@@ -34,6 +34,12 @@ class Neighbours:
     neighbours: UInt[np.ndarray, " pairs"]
     shifts: Int[np.ndarray, "pairs 3"] | None
 
+    def of(
+        self, data: Structures, structures: Int[np.ndarray, " picked"]
+    ) -> tuple[Structures, "Neighbours", Int[np.ndarray, " picked"]]:
+        """A dataset that holds these structures, its lists, and which of it they are."""
+        return data, self, structures
+
     def pairs_of(
         self, data: Structures, structures: Int[np.ndarray, " picked"]
     ) -> tuple[Int[np.ndarray, " e"], Int[np.ndarray, " e"], Float[np.ndarray, "e 3"]]:
@@ -54,11 +60,34 @@ class Neighbours:
         return target + centre, target + neighbour, vectors
 
 
-def find_neighbours(data: Structures, r_max: float) -> Neighbours:
+@dataclass(frozen=True)
+class NeighboursOnDemand:
+    """Lists that are made of the structures asked for, each time: nothing is kept of a pair."""
+
+    r_max: float
+
+    def of(
+        self, data: Structures, structures: Int[np.ndarray, " picked"]
+    ) -> tuple[Structures, Neighbours, Int[np.ndarray, " picked"]]:
+        """See `Neighbours.of`. Raises UserError for atoms on top of each other."""
+        part = data.part(structures)
+        return part, _compute(part, self.r_max), np.arange(len(part))
+
+    def pairs_of(
+        self, data: Structures, structures: Int[np.ndarray, " picked"]
+    ) -> tuple[Int[np.ndarray, " e"], Int[np.ndarray, " e"], Float[np.ndarray, "e 3"]]:
+        """See `Neighbours.pairs_of`."""
+        part, lists, rows = self.of(data, structures)
+        return lists.pairs_of(part, rows)
+
+
+def find_neighbours(data: Structures, r_max: float) -> Neighbours | NeighboursOnDemand:
     """The neighbour list of a whole dataset; that of a prepared one is made once and shared by all processes.
 
     Raises UserError for atoms on top of each other.
     """
+    if data.passing:
+        return NeighboursOnDemand(r_max)
     if data.origin is None:
         return _compute(data, r_max)
     folder = data.origin.folder / f"neighbours_{float(r_max)!r}"

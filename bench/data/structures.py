@@ -31,7 +31,8 @@ class Structures:
     `reference_energies` (eV per atomic number) are constants of the dataset; `residual_energies` is what is learned.
     `forces` is None for a dataset of energies alone; `like_forces` are then entries of the file that look like forces.
     Nothing is checked here: who reads foreign data calls `check_structures`. `origin` is the store the arrays are
-    mapped from, if any; a copy made by `replace` forgets it.
+    mapped from, if any; a copy made by `replace` forgets it. Of structures that are `passing`, such as a pool without
+    labels, neighbour lists are made when they are asked for, and not kept.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Structures:
     reference_energies: dict[int, float]
     like_forces: tuple[str, ...] = ()
     origin: Origin | None = field(default=None, init=False, compare=False)
+    passing: bool = field(default=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -100,6 +102,20 @@ class Structures:
     def atoms_of(self, structures: Int[np.ndarray, " picked"]) -> Int[np.ndarray, " picked_atoms"]:
         """The atom rows of some structures, in their order."""
         return ragged_rows(self.offsets[structures], self.n_atoms[structures])
+
+    def part(self, structures: Int[np.ndarray, " picked"]) -> "Structures":
+        """Some structures, in the order given."""
+        atoms = self.atoms_of(structures)
+        return replace(
+            self,
+            atomic_numbers=self.atomic_numbers[atoms],
+            positions=self.positions[atoms],
+            offsets=np.concatenate([[0], np.cumsum(self.n_atoms[structures])]),
+            cells=self.cells[structures],
+            periodic=self.periodic[structures],
+            energies=self.energies[structures],
+            forces=None if self.forces is None else self.forces[atoms],
+        )
 
     def remember(self, origin: Origin, *, same_references: bool) -> None:
         """Say where these arrays lie. The store's checksum is theirs, too, if it has the same reference energies."""

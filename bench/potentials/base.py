@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.config.seeds import stream
-from bench.data.neighbours import Neighbours
+from bench.data.neighbours import Neighbours, NeighboursOnDemand
 from bench.data.structures import Structures
 from bench.potentials.architecture import Architecture
 from bench.potentials.scaling import EnergyScaling
@@ -76,7 +76,7 @@ class View(Protocol):
         """The dataset."""
 
     @property
-    def neighbours(self) -> Neighbours:
+    def neighbours(self) -> Neighbours | NeighboursOnDemand:
         """Pairs within the cutoff."""
 
     @property

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.data.neighbours import Neighbours
+from bench.data.neighbours import Neighbours, NeighboursOnDemand
 from bench.data.structures import Structures
 from bench.potentials.base import Draw, Parameters
 from bench.potentials.gmnn.architecture import GaussianMoments
@@ -35,7 +35,7 @@ class MomentView:
 
     architecture: GaussianMoments
     data: Structures
-    neighbours: Neighbours
+    neighbours: Neighbours | NeighboursOnDemand
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default=torch.device("cpu"))
     plain: bool = False
@@ -61,17 +61,17 @@ class MomentView:
 
     def build(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool = True) -> Geometry:
         """The geometry of some structures at once; without pairs it serves energies and features, not forces."""
-        data, offsets = self.data, self.neighbours.offsets
+        data, lists, picked = self.neighbours.of(self.data, picked)
         species = torch.from_numpy(data.species_index[data.atoms_of(picked)]).to(self.device)
         first_pair, centres, neighbours, vectors = (
-            torch.from_numpy(array).to(self.device) for array in gather_pairs(data, self.neighbours, picked)
+            torch.from_numpy(array).to(self.device) for array in gather_pairs(data, lists, picked)
         )
         grid = RadialGrid(self.architecture.r_min, self.neighbours.r_max, self.architecture.n_gaussians)
         return Geometry(
             grid=grid,
             n_species=len(data.species),
             atom_counts=data.n_atoms[picked],
-            pair_counts=offsets[picked + 1] - offsets[picked],
+            pair_counts=lists.offsets[picked + 1] - lists.offsets[picked],
             n_atoms=torch.from_numpy(data.n_atoms[picked]).to(self.device),
             species=species,
             first_pair=first_pair,
