@@ -115,8 +115,8 @@ class PotentialCalculator(Calculator):
             self._warned |= set(unseen)
             named = ", ".join(f"{chemical_symbols[a]}-{chemical_symbols[b]}" for a, b in unseen)
             warnings.warn(
-                f"no training structure held {named} within the cutoff of {view.neighbours.r_max:g} Å: their interaction is"
-                " a guess",
+                f"no training structure held {named} within the cutoff of {view.neighbours.r_max:g} Å: their"
+                " interaction is a guess",
                 stacklevel=2,
             )
 

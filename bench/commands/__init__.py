@@ -19,6 +19,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("bench.run", "bench.run", "one run, or with -m a Hydra multirun"),
+    "select": Command("bench.select", "bench.select", "structures to label, from a pool without labels"),
     "launch": Command("bench.launch.__main__", "bench.launch", "a whole sweep on many workers, here or on SLURM"),
     "data": Command("bench.data.__main__", "bench.data", "datasets: list, prepare, verify"),
     "merge": Command("bench.merge", "bench.merge", "results of several machines in one folder"),

@@ -30,6 +30,7 @@ KERNELS = {
     "FEAT(RP)": 1,
     "GP(LL)": 1,
     "GP(RP)": 1,
+    "FEAT(D)": 1,
 }
 """The kernels of conf/kernel, by name."""
 

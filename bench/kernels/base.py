@@ -99,6 +99,8 @@ class KernelFacts:
     """Whether it needs a potential with gradient features (`bench.potentials.base.GradientFeatures`)."""
     baseline = False
     reads_pool_labels = False
+    needs_model = True
+    """Whether it needs a trained potential."""
 
 
 def squared_norms(features: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:

@@ -16,6 +16,7 @@ class Random(KernelFacts):
     """k(S, S') = u_S δ_SS', drawn anew each step for the whole dataset, so that it does not depend on the pool."""
 
     baseline = True
+    needs_model = False
 
     def prepare(self, inputs: KernelInputs) -> "PreparedRandom":
         """Draw u_S, keyed by seed and N_train."""

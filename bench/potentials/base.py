@@ -203,6 +203,14 @@ class GradientFeatures(Protocol):
         """p^(−1/2) Σ_layers Σ_rows (U_in x̃) ⊙ (U_out ∂E/∂z), p = projections (Eq. 19)."""
 
 
+@runtime_checkable
+class Describes(Protocol):
+    """A view whose architecture describes structures without any training."""
+
+    def descriptor(self) -> tuple[OfInputs, int]:
+        """A feature map that depends on the elements of the dataset alone, and how many features it has."""
+
+
 def rows_of_chunks(view: View, structures: Int[np.ndarray, " n"], *, share: int = 1) -> list[slice]:
     """Parts of some structures in order, of at most `view.atoms_per_chunk` atoms (or one structure) each.
 

@@ -64,7 +64,7 @@ class FileDataset:
         if not self.path or self.energy_unit is None:
             raise UserError(f"dataset {self.name}: give dataset.path=FILE and dataset.energy_unit=eV (or another unit)")
         given = [self.path] if isinstance(self.path, str) else self.path
-        parts = [part for name in given for part in self._locate(name)]
+        parts = [part for name in given for part in located(f"dataset {self.name}", name, "dataset.path=")]
         if self.sha256 is not None:
             self._check_unaltered([part.path for part in parts])
         raw = self._read(parts)
@@ -152,24 +152,29 @@ class FileDataset:
                 " fetch the file again, or set dataset.sha256=null to use another one"
             )
 
-    def _locate(self, given: str) -> list[Part]:
-        """The files of a name or pattern; what follows a last `@` is an index, unless a file is called so."""
-        found = self._matching(given)
-        if found:
-            return [Part(path) for path in found]
-        name, at, index = given.rpartition("@")
-        if at and INDEX.fullmatch(index) and (found := self._matching(name)):
-            return [Part(path, index) for path in found]
-        if at and "/" not in index and self._matching(name):
-            raise UserError(f"dataset {self.name}: {index!r} after '@' is no index: give e.g. {name}@0:20")
-        raise UserError(f"dataset {self.name}: no file {given}: set dataset.path=FILE")
 
-    def _matching(self, given: str) -> list[Path]:
-        pattern = Path(given).expanduser()
-        for base in (pattern, PROJECT / pattern):
-            if base.exists():
-                return [base]
-            found = sorted(Path(path) for path in glob.glob(str(base), recursive=True))  # noqa: PTH207 (folders may be patterns)
-            if found:
-                return found
-        return []
+def located(name: str, given: str, remedy: str) -> list[Part]:
+    """The files of a name or pattern; what follows a last `@` is an index, unless a file is called so.
+
+    `name` is what they are for, `remedy` what to say instead, both for messages. Raises UserError.
+    """
+    found = _matching(given)
+    if found:
+        return [Part(path) for path in found]
+    file, at, index = given.rpartition("@")
+    if at and INDEX.fullmatch(index) and (found := _matching(file)):
+        return [Part(path, index) for path in found]
+    if at and "/" not in index and _matching(file):
+        raise UserError(f"{name}: {index!r} after '@' is no index: give e.g. {file}@0:20")
+    raise UserError(f"{name}: no file {given}: set {remedy}FILE")
+
+
+def _matching(given: str) -> list[Path]:
+    pattern = Path(given).expanduser()
+    for base in (pattern, PROJECT / pattern):
+        if base.exists():
+            return [base]
+        found = sorted(Path(path) for path in glob.glob(str(base), recursive=True))  # noqa: PTH207 (folders may be patterns)
+        if found:
+            return found
+    return []

@@ -65,17 +65,18 @@ def _names(parts: Sequence[Part]) -> list[str]:
     return names
 
 
-def _frames(part: Part, name: str) -> list[tuple[str, Any]]:
-    """The frames of a file with their labels, `name:number`, numbered as in the whole file."""
+def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
+    """The frames of a file with their numbers in the whole file, as they are read. Raises UserError."""
     path = str(part.path)
     try:
         index = slice(None) if part.index is None else string2index(part.index)
         file_format = _format(path)
         if file_format == "db":
             selection = index if isinstance(index, str) else None
-            rows = progress(ase.db.connect(path).select(selection), name, unit="row")
-            frames = [(f"{name}:{i}", row.toatoms(add_additional_information=True)) for i, row in enumerate(rows)]
-            return frames if isinstance(index, str) else _picked(frames, index)
+            rows = enumerate(ase.db.connect(path).select(selection))
+            frames = ((i, row.toatoms(add_additional_information=True)) for i, row in rows)
+            yield from frames if isinstance(index, str) or part.index is None else _picked(list(frames), index)
+            return
         if isinstance(index, str):
             raise ValueError(f"{index!r} after '@' is no index such as 0:20 or -1")
         # ASE's own way to leave frames out reads only as far as needed, but does not number them
@@ -85,11 +86,16 @@ def _frames(part: Part, name: str) -> list[tuple[str, Any]]:
             path, index=ahead if counted else slice(None), format=file_format, do_not_split_by_at_sign=True
         )
         numbers = count(ahead.start or 0, ahead.step or 1) if counted else count()
-        frames = [(f"{name}:{i}", atoms) for i, atoms in zip(numbers, progress(read, name, unit="frame"), strict=False)]
-        return frames if counted else _picked(frames, index)
+        numbered = zip(numbers, read, strict=False)
+        yield from numbered if counted else _picked(list(numbered), index)
     except Exception as error:  # every format of ASE has its own errors
         reason = str(error).strip() or type(error).__name__
         raise UserError(f"{path} cannot be read by ASE ({type(error).__name__}: {reason}): mend the file") from None
+
+
+def _frames(part: Part, name: str) -> list[tuple[str, Any]]:
+    """The frames of a file with their labels, `name:number`, numbered as in the whole file."""
+    return [(f"{name}:{number}", atoms) for number, atoms in progress(frames_of(part), name, unit="frame")]
 
 
 def _format(path: str) -> str:
@@ -100,7 +106,7 @@ def _format(path: str) -> str:
     return found
 
 
-def _picked(frames: list[tuple[str, Any]], index: int | slice) -> list[tuple[str, Any]]:
+def _picked(frames: list[tuple[int, Any]], index: int | slice) -> list[tuple[int, Any]]:
     return frames[index] if isinstance(index, slice) else [frames[index]]
 
 

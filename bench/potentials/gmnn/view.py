@@ -1,7 +1,8 @@
 """The network on one dataset: from structures and neighbour lists to the `Geometry` that Eqs. (2)-(6) take."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from bench.data.neighbours import Neighbours, NeighboursOnDemand
 from bench.data.structures import Structures
-from bench.potentials.base import Draw, Parameters
+from bench.potentials.base import Draw, OfInputs, Parameters
 from bench.potentials.gmnn.architecture import GaussianMoments
 from bench.potentials.gmnn.compiled.gather import gather_pairs
 from bench.potentials.gmnn.compiled.monomials import MONOMIALS
+from bench.potentials.gmnn.invariants import n_invariants
 from bench.potentials.gmnn.moments import Basis, Geometry, RadialGrid, sum_segments
 from bench.potentials.gmnn.potential import Batch, MomentPotential, initial_parameters, make_batch
 from bench.potentials.gmnn.radial import radial_basis
@@ -100,6 +102,19 @@ class MomentView:
         """Models with these parameters; c of Eq. (4) is no parameter."""
         scales = torch.tensor([scaling.scale for scaling in scalings], dtype=self.dtype, device=self.device)
         return MomentPotential(self.architecture, self.data.species, parameters, scales)
+
+    def descriptor(self) -> tuple[OfInputs, int]:
+        """The invariants of one fixed draw of β, averaged over the atoms of a structure."""
+        plain = replace(self, architecture=replace(self.architecture, normalise_invariants=False))
+        untrained = plain.draw([Draw(0, 0, 0, EnergyScaling(1.0, np.zeros(len(self.data.species)), False))])
+
+        def of_inputs(inputs: Any) -> Float[Tensor, "structures invariants"]:
+            geometry = inputs.geometry
+            invariants = untrained.network_inputs(geometry).double()
+            total = invariants.new_zeros(len(geometry), invariants.shape[1])
+            return total.index_add_(0, inputs.structure, invariants) / geometry.n_atoms[:, None]
+
+        return of_inputs, n_invariants(self.architecture.n_radial)
 
     def make_ready(self, force_weight: float) -> None:
         """Compile the kernels, or read them from where compiled code is kept."""

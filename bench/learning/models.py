@@ -1,0 +1,127 @@
+"""Trained potentials with what they were trained on: a finished run's, or trained here and kept by content."""
+
+import hashlib
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from bench.config.identity import hash_of, identity_of
+from bench.config.plugins import load_dataset, name_plugins, plugin
+from bench.config.schema import RunConfig
+from bench.config.seeds import stream
+from bench.config.sizes import MOST_VALIDATION
+from bench.data.structures import Structures
+from bench.errors import UserError
+from bench.potentials.architecture import Architecture
+from bench.potentials.base import Potential, View
+from bench.runs.locks import locked
+from bench.runs.record import MODEL, RECORD, SPLIT, TRAINING, make_folder, read_arrays, read_record
+from bench.training.checkpoint import Checkpoint
+from bench.training.fit import Job, fit
+from bench.training.ready import make_ready
+from bench.training.store import load_potential, save_potential, trained_on
+
+log = logging.getLogger(__name__)
+FEWEST = 2
+"""Labelled structures from which something can be trained and validated."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained potential; `training` and `validation` are rows of `data`, the labelled structures.
+
+    `file` is where it lies, `seen` what its training structures held (`bench.training.store.trained_on`).
+    """
+
+    potential: Potential
+    data: Structures
+    training: Int[np.ndarray, " train"]
+    validation: Int[np.ndarray, " valid"]
+    seen: dict[str, Any]
+    file: Path
+
+    @property
+    def reference_energies(self) -> dict[int, float]:
+        """EV per atomic number: the elements that it knows."""
+        return self.data.reference_energies
+
+    def view(self, data: Structures) -> View:
+        """The potential's architecture on structures, in its precision and on its device."""
+        precision, device = str(self.potential.dtype).removeprefix("torch."), str(self.potential.device)
+        view: View = self.potential.architecture.on(data, precision, device)
+        return view
+
+
+def of_run(given: str | Path, device: str = "cpu") -> Model:
+    """The model of a finished run, from its folder or its model.pt, with the structures that its record names.
+
+    Raises UserError if the file is no model, or the run's data are not here or not the same.
+    """
+    folder = Path(given) if Path(given).is_dir() else Path(given).parent
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{given} is no folder of a finished run (it has no {RECORD}): give results/runs/HASH")
+    record = read_record(folder / RECORD)
+    potential, _, seen = load_potential(folder / MODEL, device, record.files)
+    split = read_arrays(folder / SPLIT, record.files)
+    if split is None:
+        raise UserError(f"{folder} has no {SPLIT}: run again what it is a record of")
+    data: Structures = load_dataset(record.configuration["dataset"])
+    expected = record.identity["dataset"]["checksum"]
+    if data.checksum != expected:
+        raise UserError(
+            f"dataset {data.name} has checksum {data.checksum[:12]}…, run {record.run_id} was trained on"
+            f" {expected[:12]}…: give the structures as they were"
+        )
+    n_train = int(seen.get("n_train", record.finals[0]))
+    labelled = split["initial"]
+    for step in record.path(n_train):
+        picked = np.array((step.picked or [])[: n_train - len(labelled)], dtype=np.int64)
+        labelled = np.concatenate([labelled, picked])
+    return Model(potential, data, labelled, split["validation"], seen, folder / MODEL)
+
+
+def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
+    """Train on labelled structures, or take what was trained on the same ones in the same way before.
+
+    A tenth of them, drawn by the seed, is for validation (200 at most). Kept in `results`/models by content; a kill
+    costs no more than `checkpoint_seconds`. Raises UserError, Stopped after a signal.
+    """
+    name_plugins(run.plugins)
+    if len(data) < FEWEST:
+        raise UserError(f"{len(data)} labelled structures: give at least {FEWEST}, one of them is for validation")
+    if run.training.forces and data.forces is None:
+        raise UserError("the labelled structures have no forces: choose training=energies")
+    order = stream(run.seed, "split").permutation(len(data))
+    n_validation = max(1, min(MOST_VALIDATION, len(data) // 10))
+    validation, training = np.sort(order[:n_validation]), np.sort(order[n_validation:])
+    identity = identity_of(run, data.checksum)
+    kept = {key: identity[key] for key in ("dataset", "model", "training", "seed", "precision") if key in identity}
+    folder = Path(run.results) / "models" / hash_of(kept | {"members": members, "validation": n_validation})
+    path = folder / MODEL
+    make_folder(folder)
+    with locked(folder / "model.lock", wait=True):
+        if not path.exists():
+            architecture: Architecture = plugin(run.model, "model")
+            view = architecture.on(data, run.precision, run.device)
+            make_ready(view, run.training)
+            checkpoint = Checkpoint(folder / TRAINING, run.checkpoint_seconds)
+            fitted = fit(view, run.training, Job(training, validation, run.seed, members, checkpoint))
+            best = fitted.validation.min(0).tolist()
+            extra = {"n_train": len(training), "validation_eV": best} | trained_on(view, training)
+            save_potential(path, fitted.potential, data.reference_energies, extra)
+            checkpoint.remove()
+            log.info("model trained on %d structures: %s", len(training), path)
+        else:
+            log.info("model trained on %d structures: taken from %s", len(training), path)
+    potential, _, seen = load_potential(path, run.device)
+    return Model(potential, data, training, validation, seen, path)
+
+
+def digest_of(model: Model) -> str:
+    """SHA-256 of a model's file."""
+    return hashlib.sha256(io.FileIO(model.file).readall()).hexdigest()

@@ -1,0 +1,95 @@
+"""Kernel values and features of a large pool, block by block, in a file that a killed process goes on with."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+
+from bench.kernels.base import Embedding, PreparedKernel
+from bench.runs.progress import progress
+from bench.runs.record import make_folder, write_atomically
+from bench.runs.stopping import raise_if_asked
+from bench.selection.base import check_embedding
+
+log = logging.getLogger(__name__)
+BLOCK = 65536
+"""Structures of a block; a pool of one block is kept in memory, in double precision."""
+FEATURES, DIAGONAL, DONE = "features.npy", "diagonal.npy", "done.json"
+
+
+def embed(prepared: PreparedKernel, rows: Int[np.ndarray, " pool"], kernel: str, folder: Path) -> Embedding:
+    """Evaluate a kernel on some structures.
+
+    Of more than a block the features go to `folder` in single precision as they come. Raises UserError where values are
+    not finite, WriteError where there is no room, Stopped after a signal: what is done by then is kept.
+    """
+    if len(rows) <= BLOCK:
+        embedding = prepared.embed(rows)
+        check_embedding(embedding, rows, kernel)
+        return embedding
+    starts = range(0, len(rows), BLOCK)
+    make_folder(folder)
+    done = _done(folder / DONE)
+    training = prepared.embed(rows[:1]).training
+    for number, start in enumerate(progress(starts, "features of the pool", unit="block")):
+        if number < done:
+            continue
+        block = rows[start : start + BLOCK]
+        part = prepared.embed(block)
+        check_embedding(part, block, kernel)
+        diagonal = _opened(folder / DIAGONAL, np.dtype("<f8"), (len(rows),))
+        diagonal[start : start + len(block)] = part.diagonal.cpu().numpy()
+        diagonal.flush()
+        if part.pool is not None:
+            features = _opened(folder / FEATURES, np.dtype("<f4"), (len(rows), part.pool.shape[1]))
+            features[start : start + len(block)] = part.pool.cpu().numpy()
+            features.flush()
+        write_atomically(folder / DONE, json.dumps(number + 1).encode())
+        raise_if_asked()
+    return Embedding(torch.from_numpy(np.load(folder / DIAGONAL)), _in_memory(folder / FEATURES), training)
+
+
+def _done(path: Path) -> int:
+    """How many blocks a process before this one has done."""
+    try:
+        done = int(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return 0
+    log.info("features of the pool: %d blocks are there already", done)
+    return done
+
+
+def _opened(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """The file for so many values, made if it is not there as it should be."""
+    if path.exists():
+        try:
+            there: np.memmap = np.load(path, mmap_mode="r+")
+            if there.dtype == dtype and there.shape == shape:
+                return there
+        except (OSError, ValueError):
+            pass
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _in_memory(path: Path) -> torch.Tensor | None:
+    """The features in double precision, as selections compute."""
+    if not path.exists():
+        return None
+    mapped = np.load(path, mmap_mode="r")
+    features = torch.empty(mapped.shape, dtype=torch.float64)
+    for start in range(0, len(mapped), BLOCK):
+        features[start : start + BLOCK] = torch.from_numpy(mapped[start : start + BLOCK].astype(np.float64))
+    return features
+
+
+def part_of(embedding: Embedding, chosen: Bool[np.ndarray, " pool"]) -> Embedding:
+    """The same for some structures; nothing is copied where these are all."""
+    if chosen.all():
+        return embedding
+    rows = torch.from_numpy(np.flatnonzero(chosen)).to(embedding.diagonal.device)
+    pool = None if embedding.pool is None else embedding.pool[rows]
+    return replace(embedding, diagonal=embedding.diagonal[rows], pool=pool)

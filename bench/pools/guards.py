@@ -1,0 +1,159 @@
+"""What keeps structures out of a selection: broken ones, copies, what the model does not know, and caps."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Bool, Int
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from bench.data.neighbours import shortest_distances
+from bench.data.structures import SMALLEST_VOLUME, Structures, spanned
+from bench.pools.frames import Frames
+
+NOT_FINITE = "positions or a cell that are no numbers"
+NO_CELL = "periodic without a cell"
+UNKNOWN = "elements the model does not know"
+COPIES = "copies of an earlier structure of the pool"
+TOO_CLOSE = "atoms too close"
+FORCES = "predicted forces above max_force"
+UNCERTAIN = "uncertainty above max_uncertainty"
+NEAR = "near-duplicates"
+CAPPED = "beyond a cap"
+
+
+@dataclass(frozen=True)
+class Guards:
+    """`min_distance` in Å between any two atoms; `max_force` in eV/Å, of the model's prediction on any atom.
+
+    `max_uncertainty` in eV per atom, where the kernel predicts it. `tolerance`: structures whose features are closer
+    than this fraction of the pool's spread are near-duplicates (0: none are). At most `per_file` structures of a file
+    (a trajectory), `per_composition` of a composition.
+    """
+
+    min_distance: NonNegativeFloat = 0.5
+    max_force: PositiveFloat | None = None
+    max_uncertainty: PositiveFloat | None = None
+    tolerance: NonNegativeFloat = 0.0
+    per_file: PositiveInt | None = None
+    per_composition: PositiveInt | None = None
+
+
+class Sieve:
+    """Which structures of a pool may be chosen, and how many were kept out for what."""
+
+    def __init__(self, n: int) -> None:
+        self.allowed: Bool[np.ndarray, " pool"] = np.ones(n, dtype=bool)
+        self.rejected: Counter[str] = Counter()
+
+    def reject(self, rows: Int[np.ndarray, " rows"] | Bool[np.ndarray, " pool"], why: str) -> int:
+        """Keep structures out, and count those that were not yet; returns how many."""
+        before = int(self.allowed.sum())
+        self.allowed[rows] = False
+        found = before - int(self.allowed.sum())
+        if found:
+            self.rejected[why] += found
+        return found
+
+    def in_words(self) -> str:
+        """What was kept out, the most first."""
+        return ", ".join(f"{count} {why}" for why, count in self.rejected.most_common())
+
+    @property
+    def rows(self) -> Int[np.ndarray, " allowed"]:
+        """What may be chosen."""
+        return np.flatnonzero(self.allowed)
+
+
+def sift(frames: Frames, known: Iterable[int], others: Sequence[tuple[str, Structures]], guards: Guards) -> Sieve:
+    """Apply the guards that need no prediction. `others`: structures that must not be chosen again, by what they are.
+
+    `known` are the atomic numbers that the model knows.
+    """
+    data, sieve = frames.data, Sieve(len(frames))
+    finite = np.isfinite(data.positions).all(1)
+    broken = np.zeros(len(data), dtype=bool)
+    broken[np.searchsorted(data.offsets, np.flatnonzero(~finite), side="right") - 1] = True
+    sieve.reject(broken | ~np.isfinite(data.cells).all((1, 2)), NOT_FINITE)
+    if data.periodic.any():
+        cells = np.where(np.isfinite(data.cells), data.cells, 0.0)
+        sieve.reject(~(spanned(cells, data.periodic) > SMALLEST_VOLUME), NO_CELL)
+    strange = np.ones(256, dtype=bool)
+    strange[list(known)] = False
+    if strange[data.atomic_numbers].any():
+        sieve.reject(np.add.reduceat(strange[data.atomic_numbers].astype(np.int64), data.offsets[:-1]) > 0, UNKNOWN)
+    _reject_copies(sieve, data, others)
+    if guards.min_distance:
+        rows = sieve.rows
+        shortest = shortest_distances(data, rows, guards.min_distance)
+        sieve.reject(rows[shortest < guards.min_distance], f"{TOO_CLOSE} (below {guards.min_distance:g} Å)")
+    return sieve
+
+
+def _reject_copies(sieve: Sieve, data: Structures, others: Sequence[tuple[str, Structures]]) -> None:
+    """Of structures that are equal to the last bit: what is known already, and all but the first of the pool."""
+    known: dict[bytes, str] = {}
+    for what, structures in others:
+        for row in range(len(structures)):
+            known.setdefault(_content(structures, row), what)
+    seen: set[bytes] = set()
+    for row in sieve.rows.tolist():
+        content = _content(data, row)
+        if content in known:
+            sieve.reject(np.array([row]), known[content])
+        elif content in seen:
+            sieve.reject(np.array([row]), COPIES)
+        seen.add(content)
+
+
+def _content(data: Structures, row: int) -> bytes:
+    """What stands for a structure: its positions to 1e-8 Å, the last digit that extended XYZ writes."""
+    atoms = slice(data.offsets[row], data.offsets[row + 1])
+    positions = np.round(data.positions[atoms].astype(np.float64), 8) + 0.0
+    parts = [data.atomic_numbers[atoms].astype(np.uint8), positions, data.periodic[row]]
+    if data.periodic[row].any():
+        parts.append(np.round(data.cells[row].astype(np.float64), 8) + 0.0)
+    return hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=16).digest()
+
+
+def groups_of(frames: Frames, guards: Guards) -> list[tuple[str, int, list[str]]]:
+    """The caps that are set: what they are about, how many, and each structure's group."""
+    found = []
+    if guards.per_file is not None:
+        found.append(("file", guards.per_file, [frames.files[one] for one in frames.file]))
+    if guards.per_composition is not None:
+        found.append(("composition", guards.per_composition, compositions(frames.data)))
+    return found
+
+
+def compositions(data: Structures) -> list[str]:
+    """The formula of each structure, elements by atomic number."""
+    formulas: dict[bytes, str] = {}
+    found = []
+    for row in range(len(data)):
+        numbers = np.sort(data.atomic_numbers[data.offsets[row] : data.offsets[row + 1]])
+        key = numbers.tobytes()
+        if key not in formulas:
+            elements, counts = np.unique(numbers, return_counts=True)
+            pairs = zip(elements.tolist(), counts.tolist(), strict=True)
+            formulas[key] = "".join(f"{chemical_symbols[z]}{count if count > 1 else ''}" for z, count in pairs)
+        found.append(formulas[key])
+    return found
+
+
+def beyond_caps(
+    picked: Int[np.ndarray, " picked"], caps: Sequence[tuple[str, int, list[str]]]
+) -> tuple[list[int], dict[str, set[str]]]:
+    """The picks, in their order, that exceed no cap, and the groups that are full."""
+    counts: dict[str, Counter[str]] = {what: Counter() for what, _, _ in caps}
+    kept = []
+    for row in picked.tolist():
+        if all(counts[what][groups[row]] < most for what, most, groups in caps):
+            kept.append(row)
+            for what, _, groups in caps:
+                counts[what][groups[row]] += 1
+    full = {what: {group for group, count in counts[what].items() if count >= most} for what, most, _ in caps}
+    return kept, full

@@ -1,0 +1,131 @@
+"""A selection on one page: coverage against the number of picks, a map, uncertainties, and a table of the picks."""
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from bench.pools.selecting import Batch
+from bench.runs.record import write_atomically
+
+MAPPED = 5000
+"""Structures of the pool, evenly spaced, that the map shows."""
+GREY, BLUE, ORANGE = "#9a9a9a", "#0072B2", "#D55E00"
+PAGE = Path(__file__).with_suffix(".html")
+
+
+def write_page(path: Path, batch: Batch, record: Mapping[str, Any]) -> None:
+    """Write PATH.png and PATH.html. Raises WriteError."""
+    import jinja2  # noqa: PLC0415 - with matplotlib half a second, after the work
+
+    picture, alt = draw(batch)
+    write_atomically(path.with_suffix(".png"), picture)
+    counts = record["structures"]
+    summary = (
+        f"{record['selection']} + {record['kernel']}: {len(batch.rows)} of {counts['could_be_chosen']} structures"
+        f" that can be chosen, of {counts['pool']} in the pool; {counts['known']} were labelled or pending."
+    )
+    heads = ["#", "file:frame", "uncertainty (eV)", "distance", "cluster"]
+    rows = [
+        [
+            one["order"],
+            f"{one['pool_file']}:{one['pool_index']}",
+            *(_number(one.get(key)) for key in ("uncertainty_eV", "distance")),
+            one.get("cluster", ""),
+        ]
+        for one in record["picks"]
+    ]
+    template = jinja2.Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
+    text = template.render(
+        title=f"{len(batch.rows)} structures to label",
+        summary=summary,
+        picture=base64.b64encode(picture).decode(),
+        alt=alt,
+        rejected=counts["rejected"],
+        heads=heads,
+        rows=rows,
+    )
+    write_atomically(path.with_suffix(".html"), text.encode())
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def draw(batch: Batch) -> tuple[bytes, str]:
+    """The figure as PNG, and what it shows in words."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    panels = [name for name, there in _panels(batch) if there]
+    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        {"coverage": _coverage, "map": _map, "uncertainty": _histogram}[name](axes, batch)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue(), ", ".join(panels) + " of the selection"
+
+
+def _panels(batch: Batch) -> list[tuple[str, bool]]:
+    features = batch.chosen.embedding.pool is not None
+    values = batch.uncertainty is not None or not features
+    return [("coverage", features), ("map", features), ("uncertainty", values)]
+
+
+def _coverage(axes: Any, batch: Batch) -> None:
+    covers = batch.coverage
+    if covers is None:
+        return
+    picks = np.arange(len(covers.largest))
+    for values, label, colour in (
+        (np.array(covers.largest), "largest distance", BLUE),
+        (np.sqrt(covers.mean_squared), "root mean squared distance", ORANGE),
+        (np.array(covers.uncertainty), "mean uncertainty", GREY),
+    ):
+        start = next((value for value in values if np.isfinite(value)), None)
+        if start:
+            axes.plot(picks[: len(values)], values / start, label=label, color=colour)
+    axes.set_xlabel("structures picked")
+    axes.set_ylabel("of the pool, relative to the start")
+    axes.set_ylim(0, None)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _map(axes: Any, batch: Batch) -> None:
+    embedding = batch.chosen.embedding
+    if embedding.pool is None or embedding.training is None:
+        return
+    shown = np.unique(np.linspace(0, len(embedding.pool) - 1, MAPPED).astype(np.int64))
+    pool = embedding.pool[shown].cpu().numpy()
+    mean = pool.mean(0)
+    _, vectors = np.linalg.eigh((pool - mean).T @ (pool - mean))
+    plane = vectors[:, :-3:-1]
+
+    def on_plane(features: Any) -> Float[np.ndarray, "n 2"]:
+        return (features.cpu().numpy() - mean) @ plane
+
+    picked = on_plane(embedding.pool[batch.chosen.places.tolist()])
+    axes.scatter(*((pool - mean) @ plane).T, s=4, color=GREY, alpha=0.5, linewidth=0, label="pool")
+    if len(embedding.training):
+        axes.scatter(*on_plane(embedding.training).T, s=14, color=BLUE, marker="s", linewidth=0, label="labelled")
+    axes.scatter(*picked.T, s=18, color=ORANGE, marker="^", linewidth=0, label="picked")
+    axes.set_xlabel("first principal component")
+    axes.set_ylabel("second principal component")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _histogram(axes: Any, batch: Batch) -> None:
+    values = batch.uncertainty
+    label = "uncertainty of the energy (eV)"
+    if values is None:
+        values, label = batch.chosen.embedding.diagonal.cpu().numpy(), "k(S, S)"
+    edges = np.histogram_bin_edges(values, bins=40)
+    axes.hist(values, bins=edges, color=GREY, label="pool")
+    axes.hist(values[batch.chosen.places], bins=edges, color=ORANGE, label="picked")
+    axes.set_yscale("log")
+    axes.set_xlabel(label)
+    axes.set_ylabel("structures")
+    axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,222 @@
+"""Which structures to label next: guards, a kernel's values, a selection, and how well it covers the pool."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bench.config.plugins import as_config
+from bench.config.seeds import stream
+from bench.data.structures import Structures
+from bench.errors import UserError
+from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
+from bench.learning.models import Model, digest_of
+from bench.pools.choosing import Chosen, choose
+from bench.pools.coverage import Coverage, coverage
+from bench.pools.embedded import embed
+from bench.pools.frames import Frames, digest, joined_structures
+from bench.pools.guards import FORCES, UNCERTAIN, Guards, Sieve, sift
+from bench.potentials.architecture import Architecture
+from bench.potentials.base import Draw, Potential, View, chunks
+from bench.potentials.scaling import EnergyScaling
+from bench.selection.base import Selection
+
+LABELLED, PENDING, EXCLUDED = "labelled already", "out for labelling", "excluded"
+
+
+@dataclass(frozen=True)
+class Known:
+    """Structures that are not chosen again: labelled ones, those out for labelling (both are covered), excluded ones.
+
+    `labelled` is None where the model's own training structures are meant.
+    """
+
+    labelled: Structures | None = None
+    pending: Structures | None = None
+    excluded: Structures | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to choose; `architecture`, precision and device are for kernels that need no trained model."""
+
+    kernel: Kernel
+    selection: Selection
+    architecture: Architecture
+    seed: int = 0
+    guards: Guards = field(default_factory=Guards)
+    precision: str = "float32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What was chosen from a pool, and why; `uncertainty` in eV of all that could be chosen, None if none is known."""
+
+    frames: Frames
+    sieve: Sieve
+    chosen: Chosen
+    coverage: Coverage | None
+    uncertainty: Float[np.ndarray, " allowed"] | None
+    known: int
+    kept: Path
+    """The folder of the features, if they were too many for memory: of use until the batch is written."""
+
+    @property
+    def rows(self) -> Int[np.ndarray, " picked"]:
+        """Rows of the pool in the order of picking."""
+        return self.chosen.rows
+
+
+def select_from(
+    frames: Frames, n: int, method: Method, *, model: Model | None, known: Known, folder: Path | None = None
+) -> Batch:
+    """Choose `n` structures of a pool.
+
+    `folder` is where the features of a large pool are kept until they have served. Raises UserError naming what does
+    not go together, what is missing, or why too few are left.
+    """
+    if n < 1:
+        raise UserError(f"n = {n}: choose at least 1 structure")
+    kernel = method.kernel
+    _check(kernel, method.selection, model)
+    labelled = known.labelled if known.labelled is not None or model is None else model.data.part(model.training)
+    others = [(what, one) for what, one in _others(known, model) if one is not None]
+    elements = model.seen.get("elements") if model is not None else None
+    references = _references(frames, [one for _, one in others], model)
+    frames = frames.with_references(references)
+    sieve = sift(frames, elements or references, others, method.guards)
+    if not sieve.allowed.any():
+        raise UserError(f"none of {len(frames)} structures of the pool can be chosen: {sieve.in_words()}")
+    covered = [one for one in (labelled, known.pending) if one is not None]
+    candidates = sieve.rows
+    pool = frames.data if sieve.allowed.all() else frames.data.part(candidates)
+    whole = joined_structures([*covered, pool])
+    n_known = len(whole) - len(pool)
+    view, potential = _potential(whole, method, model, references)
+    if method.guards.max_force is not None:
+        _reject_forces(sieve, candidates, view, potential, method.guards.max_force)
+    prepared = kernel.prepare(KernelInputs(potential, view, np.arange(n_known), method.seed))
+    embedded = sieve.rows
+    rows = n_known + np.flatnonzero(sieve.allowed[candidates])
+    kept = _kept(folder, whole, rows, method, model)
+    embedding = embed(prepared, rows, kernel.name, kept)
+    uncertainty = None
+    if kernel.uncertainty_of == "energy":
+        uncertainty = embedding.diagonal.clamp_min(0).sqrt().cpu().numpy()
+        _reject_uncertain(sieve, embedded, uncertainty, frames, method.guards)
+    elif method.guards.max_uncertainty is not None:
+        raise UserError(f"guards.max_uncertainty: kernel {kernel.name} predicts none of energies: choose GP or QBC(E)")
+    generator = stream(method.seed, "deficit", n_train=n_known)
+    chosen = choose(frames, sieve, embedded, embedding, n, method.selection, method.guards, generator)
+    if uncertainty is not None:
+        uncertainty = uncertainty[np.isin(embedded, chosen.among)]
+    covers = coverage(chosen.embedding, chosen.places, _noise(prepared))
+    return Batch(frames, sieve, chosen, covers, uncertainty, n_known, kept)
+
+
+def _check(kernel: Kernel, selection: Selection, model: Model | None) -> None:
+    """Refuse what does not go together. Raises UserError."""
+    if kernel.reads_pool_labels:
+        raise UserError(f"kernel {kernel.name} reads the labels of the pool, which has none: choose another")
+    if selection.needs_features and not kernel.has_features:
+        raise UserError(
+            f"selection {selection.name} needs distances between structures, but kernel {kernel.name} is diagonal:"
+            " choose selection=max_diag, or a FEAT or GP kernel"
+        )
+    if not getattr(kernel, "needs_model", True):
+        return
+    if model is None:
+        raise UserError(
+            f"kernel {kernel.name} needs a trained model: give model=RUN_FOLDER or labelled=FILE, or choose"
+            " kernel=descriptor"
+        )
+    if kernel.members > model.potential.n_models:
+        raise UserError(
+            f"kernel {kernel.name} needs a committee of {kernel.members} models, {model.file} holds"
+            f" {model.potential.n_models}: give labelled=FILE, from which one is trained, or another algorithm"
+        )
+
+
+def _others(known: Known, model: Model | None) -> Sequence[tuple[str, Structures | None]]:
+    labelled = known.labelled
+    if labelled is None and model is not None:
+        labelled = model.data.part(np.concatenate([model.training, model.validation]))
+    return [(LABELLED, labelled), (PENDING, known.pending), (EXCLUDED, known.excluded)]
+
+
+def _references(frames: Frames, others: Sequence[Structures], model: Model | None) -> dict[int, float]:
+    """The elements that there are: the model's, or all."""
+    if model is not None:
+        return model.reference_energies
+    present = {z for one in (frames.data, *others) for z in np.unique(one.atomic_numbers).tolist() if z > 0}
+    return dict.fromkeys(sorted(present), 0.0)
+
+
+def _potential(
+    data: Structures, method: Method, model: Model | None, references: dict[int, float]
+) -> tuple[View, Potential]:
+    if model is not None:
+        return model.view(data), model.potential
+    view = method.architecture.on(data, method.precision, method.device)
+    fixed = EnergyScaling(1.0, np.zeros(len(references)), False)
+    return view, view.draw([Draw(method.seed, 0, 0, fixed)])
+
+
+def _reject_forces(
+    sieve: Sieve, rows: Int[np.ndarray, " candidates"], view: View, potential: Potential, most: float
+) -> None:
+    """Keep out structures with a predicted force above `most` eV/Å on some atom, of any member.
+
+    The candidates `rows` are the last structures of the view's data.
+    """
+    largest = np.empty(len(rows))
+    places = np.arange(len(view.data) - len(rows), len(view.data))
+    for part, inputs in chunks(view, places, forces=True, models=potential.n_models, what="forces of the pool"):
+        _, forces = potential.predict(inputs, forces=True)
+        if forces is None:
+            raise UserError("guards.max_force: this model predicts no forces: leave it out")
+        length = forces.double().norm(dim=1).cpu().numpy().reshape(potential.n_models, -1).max(0)
+        n_atoms = view.data.n_atoms[places[part]]
+        largest[part] = np.maximum.reduceat(length, np.cumsum(n_atoms) - n_atoms)
+    sieve.reject(rows[~(largest <= most)], f"{FORCES} ({most:g} eV/Å)")
+
+
+def _reject_uncertain(
+    sieve: Sieve,
+    rows: Int[np.ndarray, " embedded"],
+    uncertainty: Float[np.ndarray, " embedded"],
+    frames: Frames,
+    guards: Guards,
+) -> None:
+    if guards.max_uncertainty is not None:
+        beyond = uncertainty / frames.data.n_atoms[rows] > guards.max_uncertainty
+        sieve.reject(rows[beyond], f"{UNCERTAIN} ({guards.max_uncertainty:g} eV per atom)")
+
+
+def _noise(prepared: PreparedKernel) -> float | None:
+    """σ² of a posterior kernel."""
+    posterior = getattr(prepared, "posterior", None)
+    return None if posterior is None else float(posterior.noise)
+
+
+def _kept(
+    folder: Path | None, data: Structures, rows: Int[np.ndarray, " embedded"], method: Method, model: Model | None
+) -> Path:
+    """The folder for the features of these structures by this kernel and model."""
+    found = hashlib.sha256(digest(data).encode())
+    found.update(rows.tobytes())
+    said: dict[str, Any] = {
+        "kernel": as_config(method.kernel),
+        "architecture": as_config(method.architecture),
+        "model": None if model is None else digest_of(model),
+        "seed": method.seed,
+        "precision": method.precision,
+    }
+    found.update(json.dumps(said, sort_keys=True).encode())
+    return (folder or Path("results")) / "pools" / found.hexdigest()[:16]

@@ -1,0 +1,223 @@
+"""Structures to label, from a pool without labels: python -m bench.select pool=frames.xyz n=50 [labelled=train.xyz]
+
+What a word of the command line means:
+
+  pool, n             files of structures, and how many of them to choose
+  labelled            structures that have labels: a model is trained on them where the algorithm needs one
+  model               a finished run (its folder or model.pt), or the name of a potential to train (conf/model)
+  pending, exclude    structures out for labelling, which count as covered; structures that must not be chosen
+  output              where to write: selected.xyz, and beside it .json, .png and .html
+  guards.…            min_distance, max_force, max_uncertainty, tolerance, per_file, per_composition
+  repeat              a .json written before: the same selection again
+  algorithm=…, kernel=…, selection=…, training.…, dataset.…, seed=…   as for a run
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import PositiveInt
+
+from bench.commands import called
+from bench.commands.frame import framed
+from bench.config.command_line import OneLineParser, add_config_flags, files_of
+from bench.config.compose import composed, plain
+from bench.config.files import ConfigFiles, parse
+from bench.config.plugins import build, load_dataset, offers, plugin
+from bench.config.schema import RunConfig, bind
+from bench.errors import UserError
+from bench.pools.guards import Guards
+
+log = logging.getLogger(__name__)
+SIZES = ("name=select", "initial=1", "final=1", "validation=1", "pool=0", "test=1")
+"""A selection is no run: what a scenario sets is not used."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The words that are the command's own; those of `guards` are Guards."""
+
+    pool: str | list[str]
+    n: PositiveInt
+    labelled: str | list[str] | None = None
+    model: str | None = None
+    pending: str | list[str] | None = None
+    exclude: str | list[str] | None = None
+    output: str = "selected.xyz"
+    guards: Guards = field(default_factory=Guards)
+
+
+@framed
+def main() -> None:
+    """Entry point; exits with 2 after a mistake in the input."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
+    parser = OneLineParser(
+        prog=called("select"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="see above")
+    add_config_flags(parser)
+    arguments = parser.parse_intermixed_args()
+    files, words = files_of(arguments, arguments.words)
+    asked, words = split_words(_repeated(words, files), files)
+    select(asked, words, files)
+
+
+def split_words(words: Sequence[str], files: ConfigFiles) -> tuple[Asked, list[str]]:
+    """The command's own words, and those for Hydra. Raises UserError."""
+    own: dict[str, Any] = {}
+    others = []
+    for override in parse(words, files):
+        key = override.key_or_group
+        group, _, name = key.partition(".")
+        is_file = key == "model" and (Path(str(override.value())).exists() or "/" in str(override.value()))
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line}: give one value")
+        if group == "guards" and name:
+            own.setdefault("guards", {})[name] = override.value()
+        elif is_file or (key in Asked.__dataclass_fields__ and key not in ("model", "guards")):
+            own[key] = override.value()
+        else:
+            others.append(override.input_line or "")
+    for key, what in (("pool", "pool=FILE, the structures to choose from"), ("n", "n=NUMBER, how many to choose")):
+        if own.get(key) is None:
+            raise UserError(f"say {what}")
+    asked: Asked = build(Asked, own, "")
+    return asked, others
+
+
+def _repeated(words: Sequence[str], files: ConfigFiles) -> list[str]:
+    """The words of an earlier record where `repeat=` names one, with those given now in their place.
+
+    Raises UserError if it is none, or if a file it names is not the same any more.
+    """
+    named = [override for override in parse(words, files) if override.key_or_group == "repeat"]
+    if not named:
+        return list(words)
+    from bench.pools.written import sha256_of  # noqa: PLC0415 - ASE
+
+    path = Path(str(named[0].value()))
+    try:
+        record = json.loads(path.read_bytes())
+        before, inputs = [*map(str, record["words"])], dict(record["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"repeat={path} is no record of a selection ({type(error).__name__}): give its .json") from None
+    for name, checksum in inputs.items():
+        if not Path(name).exists() or sha256_of(Path(name)) != checksum:
+            raise UserError(f"{name} is not the file that {path} was made from: give it as it was")
+    given = [word for word in words if word != named[0].input_line]
+    keys = {override.get_key_element() for override in parse(given, files)}
+    return [*(o.input_line or "" for o in parse(before, files) if o.get_key_element() not in keys), *given]
+
+
+def configured(asked: Asked, words: Sequence[str], files: ConfigFiles) -> RunConfig:
+    """Model, training, kernel and selection of a command line. Raises UserError."""
+    usual = ["scenario=own", *(f"scenario.{one}" for one in SIZES), "batch_size=1"]
+    usual += ["training.minibatch=${model.minibatch}", "dataset.energy_unit=eV"]
+    keys = {override.key_or_group for override in parse(words, files)}
+    if not keys & {"algorithm", "kernel", "selection"}:
+        with_model = asked.model is not None or asked.labelled is not None
+        usual += ["algorithm=lcmd_feat_ll"] if with_model else ["kernel=descriptor", "selection=lcmd"]
+    if asked.labelled is not None and "dataset" not in keys:
+        given = [asked.labelled] if isinstance(asked.labelled, str) else asked.labelled
+        usual.append("dataset.path=[" + ",".join(json.dumps(name) for name in given) + "]")
+    usual = [word for word in usual if parse([word], files)[0].key_or_group not in keys]
+    return bind(plain(composed([*usual, *words], files), files))
+
+
+def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
+    """Choose, write, and say what was done."""
+    run = configured(asked, words, files)
+    from bench.kernels.base import Kernel  # noqa: PLC0415 - torch: mistakes above are told without it
+    from bench.learning.models import Model, of_run, trained  # noqa: PLC0415
+    from bench.pools.frames import joined_structures, read_frames  # noqa: PLC0415
+    from bench.pools.page import write_page  # noqa: PLC0415
+    from bench.pools.selecting import Known, Method, select_from  # noqa: PLC0415
+    from bench.pools.written import record_of, sha256_of, write_record, write_structures  # noqa: PLC0415
+    from bench.potentials.architecture import Architecture  # noqa: PLC0415
+    from bench.runs.device import prepare_device  # noqa: PLC0415
+    from bench.runs.record import make_folder  # noqa: PLC0415
+    from bench.runs.stopping import listen  # noqa: PLC0415
+    from bench.selection.base import Selection  # noqa: PLC0415
+
+    prepare_device(run)
+    listen()
+    output = Path(asked.output)
+    make_folder(output.absolute().parent)
+    kernel: Kernel = offers(plugin(run.kernel, "kernel"), Kernel, "kernel")
+    selection: Selection = offers(plugin(run.selection, "selection"), Selection, "selection")
+    architecture: Architecture = offers(plugin(run.model, "model"), Architecture, "model")
+    frames = read_frames(asked.pool, "pool")
+    log.info("pool: %d structures of %d files", len(frames), len(frames.files))
+    model: Model | None = None
+    labelled = None
+    if asked.model is not None:
+        model = of_run(asked.model, run.device)
+        labelled = None if asked.labelled is None else read_frames(asked.labelled, "labelled").data
+    elif asked.labelled is not None and getattr(kernel, "needs_model", True):
+        model = trained(run, load_dataset(run.dataset), kernel.members)
+    elif asked.labelled is not None:
+        labelled = read_frames(asked.labelled, "labelled").data
+    pending, excluded = (
+        None if given is None else joined_structures([read_frames(given, what).data])
+        for what, given in (("pending", asked.pending), ("exclude", asked.exclude))
+    )
+    method = Method(kernel, selection, architecture, run.seed, asked.guards, run.precision, run.device)
+    known = Known(labelled, pending, excluded)
+    batch = select_from(frames, asked.n, method, model=model, known=known, folder=Path(run.results))
+    given = [asked.pool, asked.labelled, asked.pending, asked.exclude]
+    named = [name for one in given if one is not None for name in ([one] if isinstance(one, str) else one)]
+    inputs = {name: sha256_of(Path(name)) for name in (*frames.files, *named) if Path(name).exists()}
+    if model is not None:
+        inputs[str(model.file)] = sha256_of(model.file)
+    record = record_of(
+        batch,
+        {
+            "words": [*_own_words(asked), *words],
+            "files": inputs,
+            "kernel": kernel.name,
+            "selection": selection.name,
+            "seed": run.seed,
+            "model": None if model is None else str(model.file),
+        },
+    )
+    write_structures(output, batch)
+    write_record(output.with_suffix(".json"), record)
+    write_page(output, batch, record)
+    shutil.rmtree(batch.kept, ignore_errors=True)
+    _tell(record, output)
+
+
+def _own_words(asked: Asked) -> list[str]:
+    """The command's own words again."""
+    words = []
+    for key in ("pool", "n", "labelled", "model", "pending", "exclude"):
+        value = getattr(asked, key)
+        if value is not None:
+            words.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    usual = Guards()
+    changed = {key: value for key, value in vars(asked.guards).items() if value != getattr(usual, key)}
+    return [*words, *(f"guards.{key}={value}" for key, value in changed.items())]
+
+
+def _tell(record: dict[str, Any], output: Path) -> None:
+    counts, covers = record["structures"], record["coverage"]
+    rejected = ", ".join(f"{count} {why}" for why, count in counts["rejected"].items())
+    print(
+        f"{len(record['picks'])} of {counts['pool']} structures by {record['selection']} + {record['kernel']}:"
+        f" {output}, {output.with_suffix('.json')}, {output.with_suffix('.html')}"
+    )
+    if rejected:
+        print(f"kept out: {rejected}")
+    if covers and covers["mean_squared_distance"][0] is not None:
+        before, after = covers["mean_squared_distance"][0], covers["mean_squared_distance"][-1]
+        print(f"mean squared distance of the pool from what is labelled: {before:.4g}, with these {after:.4g}")
+
+
+if __name__ == "__main__":
+    main()
