@@ -27,16 +27,13 @@ from pydantic import PositiveInt
 from bench.commands import called
 from bench.commands.frame import framed
 from bench.config.command_line import OneLineParser, add_config_flags, files_of
-from bench.config.compose import composed, plain
 from bench.config.files import ConfigFiles, parse
 from bench.config.plugins import build, load_dataset, offers, plugin
-from bench.config.schema import RunConfig, bind
 from bench.errors import UserError
 from bench.pools.guards import Guards
+from bench.pools.words import configured
 
 log = logging.getLogger(__name__)
-SIZES = ("name=select", "initial=1", "final=1", "validation=1", "pool=0", "test=1")
-"""A selection is no run: what a scenario sets is not used."""
 
 
 @dataclass(frozen=True)
@@ -115,24 +112,10 @@ def _repeated(words: Sequence[str], files: ConfigFiles) -> list[str]:
     return [*(o.input_line or "" for o in parse(before, files) if o.get_key_element() not in keys), *given]
 
 
-def configured(asked: Asked, words: Sequence[str], files: ConfigFiles) -> RunConfig:
-    """Model, training, kernel and selection of a command line. Raises UserError."""
-    usual = ["scenario=own", *(f"scenario.{one}" for one in SIZES), "batch_size=1"]
-    usual += ["training.minibatch=${model.minibatch}", "dataset.energy_unit=eV"]
-    keys = {override.key_or_group for override in parse(words, files)}
-    if not keys & {"algorithm", "kernel", "selection"}:
-        with_model = asked.model is not None or asked.labelled is not None
-        usual += ["algorithm=lcmd_feat_ll"] if with_model else ["kernel=descriptor", "selection=lcmd"]
-    if asked.labelled is not None and "dataset" not in keys:
-        given = [asked.labelled] if isinstance(asked.labelled, str) else asked.labelled
-        usual.append("dataset.path=[" + ",".join(json.dumps(name) for name in given) + "]")
-    usual = [word for word in usual if parse([word], files)[0].key_or_group not in keys]
-    return bind(plain(composed([*usual, *words], files), files))
-
-
 def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     """Choose, write, and say what was done."""
-    run = configured(asked, words, files)
+    with_model = asked.model is not None or asked.labelled is not None
+    run = configured([*_dataset(asked, words, files), *words], files, with_model=with_model)
     from bench.kernels.base import Kernel  # noqa: PLC0415 - torch: mistakes above are told without it
     from bench.learning.models import Model, of_run, trained  # noqa: PLC0415
     from bench.pools.frames import joined_structures, read_frames  # noqa: PLC0415
@@ -191,6 +174,14 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     write_page(output, batch, record)
     shutil.rmtree(batch.kept, ignore_errors=True)
     _tell(record, output)
+
+
+def _dataset(asked: Asked, words: Sequence[str], files: ConfigFiles) -> list[str]:
+    """The labelled files as a dataset, unless the words name one."""
+    if asked.labelled is None or any(o.key_or_group in ("dataset", "dataset.path") for o in parse(words, files)):
+        return []
+    given = [asked.labelled] if isinstance(asked.labelled, str) else asked.labelled
+    return ["dataset.path=[" + ",".join(json.dumps(name, ensure_ascii=False) for name in given) + "]"]
 
 
 def _own_words(asked: Asked) -> list[str]:

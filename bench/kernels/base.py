@@ -99,8 +99,18 @@ class KernelFacts:
     """Whether it needs a potential with gradient features (`bench.potentials.base.GradientFeatures`)."""
     baseline = False
     reads_pool_labels = False
+    diagonal_is_variance = False
+    """Of a kernel that predicts an uncertainty: whether k(S, S) is its square, not itself."""
     needs_model = True
     """Whether it needs a trained potential."""
+
+
+def energy_deviation(kernel: Kernel, diagonal: Float[Tensor, " n"]) -> Float[np.ndarray, " n"] | None:
+    """The standard deviation of energies in eV that k(S, S) of a kernel says, None if it says none."""
+    if kernel.uncertainty_of != "energy":
+        return None
+    values = diagonal.clamp_min(0)
+    return (values.sqrt() if getattr(kernel, "diagonal_is_variance", False) else values).cpu().numpy()
 
 
 def squared_norms(features: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:

@@ -65,6 +65,7 @@ class GradientKernel(KernelFacts):
     posterior: bool
     has_features = True
     needs_gradients = True
+    diagonal_is_variance = True
 
     @property
     def uncertainty_of(self) -> Quantity | None:  # type: ignore[override]

@@ -14,7 +14,7 @@ from bench.config.plugins import as_config
 from bench.config.seeds import stream
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
+from bench.kernels.base import Kernel, KernelInputs, PreparedKernel, energy_deviation
 from bench.learning.models import Model, digest_of
 from bench.pools.choosing import Chosen, choose
 from bench.pools.coverage import Coverage, coverage
@@ -106,9 +106,8 @@ def select_from(
     rows = n_known + np.flatnonzero(sieve.allowed[candidates])
     kept = _kept(folder, whole, rows, method, model)
     embedding = embed(prepared, rows, kernel.name, kept)
-    uncertainty = None
-    if kernel.uncertainty_of == "energy":
-        uncertainty = embedding.diagonal.clamp_min(0).sqrt().cpu().numpy()
+    uncertainty = energy_deviation(kernel, embedding.diagonal)
+    if uncertainty is not None:
         _reject_uncertain(sieve, embedded, uncertainty, frames, method.guards)
     elif method.guards.max_uncertainty is not None:
         raise UserError(f"guards.max_uncertainty: kernel {kernel.name} predicts none of energies: choose GP or QBC(E)")

@@ -67,8 +67,12 @@ class FileDataset:
         parts = [part for name in given for part in located(f"dataset {self.name}", name, "dataset.path=")]
         if self.sha256 is not None:
             self._check_unaltered([part.path for part in parts])
-        raw = self._read(parts)
-        if raw.energy_unit is not None and energy_unit(self.energy_unit) != energy_unit(raw.energy_unit):
+        return self.of(self._read(parts))
+
+    def of(self, raw: RawStructures) -> Structures:
+        """The same for structures that are read already."""
+        declared = str(self.energy_unit)
+        if raw.energy_unit is not None and energy_unit(declared) != energy_unit(raw.energy_unit):
             raise UserError(
                 f"dataset {self.name}: {self.path} is in {raw.energy_unit}, but dataset.energy_unit ="
                 f" {self.energy_unit}: set it to {raw.energy_unit}"
@@ -76,7 +80,7 @@ class FileDataset:
         if len(raw.energies) == 0:
             raise UserError(f"dataset {self.name}: {self.path} holds 0 structures: nothing to learn from")
         if isinstance(self.reference_energies, str):
-            unit = energy_unit(raw.energy_unit or self.energy_unit)
+            unit = energy_unit(raw.energy_unit or declared)
             references, raw = take_isolated_atoms(self.name, raw, unit)
         else:
             references = self.reference_energies or {}

@@ -30,6 +30,13 @@ def read_ase_files(parts: Sequence[Part], energy_key: str | None, forces_key: st
     are zero where the file has none. Raises UserError naming the file, the frame and what it holds.
     """
     frames = [frame for part, name in zip(parts, _names(parts), strict=True) for frame in _frames(part, name)]
+    return of_frames(frames, energy_key, forces_key)
+
+
+def of_frames(
+    frames: Sequence[tuple[str, Any]], energy_key: str | None = None, forces_key: str | None = None
+) -> RawStructures:
+    """ASE's atoms with their labels in messages, as `read_ase_files` reads them. Raises UserError."""
     forces = [_forces(atoms, forces_key, label) for label, atoms in frames]
     hints = like_forces(atoms for _, atoms in frames)
     without = [label for (label, atoms), f in zip(frames, forces, strict=True) if f is None and len(atoms) > 1]

@@ -1,0 +1,134 @@
+"""Training, features, selection and uncertainty from Python, on ASE's atoms: what `bench.select` does, in four calls.
+
+from bench import api
+
+model = api.train(labelled)                     # ASE atoms with energies (eV) and forces (eV/Å)
+batch = api.select(pool, 50, model=model)       # which of the pool to label next
+pool[batch.rows[0]], batch.uncertainty          # rows in the order of picking
+api.uncertainty(model, frames)                  # standard deviation of the energy in eV
+api.features(model, frames)                     # what the selection works on
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from bench.config.plugins import offers, plugin
+from bench.data.datasets.file import FileDataset
+from bench.data.formats.ase_files import of_frames
+from bench.errors import UserError
+from bench.kernels.base import Kernel, KernelInputs, energy_deviation
+from bench.learning.models import Model, of_run, trained
+from bench.pools.frames import Frames, frames_of_atoms, joined_structures, read_frames
+from bench.pools.guards import Guards
+from bench.pools.selecting import Batch, Known, Method, select_from
+from bench.pools.words import configured
+from bench.potentials.architecture import Architecture
+from bench.selection.base import Selection
+
+Pool = Sequence[Any] | str | Path
+"""ASE's atoms, or a file of structures."""
+
+
+def load(run: str | Path, device: str = "cpu") -> Model:
+    """The model of a finished run, from its folder or its model.pt. Raises UserError."""
+    return of_run(run, device)
+
+
+def train(
+    labelled: Sequence[Any] | str | Path,
+    *,
+    forces: bool = True,
+    members: int = 1,
+    seed: int = 0,
+    words: Sequence[str] = (),
+) -> Model:
+    """Train a potential on ASE atoms that hold energies in eV (and forces in eV/Å), or on a file of them.
+
+    A tenth is for validation. What was trained on the same structures in the same way before is taken from
+    results/models. `words` set anything else as on a command line: `model=gmnn`, `training.epochs=200`,
+    `results=FOLDER`, `dataset.reference_energies={H:-13.6,O:-2042.6}`. Raises UserError.
+    """
+    run = configured([f"training={'forces' if forces else 'energies'}", f"seed={seed}", *words])
+    dataset = plugin(run.dataset, "dataset")
+    if not isinstance(dataset, FileDataset):
+        raise UserError("words: the structures are those given: leave dataset=… out")
+    if isinstance(labelled, str | Path):
+        data = replace(dataset, path=str(labelled)).load()
+    else:
+        data = dataset.of(of_frames([(f"atoms:{i}", one) for i, one in enumerate(labelled)]))
+    return trained(run, data, members)
+
+
+def features(model: Model, atoms: Pool, kernel: str = "feat_ll") -> Float[np.ndarray, "n features"]:
+    """The features of structures by a kernel of conf/kernel that has some: feat_ll, feat_rp, gp_ll, gp_rp, descriptor.
+
+    Raises UserError for a kernel without features.
+    """
+    found = _embedding(model, atoms, kernel).pool
+    if found is None:
+        raise UserError(f"kernel {kernel} has no features: choose feat_ll, feat_rp, gp_ll, gp_rp or descriptor")
+    return found.cpu().numpy()
+
+
+def uncertainty(model: Model, atoms: Pool, kernel: str = "gp_ll") -> Float[np.ndarray, " n"]:
+    """The standard deviation of the energies in eV by gp_ll, gp_rp or qbc_e, not calibrated.
+
+    Raises UserError for a kernel that predicts none.
+    """
+    values = energy_deviation(_kernel(kernel), _embedding(model, atoms, kernel).diagonal)
+    if values is None:
+        raise UserError(f"kernel {kernel} predicts no uncertainty of energies: choose gp_ll, gp_rp or qbc_e")
+    return values
+
+
+def select(
+    pool: Pool,
+    n: int,
+    *,
+    model: Model | None = None,
+    labelled: Pool | None = None,
+    pending: Pool | None = None,
+    exclude: Pool | None = None,
+    algorithm: str | None = None,
+    guards: Guards | None = None,
+    seed: int = 0,
+    words: Sequence[str] = (),
+) -> Batch:
+    """Choose `n` structures of a pool without labels, aware of what is labelled and out for labelling.
+
+    `algorithm` is one of conf/algorithm, by default lcmd_feat_ll; without a model LCMD on a fixed descriptor. With a
+    model `labelled` stands in for the structures that it was trained on. Raises UserError.
+    """
+    method = [] if algorithm is None else [f"algorithm={algorithm}"]
+    run = configured([*method, f"seed={seed}", *words], with_model=model is not None)
+    kernel: Kernel = offers(plugin(run.kernel, "kernel"), Kernel, "kernel")
+    selection: Selection = offers(plugin(run.selection, "selection"), Selection, "selection")
+    architecture: Architecture = plugin(run.model, "model")
+    known = Known(
+        *(None if one is None else joined_structures([_frames(one).data]) for one in (labelled, pending, exclude))
+    )
+    how = Method(kernel, selection, architecture, run.seed, guards or Guards(), run.precision, run.device)
+    return select_from(_frames(pool), n, how, model=model, known=known, folder=Path(run.results))
+
+
+def _frames(given: Pool) -> Frames:
+    return frames_of_atoms(given) if not isinstance(given, str | Path) else read_frames(str(given), "pool")
+
+
+def _kernel(name: str) -> Kernel:
+    kernel: Kernel = plugin(configured([f"kernel={name}", "selection=max_diag"]).kernel, "kernel")
+    return kernel
+
+
+def _embedding(model: Model, atoms: Pool, kernel: str) -> Any:
+    labelled = model.data.part(model.training)
+    pool = _frames(atoms).with_references(model.reference_energies).data
+    data = joined_structures([labelled, pool])
+    known = np.arange(len(labelled))
+    prepared = _kernel(kernel).prepare(KernelInputs(model.potential, model.view(data), known, 0))
+    return prepared.embed(np.arange(len(labelled), len(data)))

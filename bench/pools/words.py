@@ -1,0 +1,29 @@
+"""Model, training, kernel and selection by words as of a run, where there is no run: no scenario, no sizes."""
+
+from collections.abc import Sequence
+
+from bench.config.compose import composed, plain
+from bench.config.files import PROJECT_FILES, ConfigFiles, parse
+from bench.config.schema import RunConfig, bind
+
+USUAL = (
+    "scenario=own",
+    *(f"scenario.{one}" for one in ("name=select", "initial=1", "final=1", "validation=1", "pool=0", "test=1")),
+    "batch_size=1",
+    "training.minibatch=${model.minibatch}",
+    "dataset.energy_unit=eV",
+)
+WITHOUT_MODEL = ("kernel=descriptor", "selection=lcmd")
+WITH_MODEL = ("algorithm=lcmd_feat_ll",)
+METHOD = {"algorithm", "kernel", "selection"}
+
+
+def configured(words: Sequence[str], files: ConfigFiles = PROJECT_FILES, *, with_model: bool = True) -> RunConfig:
+    """Compose and bind; what is not said of the method is LCMD on FEAT(LL), or on a descriptor that needs no model.
+
+    Raises UserError.
+    """
+    keys = {override.key_or_group for override in parse(words, files)}
+    usual = [*USUAL, *(() if keys & METHOD else WITH_MODEL if with_model else WITHOUT_MODEL)]
+    left = [word for word, one in zip(usual, parse(usual, files), strict=True) if one.key_or_group not in keys]
+    return bind(plain(composed([*left, *words], files), files))

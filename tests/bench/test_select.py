@@ -1,0 +1,357 @@
+"""Structures to label from a pool without labels: the cycle's picks, guards, what is known, records, large pools."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import ase
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from bench_commands import command
+from conftest import PROJECT, subprocess_environment
+
+from bench import api
+from bench.config.compose import compose_run
+from bench.config.plugins import load_dataset, plugin
+from bench.errors import UserError
+from bench.kernels.base import Embedding, squared_norms
+from bench.learning.cycle import run_active_learning
+from bench.pools import embedded
+from bench.pools.coverage import coverage
+from bench.pools.guards import Guards
+from bench.runs.record import read_arrays
+from bench.select import main
+
+TINY = ["model.hidden=[16,12]", "model.n_radial=3", "model.n_gaussians=5", "training.epochs=3"]
+RUN = [
+    *("scenario=demo", "scenario.initial=20", "scenario.validation=8", "scenario.pool=300", "scenario.test=5"),
+    *(*TINY, "training.minibatch=10", "batch_size=5", "threads=1", "final_kernels=[]"),
+]
+
+
+@pytest.fixture(scope="module")
+def aspirin():
+    data = load_dataset(compose_run(RUN).dataset)
+    return [
+        ase.Atoms(data.atomic_numbers[atoms], data.positions[atoms].astype(float))
+        for atoms in (slice(data.offsets[i], data.offsets[i + 1]) for i in range(len(data)))
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs that end at 20 structures, where they pick nothing, and at 25: by algorithm."""
+    results = tmp_path_factory.mktemp("results")
+    done = {}
+
+    def of(algorithm, final):
+        if (algorithm, final) not in done:
+            words = [*RUN, f"algorithm={algorithm}", f"scenario.final={final}", f"results={results / str(final)}"]
+            done[algorithm, final] = run_active_learning(compose_run(words))
+        return done[algorithm, final]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def copper():
+    """Small clusters of copper and gold, labelled by ASE's EMT."""
+    generator = np.random.default_rng(0)
+    frames = []
+    for symbols in ["Cu4", "Cu3Au"] * 12:
+        atoms = ase.Atoms(symbols, positions=[[0, 0, 0], [2.4, 0, 0], [1.2, 2.1, 0], [1.2, 0.7, 2.0]])
+        atoms.positions += generator.normal(scale=0.1, size=(4, 3))
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        frames.append(atoms)
+    return frames
+
+
+@pytest.mark.parametrize("algorithm", ["lcmd_feat_ll", "maxdet_gp_ll", "maxdist_feat_rp", "maxdiag_qbc_f"])
+def test_picks_are_those_of_the_cycle(run, aspirin, algorithm):
+    """From the model of a run that ends at N_train, the rest of its pool: what a longer run picks there."""
+    longer, ended = run(algorithm, 25), run(algorithm, 20)
+    pool = read_arrays(longer.folder / "split.npz", {})["pool"]
+    batch = api.select([aspirin[i] for i in pool], 5, model=api.load(ended.folder), algorithm=algorithm)
+    assert pool[batch.rows].tolist() == longer.content.steps[0].picked
+    assert batch.known == 20 and not batch.sieve.rejected
+    if algorithm == "maxdet_gp_ll":
+        assert batch.uncertainty.shape == (300,) and batch.coverage.uncertainty[-1] < batch.coverage.uncertainty[0]
+
+
+def test_from_the_command_line_and_again_from_its_record(run, aspirin, tmp_path):
+    model = run("lcmd_feat_ll", 20)
+    ase.io.write(tmp_path / "pool.xyz", aspirin[:60])
+    words = [f"pool={tmp_path}/pool.xyz@10:", "n=4", f"model={model.folder}", "algorithm=maxdet_gp_ll"]
+    done = command(*words, f"output={tmp_path}/first.xyz", "threads=1", module="bench.select")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "first.json").read_text())
+    picked = ase.io.read(tmp_path / "first.xyz", ":")
+    assert [one.info["order"] for one in picked] == [0, 1, 2, 3]
+    for one, said in zip(picked, record["picks"], strict=True):
+        assert said["pool_index"] == one.info["pool_index"] >= 10
+        np.testing.assert_allclose(one.positions, aspirin[said["pool_index"]].positions, atol=1e-8)
+        assert one.info["uncertainty_eV"] == pytest.approx(said["uncertainty_eV"]) and said["cluster"] >= 1
+    assert (tmp_path / "first.png").read_bytes().startswith(b"\x89PNG")
+    assert "4 structures to label" in (tmp_path / "first.html").read_text()
+    again = command(f"repeat={tmp_path}/first.json", f"output={tmp_path}/again.xyz", module="bench.select")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again.xyz").read_bytes() == (tmp_path / "first.xyz").read_bytes()
+    other = command(f"repeat={tmp_path}/first.json", "n=2", f"output={tmp_path}/other.xyz", module="bench.select")
+    assert other.returncode == 0 and len(ase.io.read(tmp_path / "other.xyz", ":")) == 2
+    ase.io.write(tmp_path / "pool.xyz", aspirin[:59])
+    altered = command(f"repeat={tmp_path}/first.json", f"output={tmp_path}/none.xyz", module="bench.select")
+    assert altered.returncode == 2 and "pool.xyz is not the file" in altered.stderr
+    assert not (tmp_path / "none.xyz").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["n=3"], "say pool=FILE"),
+        (["pool=a.xyz"], "say n=NUMBER"),
+        (["pool=a.xyz", "n=0"], "configuration key n = 0"),
+        (["pool=a.xyz", "n=3"], "no file a.xyz: set pool=FILE"),
+        (["pool=a.xyz", "n=3", "guards.min_distanse=1"], "did you mean 'min_distance'"),
+        (["pool=a.xyz", "n=3", "algoritm=lcmd_feat_ll"], "algorithm"),
+        (["pool=a.xyz", "n=1,2"], "give one value"),
+        (["pool=a.xyz", "n=3", "model=nowhere/model.pt"], "no folder of a finished run"),
+        (["repeat=nothing.json"], "no record of a selection"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
+    if any(word.startswith("model=") for word in words):
+        ase.io.write(tmp_path / "a.xyz", ase.Atoms("Cu"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench.select", *words])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1 and message in told
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["a.xyz"])
+
+
+def test_without_labels_and_without_a_model(aspirin):
+    """LCMD on a fixed descriptor: the same for equal structures, whatever their rotation and order of atoms."""
+    batch = api.select(aspirin[:50], 5)
+    assert len(set(batch.rows.tolist())) == 5 and batch.uncertainty is None
+    turned = []
+    for atoms in aspirin[:50]:
+        moved = atoms[::-1]
+        moved.rotate(40, "z")
+        moved.translate([1, 2, 3])
+        turned.append(moved)
+    assert api.select(turned, 5).rows.tolist() == batch.rows.tolist()
+    covers = batch.coverage
+    assert covers.largest[1] >= covers.largest[-1] and np.isnan(covers.largest[0])
+    with pytest.raises(UserError, match="needs a trained model: give model="):
+        api.select(aspirin[:50], 5, algorithm="maxdet_gp_ll")
+
+
+def test_coverage_by_definition(generator):
+    pool, training = generator.normal(size=(40, 6)), generator.normal(size=(7, 6))
+    picked = np.array([3, 17, 8])
+    features = torch.from_numpy(pool)
+    found = coverage(Embedding(squared_norms(features), features, torch.from_numpy(training)), picked, 0.3)
+    for k in range(4):
+        centres = np.concatenate([training, pool[picked[:k]]])
+        squared = ((pool[:, None] - centres[None]) ** 2).sum(2)
+        assert found.largest[k] == pytest.approx(np.sqrt(squared.min(1).max()))
+        assert found.mean_squared[k] == pytest.approx(squared.min(1).mean())
+        own = pool[picked[:k]]
+        gram = own @ own.T + 0.3 * np.eye(k)
+        variance = (pool**2).sum(1) - np.einsum("np,pq,nq->n", pool @ own.T, np.linalg.inv(gram), pool @ own.T)
+        assert found.uncertainty[k] == pytest.approx(np.sqrt(variance).mean())
+    nearest = squared.argmin(1) - 7
+    assert (found.nearest == np.where(nearest < 0, -1, nearest)).all()
+    assert found.of_pool == [(nearest == k).sum() for k in range(3)]
+
+
+def test_trained_here_and_kept_by_content(copper, tmp_path, monkeypatch):
+    words = [*TINY, f"results={tmp_path}", "threads=1", "dataset.reference_energies={Cu:0,Au:0}", "model.r_max=4"]
+    model = api.train(copper, words=words)
+    assert len(model.training) == 22 and len(model.validation) == 2
+    monkeypatch.setattr("bench.learning.models.fit", None)
+    again = api.train(copper, words=words)
+    assert again.file == model.file and api.uncertainty(again, copper).shape == (24,)
+    assert api.features(again, copper).shape == (24, 13)
+    np.testing.assert_allclose(api.uncertainty(again, copper), api.uncertainty(model, copper))
+    with pytest.raises(UserError, match="predicts no uncertainty of energies"):
+        api.uncertainty(again, copper, kernel="feat_ll")
+    with pytest.raises(UserError, match="has no features"):
+        api.features(again, copper, kernel="rnd")
+    with pytest.raises(UserError, match="committee of 3 models"):
+        api.select(copper, 2, model=model, algorithm="maxdiag_qbc_e")
+    monkeypatch.undo()
+    committee = api.train(copper, members=3, words=words)
+    batch = api.select([*_moved(copper, 0.05)], 2, model=committee, algorithm="maxdiag_qbc_e", words=words)
+    np.testing.assert_allclose(batch.uncertainty, api.uncertainty(committee, _moved(copper, 0.05), "qbc_e"), rtol=1e-6)
+
+
+def _moved(frames, by):
+    generator = np.random.default_rng(1)
+    moved = [frame.copy() for frame in frames]
+    for frame in moved:
+        frame.positions += generator.normal(scale=by, size=frame.positions.shape)
+    return moved
+
+
+@pytest.fixture(scope="module")
+def model(copper, tmp_path_factory):
+    """Trained on copper alone: gold it does not know."""
+    words = [*TINY, f"results={tmp_path_factory.mktemp('models')}", "threads=1", "model.r_max=4"]
+    return api.train(copper[::2], words=words)
+
+
+def test_guards_keep_out_and_count(copper, model):
+    fresh = _moved(copper[::2], 0.2)
+    broken, strange, exploded = fresh[0].copy(), copper[1].copy(), fresh[1].copy()
+    broken.positions[0, 0] = np.nan
+    exploded.positions[1] = exploded.positions[0] + [0.3, 0, 0]
+    flat = fresh[2].copy()
+    flat.pbc = True
+    pending, excluded = fresh[3], fresh[4]
+    pool = [broken, strange, exploded, flat, copper[0], pending, excluded, *fresh[5:], fresh[6]]
+    batch = api.select(pool, 3, model=model, pending=[pending], exclude=[excluded], guards=Guards(min_distance=0.8))
+    assert dict(batch.sieve.rejected) == {
+        "positions or a cell that are no numbers": 1,
+        "elements the model does not know": 1,
+        "atoms too close (below 0.8 Å)": 1,
+        "periodic without a cell": 1,
+        "labelled already": 1,
+        "out for labelling": 1,
+        "excluded": 1,
+        "copies of an earlier structure of the pool": 1,
+    }
+    assert set(batch.rows.tolist()) <= set(range(7, 14))
+    assert batch.known == len(model.training) + 1
+    with pytest.raises(UserError, match=r"n = 8, but 7 of 15 structures are left to choose from \(1 .*: lower n"):
+        api.select(pool, 8, model=model, pending=[pending], exclude=[excluded], guards=Guards(min_distance=0.8))
+    # a label that failed is not pending any more: the structure is in the pool again
+    back = api.select(pool, 8, model=model, exclude=[excluded], guards=Guards(min_distance=0.8))
+    assert 5 in back.rows.tolist()
+
+
+def test_guards_of_predictions(copper, model):
+    pool = _moved(copper[::2], 0.3)
+    free = api.select(pool, 5, model=model, algorithm="maxdiag_gp_ll")
+    per_atom = free.uncertainty / 4
+    bound = float(np.sort(per_atom)[-3:-1].mean())
+    held = api.select(pool, 5, model=model, algorithm="maxdiag_gp_ll", guards=Guards(max_uncertainty=bound))
+    assert held.sieve.rejected[f"uncertainty above max_uncertainty ({bound:g} eV per atom)"] == 2
+    assert not set(np.argsort(per_atom)[-2:].tolist()) & set(held.rows.tolist())
+    with pytest.raises(UserError, match=r"kernel FEAT\(LL\) predicts none of energies"):
+        api.select(pool, 5, model=model, guards=Guards(max_uncertainty=1.0))
+    wild = api.select(pool, 3, model=model, guards=Guards(max_force=1e9))
+    assert not wild.sieve.rejected
+    with pytest.raises(UserError, match=r"none of|are left to choose from"):
+        api.select(pool, 3, model=model, guards=Guards(max_force=1e-9))
+
+
+def test_near_duplicates_and_caps(copper, model, tmp_path):
+    pool = _moved(copper[::2], 0.2)
+    twins = [*pool, *_moved(pool, 1e-5)]
+    naive = api.select(twins, 6, model=model, algorithm="maxdiag_gp_ll")
+    assert len({row % 12 for row in naive.rows.tolist()}) < 6
+    batch = api.select(twins, 6, model=model, algorithm="maxdiag_gp_ll", guards=Guards(tolerance=0.01))
+    assert len({row % 12 for row in batch.rows.tolist()}) == 6 and batch.sieve.rejected["near-duplicates"] >= 1
+    for name, frames in (("a.xyz", pool[:8]), ("b.xyz", pool[8:])):
+        ase.io.write(tmp_path / name, frames)
+    capped = api.select(f"{tmp_path}/*.xyz", 5, model=model, guards=Guards(per_file=3))
+    names = [capped.frames.files[capped.frames.file[row]] for row in capped.rows]
+    assert max(names.count(name) for name in names) == 3 and capped.sieve.rejected["beyond a cap per file"] == 5
+    mixed = api.select(copper, 8, guards=Guards(per_composition=4))
+    assert sorted("Au" in copper[row].symbols for row in mixed.rows) == [False] * 4 + [True] * 4
+
+
+def test_every_algorithm_refuses_or_picks(copper, model):
+    with pytest.raises(UserError, match="reads the labels of the pool"):
+        api.select(copper, 2, model=model, algorithm="maxdiag_ae_e")
+    with pytest.raises(UserError, match="is diagonal"):
+        api.select(copper, 2, model=model, words=["kernel=rnd", "selection=lcmd"])
+    assert len(api.select(copper[1::2], 2, words=["kernel=rnd", "selection=max_diag"]).rows) == 2
+
+
+def test_arrays_of_npz(aspirin, tmp_path):
+    """Flat arrays, and those of the published layouts: the picks are those of the same structures in XYZ."""
+    expected = api.select(aspirin[:30], 3).rows.tolist()
+    numbers, positions = aspirin[0].numbers, np.stack([atoms.positions for atoms in aspirin[:30]])
+    flat = {"atomic_numbers": np.tile(numbers, 30), "positions": positions.reshape(-1, 3), "n_atoms": [21] * 30}
+    np.savez(tmp_path / "flat.npz", **flat)
+    np.savez(tmp_path / "md17.npz", z=numbers, R=positions)
+    np.savez(tmp_path / "odd.npz", x=numbers)
+    for name in ("flat.npz", "md17.npz"):
+        assert api.select(tmp_path / name, 3).rows.tolist() == expected
+    with pytest.raises(UserError, match=r"odd.npz holds the arrays x: name them atomic_numbers, positions, n_atoms"):
+        api.select(tmp_path / "odd.npz", 3)
+
+
+def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch):
+    """Block by block: nearly the same features, the same picks; a process that goes on does no block twice."""
+    expected = api.select(aspirin[:64], 5).rows.tolist()
+    monkeypatch.setattr(embedded, "BLOCK", 20)
+    batch = api.select(aspirin[:64], 5, words=[f"results={tmp_path}"])
+    assert batch.rows.tolist() == expected and batch.kept.is_relative_to(tmp_path)
+    assert np.load(batch.kept / "features.npy").dtype == np.float32
+
+    class Counting:
+        def __init__(self, prepared):
+            self.prepared, self.calls = prepared, []
+
+        def embed(self, rows):
+            self.calls.append(len(rows))
+            return self.prepared.embed(rows)
+
+        def uncertainty(self, errors):
+            return None
+
+    kernel = plugin(compose_run(["kernel=descriptor", "selection=lcmd"]).kernel, "kernel")
+    from bench.kernels.base import KernelInputs
+    from bench.pools.selecting import Method, _potential
+
+    run = compose_run(["kernel=descriptor", "selection=lcmd"])
+    method = Method(kernel, plugin(run.selection, "selection"), plugin(run.model, "model"))
+    view, potential = _potential(batch.frames.data, method, None, batch.frames.data.reference_energies)
+    counting = Counting(kernel.prepare(KernelInputs(potential, view, np.arange(0), 0)))
+    folder = tmp_path / "again"
+    whole = embedded.embed(counting, np.arange(64), "FEAT(D)", folder)
+    assert counting.calls == [1, 20, 20, 20, 4]
+    (folder / "done.json").write_text("2")
+    counting.calls.clear()
+    again = embedded.embed(counting, np.arange(64), "FEAT(D)", folder)
+    assert counting.calls == [1, 20, 4] and torch.equal(again.pool, whole.pool)
+
+
+@pytest.mark.long
+def test_killed_and_taken_up_again(aspirin, tmp_path):
+    """kill -9 while features are computed: the same picks, and blocks that were done are not done again."""
+    generator = np.random.default_rng(0)
+    positions = np.stack([aspirin[i % len(aspirin)].positions for i in range(200_000)]).astype(np.float32)
+    positions += generator.normal(scale=0.02, size=positions.shape).astype(np.float32)
+    np.savez(tmp_path / "pool.npz", z=aspirin[0].numbers, R=positions)
+    words = [sys.executable, "-m", "bench.select", f"pool={tmp_path}/pool.npz", "n=5", f"results={tmp_path}"]
+
+    def start(name):
+        log = (tmp_path / f"{name}.log").open("w")
+        environment = subprocess_environment()
+        return subprocess.Popen([*words, f"output={tmp_path}/{name}.xyz"], cwd=PROJECT, env=environment, stderr=log)
+
+    assert start("whole").wait() == 0
+    killed = start("killed")
+    while not list(tmp_path.glob("pools/*/done.json")):
+        time.sleep(0.2)
+        assert killed.poll() is None
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert start("again").wait() == 0
+    assert "blocks are there already" in (tmp_path / "again.log").read_text()
+    assert (tmp_path / "again.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
+    assert not list(tmp_path.glob("pools/*"))
