@@ -21,6 +21,7 @@ FLAGS = {
         *("--experimental-rerun", "--help", "--hydra-help", "--version"),
     ),
     "launch": (*OF_CONFIG, "--wait", "--dry-run", "--status", "--cancel", "--retry-failed", "--json", "--help"),
+    "select": (*OF_CONFIG, "--help"),
     "plan": (*OF_CONFIG, "--results", "--costs", "--workers", "--csv", "--json", "--help"),
     "build": (
         *("--results", "--output", "--data", "--sweep", "--workers", "--label-seconds", "--figures", "--algorithms"),
@@ -44,6 +45,13 @@ TAKES_PATH = (
     *("--from", "--experimental-rerun"),
 )
 SWEEPING = ("launch", "plan")
+OF_FILES = ("pool=", "labelled=", "model=", "pending=", "exclude=", "output=", "repeat=")
+OF_SELECT = (
+    *(*OF_FILES, "n="),
+    *(f"guards.{name}=" for name in ("min_distance", "max_force", "max_uncertainty", "tolerance")),
+    *("guards.per_file=", "guards.per_composition="),
+)
+"""The words that are `bench.select`'s own."""
 
 
 def main() -> int:
@@ -94,9 +102,17 @@ def candidates(before: Sequence[str], word: str) -> list[str]:
         return of_flag
     if word.startswith("-"):
         return starting(word, FLAGS[command])
-    if command in ("run", *SWEEPING):
-        return Words(rest, sweeping=command in SWEEPING).complete(word)
+    if command in ("run", "select", *SWEEPING):
+        own = _of_select(word) if command == "select" else []
+        return [*own, *Words(rest, sweeping=command in SWEEPING).complete(word)]
     return _of_others(command, rest, word)
+
+
+def _of_select(word: str) -> list[str]:
+    """Those of `select` alone, and the files that follow them."""
+    name, equals, value = word.partition("=")
+    files = [f"{name}={path}" for path in paths(value)] if equals and f"{name}=" in OF_FILES else []
+    return [*starting(word, OF_SELECT), *files]
 
 
 def _of_flag(previous: str, word: str) -> list[str] | None:

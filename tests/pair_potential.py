@@ -10,7 +10,8 @@ from pydantic import PositiveFloat, PositiveInt
 
 from bench.data.neighbours import Neighbours, find_neighbours
 from bench.data.structures import Structures, ragged_rows
-from bench.potentials.base import Prediction
+from bench.potentials.base import Draw, Prediction
+from bench.potentials.scaling import EnergyScaling
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class PairView:
         return PairPotential(
             self.architecture, parameters, torch.tensor([one.scale for one in scalings], dtype=self.dtype)
         )
+
+    def descriptor(self):
+        last = self.draw([Draw(0, 0, 0, EnergyScaling(1.0, np.zeros(len(self.data.species)), False))])
+        return last.last_layer_features(), self.architecture.n_gaussians + 1
 
     def make_ready(self, force_weight):
         pass

@@ -30,6 +30,6 @@ def test_the_ladder_in_the_architecture_page_is_that_of_the_imports():
     ]
     expected = [set(layer.split(" : ")) for layer in contracts[0]["layers"]]
     lines = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()
-    first = next(number for number, line in enumerate(lines) if line.startswith("    launch >"))
+    first = next(number for number, line in enumerate(lines) if line.startswith("    select >"))
     ladder = " ".join(lines[first : lines.index("", first)])
     assert [set(layer.split(", ")) for layer in map(str.strip, ladder.split(">"))] == expected

@@ -14,7 +14,7 @@ import pytest
 from conftest import PROJECT, subprocess_environment
 
 from bench.commands import COMMANDS
-from bench.completion import FLAGS, candidates, for_shell
+from bench.completion import FLAGS, OF_SELECT, candidates, for_shell
 from bench.config.compose import composed
 from bench.config.files import ConfigFiles
 from bench.config.hydra_mistakes import dotted_keys
@@ -145,6 +145,9 @@ def test_keys_are_those_that_hydra_composes(folder, words):
         ("bmdal-bench data prepare ti", ["tio2 "]),
         ("bmdal-bench completion f", ["fish "]),
         ("bmdal-bench build --results co", ["conf/"]),
+        ("bmdal-bench select guards.max", ["guards.max_force=", "guards.max_uncertainty="]),
+        ("bmdal-bench select pool=co", ["conf/"]),
+        ("bmdal-bench select algorithm=lcmd_feat_r", ["lcmd_feat_rp "]),
         ("bmdal-bench nothing x", []),
         ("bmdal-bench run nothing.x", []),
         ("bmdal-bench run nothing=", []),
@@ -161,6 +164,14 @@ def test_flags_are_those_of_the_help(command):
         [sys.executable, "-m", "bench", command, "--help"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     assert set(re.findall(r"^  (?:-\w+, )?(--[a-z-]+)", done.stdout, re.MULTILINE)) == set(FLAGS[command])
+
+
+def test_words_of_a_selection():
+    from bench.pools.guards import Guards
+    from bench.select import Asked
+
+    own = {f"{name}=" for name in Asked.__dataclass_fields__ if name != "guards"} | {"repeat="}
+    assert set(OF_SELECT) == own | {f"guards.{name}=" for name in Guards.__dataclass_fields__}
 
 
 def test_flags_of_hydra():
