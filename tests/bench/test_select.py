@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import ase
 import ase.io
@@ -15,11 +16,13 @@ import torch
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from bench_commands import command
-from conftest import PROJECT, subprocess_environment
+from conftest import PROJECT, make_structures, random_molecule, subprocess_environment
 
 from bench import api
 from bench.config.compose import compose_run
 from bench.config.plugins import load_dataset, plugin
+from bench.data import neighbours
+from bench.data.neighbours import find_neighbours, shortest_distances
 from bench.errors import UserError
 from bench.kernels.base import Embedding, squared_norms
 from bench.learning.cycle import run_active_learning
@@ -355,3 +358,24 @@ def test_killed_and_taken_up_again(aspirin, tmp_path):
     assert "blocks are there already" in (tmp_path / "again.log").read_text()
     assert (tmp_path / "again.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
     assert not list(tmp_path.glob("pools/*"))
+
+
+def test_pairs_of_molecules_are_those_of_any_search(generator, monkeypatch):
+    """Sizes mixed; positions in both precisions; neighbours of an atom in another order."""
+    monkeypatch.setattr(neighbours, "MANY", 0)
+    molecules = [random_molecule(generator, n) for n in (5, 1, 3, 5, 7, 3)]
+    data = make_structures(molecules)
+    for dtype in (np.float64, np.float32):
+        labelled = replace(data, positions=data.positions.astype(dtype))
+        passing = replace(labelled, passing=True)
+        whole, (_, some, _) = find_neighbours(labelled, 3.0), find_neighbours(passing, 3.0).of(passing, np.arange(6))
+        np.testing.assert_array_equal(some.offsets, whole.offsets)
+        np.testing.assert_array_equal(some.centres, whole.centres)
+        order = np.lexsort((whole.neighbours, whole.centres, np.repeat(np.arange(6), np.diff(whole.offsets))))
+        np.testing.assert_array_equal(some.neighbours, whole.neighbours[order])
+        rows = np.arange(6)
+        expected = shortest_distances(labelled, rows, 2.0)
+        np.testing.assert_allclose(shortest_distances(passing, rows, 2.0), expected, rtol=1e-12)
+    on_top = replace(passing, positions=np.zeros_like(passing.positions))
+    with pytest.raises(UserError, match="atoms 0 and 1 of structure 0 are 0 Å apart"):
+        find_neighbours(on_top, 3.0).of(on_top, np.arange(6))
