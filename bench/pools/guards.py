@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.data import chemical_symbols
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from bench.config.seeds import stream
 from bench.data.neighbours import shortest_distances
 from bench.data.structures import SMALLEST_VOLUME, Structures, spanned
 from bench.pools.frames import Frames
@@ -94,13 +95,19 @@ def sift(frames: Frames, known: Iterable[int], others: Sequence[tuple[str, Struc
 
 
 def _reject_copies(sieve: Sieve, data: Structures, others: Sequence[tuple[str, Structures]]) -> None:
-    """Of structures that are equal to the last bit: what is known already, and all but the first of the pool."""
+    """Of structures that are equal to the last digit: what is known already, and all but the first of the pool."""
+    rows = sieve.rows
+    prints = [_fingerprints(one) for _, one in others]
+    own = _fingerprints(data if len(rows) == len(data) else data.part(rows))
+    alike = _alike(np.concatenate([own, *prints]))
     known: dict[bytes, str] = {}
+    start = len(own)
     for what, structures in others:
-        for row in range(len(structures)):
+        for row in np.flatnonzero(alike[start : start + len(structures)]).tolist():
             known.setdefault(_content(structures, row), what)
+        start += len(structures)
     seen: set[bytes] = set()
-    for row in sieve.rows.tolist():
+    for row in rows[alike[: len(rows)]].tolist():
         content = _content(data, row)
         if content in known:
             sieve.reject(np.array([row]), known[content])
@@ -109,13 +116,36 @@ def _reject_copies(sieve: Sieve, data: Structures, others: Sequence[tuple[str, S
         seen.add(content)
 
 
+def _fingerprints(data: Structures) -> Float[np.ndarray, " structures"]:
+    """A number of each structure that is the same for equal ones, and else only by chance."""
+    within = np.arange(len(data.positions)) - np.repeat(data.offsets[:-1], data.n_atoms)
+    weights = stream(0, "fingerprints").normal(size=(int(data.n_atoms.max()), 3))[within]
+    of_atoms = (_rounded(data.positions) * weights).sum(1) + data.atomic_numbers * weights[:, 0]
+    found: Float[np.ndarray, " structures"] = np.add.reduceat(of_atoms, data.offsets[:-1])
+    return found
+
+
+def _alike(prints: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Which of some numbers have an equal among the others, up to rounding."""
+    order = np.argsort(prints)
+    near = np.diff(prints[order]) <= 1e-9 * (1 + np.abs(prints[order[1:]]))
+    found = np.zeros(len(prints), dtype=bool)
+    found[order[1:]] |= near
+    found[order[:-1]] |= near
+    return found
+
+
+def _rounded(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """To 1e-8 Å, the last digit that extended XYZ writes."""
+    return np.round(values.astype(np.float64), 8) + 0.0
+
+
 def _content(data: Structures, row: int) -> bytes:
-    """What stands for a structure: its positions to 1e-8 Å, the last digit that extended XYZ writes."""
+    """What stands for a structure."""
     atoms = slice(data.offsets[row], data.offsets[row + 1])
-    positions = np.round(data.positions[atoms].astype(np.float64), 8) + 0.0
-    parts = [data.atomic_numbers[atoms].astype(np.uint8), positions, data.periodic[row]]
+    parts = [data.atomic_numbers[atoms].astype(np.uint8), _rounded(data.positions[atoms]), data.periodic[row]]
     if data.periodic[row].any():
-        parts.append(np.round(data.cells[row].astype(np.float64), 8) + 0.0)
+        parts.append(_rounded(data.cells[row]))
     return hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=16).digest()
 
 
