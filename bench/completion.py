@@ -47,7 +47,7 @@ TAKES_PATH = (
 SWEEPING = ("launch", "plan")
 OF_FILES = ("pool=", "labelled=", "model=", "pending=", "exclude=", "output=", "repeat=")
 OF_SELECT = (
-    *(*OF_FILES, "n="),
+    *(*OF_FILES, "n=", "shards="),
     *(f"guards.{name}=" for name in ("min_distance", "max_force", "max_uncertainty", "tolerance")),
     *("guards.per_file=", "guards.per_composition="),
 )

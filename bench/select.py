@@ -8,30 +8,37 @@ What a word of the command line means:
   pending, exclude    structures out for labelling, which count as covered; structures that must not be chosen
   output              where to write: selected.xyz, and beside it .json, .png and .html
   guards.…            min_distance, max_force, max_uncertainty, tolerance, per_file, per_composition
+  shards              parts of a pool too large for one process, each chosen from by itself; cluster=slurm: as an array
   repeat              a .json written before: the same selection again
   algorithm=…, kernel=…, selection=…, training.…, dataset.…, seed=…   as for a run
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
 from bench.commands import called
 from bench.commands.frame import framed
 from bench.config.command_line import OneLineParser, add_config_flags, files_of
+from bench.config.compose import split_cluster
 from bench.config.files import ConfigFiles, parse
 from bench.config.plugins import build, load_dataset, offers, plugin
 from bench.errors import UserError
 from bench.pools.guards import Guards
 from bench.pools.words import configured
+
+if TYPE_CHECKING:
+    from bench.learning.models import Model
+    from bench.pools.frames import Frames
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +54,7 @@ class Asked:
     pending: str | list[str] | None = None
     exclude: str | list[str] | None = None
     output: str = "selected.xyz"
+    shards: PositiveInt = 1
     guards: Guards = field(default_factory=Guards)
 
 
@@ -114,14 +122,17 @@ def _repeated(words: Sequence[str], files: ConfigFiles) -> list[str]:
 
 def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     """Choose, write, and say what was done."""
+    of_cluster, words = split_cluster(words, files)
+    if of_cluster and asked.shards == 1:
+        raise UserError(f"{of_cluster[0]}: a pool of one shard is chosen from here: add shards=NUMBER")
     with_model = asked.model is not None or asked.labelled is not None
     run = configured([*_dataset(asked, words, files), *words], files, with_model=with_model)
     from bench.kernels.base import Kernel  # noqa: PLC0415 - torch: mistakes above are told without it
-    from bench.learning.models import Model, of_run, trained  # noqa: PLC0415
+    from bench.learning.models import of_run, trained  # noqa: PLC0415
     from bench.pools.frames import joined_structures, read_frames  # noqa: PLC0415
     from bench.pools.page import write_page  # noqa: PLC0415
     from bench.pools.selecting import Known, Method, select_from  # noqa: PLC0415
-    from bench.pools.written import record_of, sha256_of, write_record, write_structures  # noqa: PLC0415
+    from bench.pools.written import record_of, write_record, write_structures  # noqa: PLC0415
     from bench.potentials.architecture import Architecture  # noqa: PLC0415
     from bench.runs.device import prepare_device  # noqa: PLC0415
     from bench.runs.record import make_folder  # noqa: PLC0415
@@ -135,9 +146,9 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     kernel: Kernel = offers(plugin(run.kernel, "kernel"), Kernel, "kernel")
     selection: Selection = offers(plugin(run.selection, "selection"), Selection, "selection")
     architecture: Architecture = offers(plugin(run.model, "model"), Architecture, "model")
-    frames = read_frames(asked.pool, "pool")
-    log.info("pool: %d structures of %d files", len(frames), len(frames.files))
-    model: Model | None = None
+    pool = read_frames(asked.pool, "pool")
+    log.info("pool: %d structures of %d files", len(pool), len(pool.files))
+    model: "Model | None" = None
     labelled = None
     if asked.model is not None:
         model = of_run(asked.model, run.device)
@@ -146,6 +157,7 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
         model = trained(run, load_dataset(run.dataset), kernel.members)
     elif asked.labelled is not None:
         labelled = read_frames(asked.labelled, "labelled").data
+    frames = pool if asked.shards == 1 else _core(pool, asked, words, of_cluster, files)
     pending, excluded = (
         None if given is None else joined_structures([read_frames(given, what).data])
         for what, given in (("pending", asked.pending), ("exclude", asked.exclude))
@@ -153,27 +165,53 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     method = Method(kernel, selection, architecture, run.seed, asked.guards, run.precision, run.device)
     known = Known(labelled, pending, excluded)
     batch = select_from(frames, asked.n, method, model=model, known=known, folder=Path(run.results))
-    given = [asked.pool, asked.labelled, asked.pending, asked.exclude]
-    named = [name for one in given if one is not None for name in ([one] if isinstance(one, str) else one)]
-    inputs = {name: sha256_of(Path(name)) for name in (*frames.files, *named) if Path(name).exists()}
-    if model is not None:
-        inputs[str(model.file)] = sha256_of(model.file)
-    record = record_of(
-        batch,
-        {
-            "words": [*_own_words(asked), *words],
-            "files": inputs,
-            "kernel": kernel.name,
-            "selection": selection.name,
-            "seed": run.seed,
-            "model": None if model is None else str(model.file),
-        },
-    )
+    said = {"kernel": kernel.name, "selection": selection.name, "seed": run.seed, "shards": asked.shards}
+    said |= {"words": [*_own_words(asked), *words, *of_cluster], "pool_of_shards": len(pool)}
+    said |= {"model": None if model is None else str(model.file)}
+    record = record_of(batch, said | {"files": _checksums(asked, pool, model)})
     write_structures(output, batch)
     write_record(output.with_suffix(".json"), record)
     write_page(output, batch, record)
     shutil.rmtree(batch.kept, ignore_errors=True)
     _tell(record, output)
+
+
+def _checksums(asked: Asked, pool: "Frames", model: "Model | None") -> dict[str, str]:
+    """The SHA-256 of every file that the selection was made from."""
+    from bench.pools.written import sha256_of  # noqa: PLC0415 - ASE
+
+    given = [asked.pool, asked.labelled, asked.pending, asked.exclude]
+    named = [name for one in given if one is not None for name in ([one] if isinstance(one, str) else one)]
+    files = [*pool.files, *named, *([] if model is None else [str(model.file)])]
+    return {name: sha256_of(Path(name)) for name in files if Path(name).exists()}
+
+
+def _core(
+    pool: "Frames", asked: Asked, words: Sequence[str], of_cluster: Sequence[str], files: ConfigFiles
+) -> "Frames":
+    """The core-sets that the shards of a pool give, each chosen by a process of this command."""
+    from bench.launch.cluster import cluster_of  # noqa: PLC0415
+    from bench.launch.tasks import Task, do  # noqa: PLC0415
+    from bench.pools.frames import digest  # noqa: PLC0415
+    from bench.pools.shards import core_rows, core_size, write_shards  # noqa: PLC0415
+
+    size = core_size(asked.n, len(pool), asked.shards)
+    of_shard = replace(asked, n=size, shards=1, guards=replace(asked.guards, per_file=None, per_composition=None))
+    said = [*_own_words(of_shard)[1:], *words, *files.words()]
+    results = next((word.partition("=")[2] for word in words if word.startswith("results=")), "results")
+    key = hashlib.sha256(json.dumps([digest(pool.data), asked.shards, said]).encode()).hexdigest()[:16]
+    folder = Path(results) / "pools" / f"shards_{key}"
+    places = write_shards(pool, asked.shards, folder)
+    records = [folder / f"core_{number}.json" for number in range(len(places))]
+    tasks = [
+        Task("bench.select", [f"pool={json.dumps(str(place))}", *said, f"output={record.with_suffix('.xyz')}"])
+        for place, record in zip(places, records, strict=True)
+        if not record.exists()
+    ]
+    log.info("%d shards of %d structures: %d to choose from", len(places), len(pool), len(tasks))
+    if tasks:
+        do(tasks, cluster_of(of_cluster, files), folder)
+    return pool.part(core_rows(records, len(pool)))
 
 
 def _dataset(asked: Asked, words: Sequence[str], files: ConfigFiles) -> list[str]:
@@ -187,9 +225,9 @@ def _dataset(asked: Asked, words: Sequence[str], files: ConfigFiles) -> list[str
 def _own_words(asked: Asked) -> list[str]:
     """The command's own words again."""
     words = []
-    for key in ("pool", "n", "labelled", "model", "pending", "exclude"):
+    for key in ("pool", "n", "labelled", "model", "pending", "exclude", "shards"):
         value = getattr(asked, key)
-        if value is not None:
+        if value is not None and (key, value) != ("shards", 1):
             words.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
     usual = Guards()
     changed = {key: value for key, value in vars(asked.guards).items() if value != getattr(usual, key)}

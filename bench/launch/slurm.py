@@ -4,13 +4,18 @@ What runs and what is left is never asked of SLURM's accounting: results on disk
 """
 
 import getpass
+import logging
 import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
+import time
+import uuid
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,14 +28,17 @@ from bench.errors import UserError
 from bench.launch.cluster import Slurm, environment
 from bench.launch.logs import errors_in
 from bench.runs.record import write_atomically
+from bench.runs.stopping import Stopped, raise_if_asked
 
 if TYPE_CHECKING:
     from bench.launch.worker import Worker
 
+log = logging.getLogger(__name__)
 PREFIX = "bmdal-bench-"
 PLACE = "slurm/place"
 """The file in the folder of a launch that says where this was when it was submitted."""
 SECONDS_TO_ANSWER = 30
+SECONDS_BETWEEN_LOOKS = 1.0
 ENDLESS = 10**6
 
 
@@ -67,6 +75,34 @@ class SlurmWorker:
 
 def submit(folder: Path, cluster: Slurm, workers: int) -> str:
     """Submit the workers of a launch as one array; returns the job's number. Raises UserError with SLURM's reason."""
+    return _submit(folder, cluster, [SlurmWorker(folder)] * workers)
+
+
+def run(tasks: Sequence[Callable[[], None]], folder: Path, cluster: Slurm) -> None:
+    """Have tasks done as the elements of an array, as many at once as `cluster.workers`, and wait for them.
+
+    Raises UserError with SLURM's reason, or with the errors of those that failed.
+    """
+    limit = most_elements()
+    if len(tasks) > limit:
+        raise UserError(f"{len(tasks)} tasks are beyond this site's MaxArraySize: ask for {limit} at most")
+    place = folder / f"tasks_{uuid.uuid4().hex[:8]}"
+    place.mkdir(parents=True)
+    job = _submit(place, replace(cluster, parallel=cluster.parallel or cluster.workers), tasks)
+    log.info("submitted %d tasks as job %s; logs in %s/slurm", len(tasks), job, place)
+    try:
+        while left := alive().get(place.name, 0):
+            log.debug("%d tasks are left", left)
+            raise_if_asked()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    except Stopped:
+        cancel(place)
+        raise
+    if told := errors(place):
+        raise UserError(f"tasks of job {job} failed: {'; '.join(told)}")
+
+
+def _submit(folder: Path, cluster: Slurm, calls: Sequence[Callable[[], None]]) -> str:
     if shutil.which("srun") is None or shutil.which("sbatch") is None:
         raise UserError("there is no SLURM here (no sbatch, srun): run this where jobs are submitted, or cluster=local")
     executor = SlurmExecutor(folder=folder / "slurm", max_num_timeout=ENDLESS)
@@ -81,7 +117,7 @@ def submit(folder: Path, cluster: Slurm, workers: int) -> str:
         "cpus_per_task": cluster.cpus_per_worker,
         "gpus_per_node": cluster.gpus_per_worker or None,
         "signal_delay_s": cluster.seconds_to_stop,
-        "array_parallelism": cluster.parallel or workers,
+        "array_parallelism": cluster.parallel or len(calls),
         "stderr_to_stdout": True,
         "setup": [*(f"export {name}={shlex.quote(value)}" for name, value in exports.items()), *cluster.setup],
         # srun does not take it from sbatch since SLURM 22.05
@@ -91,7 +127,7 @@ def submit(folder: Path, cluster: Slurm, workers: int) -> str:
     executor.update_parameters(**{key: value for key, value in options.items() if value is not None})
     try:
         with executor.batch():
-            jobs = [executor.submit(SlurmWorker(folder)) for _ in range(workers)]
+            jobs = [executor.submit(call) for call in calls]
     except submitit.core.utils.FailedJobError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"SLURM refuses the job ({reason}): change cluster.… values") from None
