@@ -41,13 +41,9 @@ def embed(prepared: PreparedKernel, rows: Int[np.ndarray, " pool"], kernel: str,
         block = rows[start : start + BLOCK]
         part = prepared.embed(block)
         check_embedding(part, block, kernel)
-        diagonal = _opened(folder / DIAGONAL, np.dtype("<f8"), (len(rows),))
-        diagonal[start : start + len(block)] = part.diagonal.cpu().numpy()
-        diagonal.flush()
+        _write(folder / DIAGONAL, np.dtype("<f8"), len(rows), start, part.diagonal)
         if part.pool is not None:
-            features = _opened(folder / FEATURES, np.dtype("<f4"), (len(rows), part.pool.shape[1]))
-            features[start : start + len(block)] = part.pool.cpu().numpy()
-            features.flush()
+            _write(folder / FEATURES, np.dtype("<f4"), len(rows), start, part.pool)
         write_atomically(folder / DONE, json.dumps(number + 1).encode())
         raise_if_asked()
     return Embedding(torch.from_numpy(np.load(folder / DIAGONAL)), _in_memory(folder / FEATURES), training)
@@ -63,6 +59,13 @@ def _done(path: Path) -> int:
     return done
 
 
+def _write(path: Path, dtype: np.dtype, n: int, start: int, values: torch.Tensor) -> None:
+    """Put the values of a block into their file of `n` rows; to the disk before this returns."""
+    mapped = _opened(path, dtype, (n, *values.shape[1:]))
+    mapped[start : start + len(values)] = values.cpu().numpy()
+    mapped.flush()
+
+
 def _opened(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     """The file for so many values, made if it is not there as it should be."""
     if path.exists():
@@ -76,13 +79,12 @@ def _opened(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _in_memory(path: Path) -> torch.Tensor | None:
-    """The features in double precision, as selections compute."""
+    """The features in double precision, as selections compute; a block is mapped at a time: that is memory, too."""
     if not path.exists():
         return None
-    mapped = np.load(path, mmap_mode="r")
-    features = torch.empty(mapped.shape, dtype=torch.float64)
-    for start in range(0, len(mapped), BLOCK):
-        features[start : start + BLOCK] = torch.from_numpy(mapped[start : start + BLOCK].astype(np.float64))
+    features = torch.empty(np.load(path, mmap_mode="r").shape, dtype=torch.float64)
+    for start in range(0, len(features), BLOCK):
+        features[start : start + BLOCK] = torch.from_numpy(np.load(path, mmap_mode="r")[start : start + BLOCK].copy())
     return features
 
 

@@ -12,7 +12,9 @@ from bench.selection.base import Copies, Selected, check_size
 from bench.selection.distances import nearest_centres, squared_distances
 
 AHEAD = 32
-"""Likely next picks whose distances to the pool are computed in one matrix product."""
+"""Likely next picks whose distances to the pool are computed in one matrix product,"""
+DISTANCES = 2**23
+"""or as many as make so many distances: of a large pool a wrong guess costs more than reading the features again."""
 MEMBERS = 64
 """Points of a large cluster that are looked at to guess the next picks."""
 
@@ -57,7 +59,9 @@ class LargestClusterMaximumDistance:
                 left = batch_size - step
                 likely = [best]
                 if step or len(training):
-                    likely += _likely(pool, distance, centre, len(training) + step, min(AHEAD, left))
+                    likely += _likely(
+                        pool, distance, centre, len(training) + step, min(AHEAD, left, max(1, DISTANCES // len(pool)))
+                    )
                 likely = list(dict.fromkeys(likely))
                 foreseen = dict(zip(likely, squared_distances(pool, norms, pool[likely]), strict=True))
             picked.append(best)
