@@ -1,11 +1,14 @@
 """Sweeps on a real SLURM: everything that happens to jobs there, and after it the numbers of an undisturbed sweep."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import ase
+import numpy as np
 import own_folder
 import pytest
 from bench_commands import command, records
@@ -13,6 +16,7 @@ from conftest import PROJECT, subprocess_environment
 from slurm_cluster import CannotStartError, SlurmCluster
 from small_sweeps import all_numbers, launch, process_ids, running, states, wait_until, words
 
+from bench import api
 from bench.runs.record import RECORD, read_record
 
 SEEDS = "seed=" + ",".join(map(str, range(8)))
@@ -192,3 +196,18 @@ def test_1460_runs(slurm, tmp_path):
     assert len(found) == 1460 and all(r["status"] == "done" and len(r["sessions"]) == 1 for r in found)
     files = sum(path.is_file() for path in (tmp_path / "launch").rglob("*"))
     print(f"submitted after {submitted:.1f} s, done after {everything:.0f} s; {files} files in launch/")
+
+
+def test_shards_of_a_pool_as_an_array(slurm, tmp_path):
+    """Each shard gives a core-set, from which the last step selects; once they are there nothing is submitted."""
+    raw = np.load(PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz")
+    np.savez(tmp_path / "pool.npz", z=raw["Z"], R=raw["R"][:90])
+    frames = [ase.Atoms(raw["Z"], positions) for positions in raw["R"][:90]]
+    core = sorted(start + row for start in (0, 45) for row in api.select(frames[start : start + 45], 40).rows.tolist())
+    expected = [core[row] for row in api.select([frames[row] for row in core], 2).rows]
+    asked = [f"pool={tmp_path}/pool.npz", "n=2", "shards=2", *HERE, "cluster.workers=2", f"results={tmp_path}"]
+    for told in ("submitted 2 tasks as job", "2 shards of 90 structures: 0 to choose from"):
+        done = command(*asked, f"output={tmp_path}/out.xyz", "threads=1", module="bench.select")
+        assert done.returncode == 0 and told in done.stderr, done.stderr
+        record = json.loads((tmp_path / "out.json").read_text())
+        assert [pick["pool_index"] for pick in record["picks"]] == expected and record["structures"]["pool"] == 80

@@ -25,6 +25,8 @@ from bench.data import neighbours
 from bench.data.neighbours import find_neighbours, shortest_distances
 from bench.errors import UserError
 from bench.kernels.base import Embedding, squared_norms
+from bench.launch.cluster import Local
+from bench.launch.tasks import Task, do
 from bench.learning.cycle import run_active_learning
 from bench.pools import embedded
 from bench.pools.coverage import coverage
@@ -379,3 +381,19 @@ def test_pairs_of_molecules_are_those_of_any_search(generator, monkeypatch):
     on_top = replace(passing, positions=np.zeros_like(passing.positions))
     with pytest.raises(UserError, match="atoms 0 and 1 of structure 0 are 0 Å apart"):
         find_neighbours(on_top, 3.0).of(on_top, np.arange(6))
+
+
+def test_tasks_side_by_side(tmp_path):
+    """All are done; one that fails is told after the others have ended."""
+    (tmp_path / "good.json").write_text("{}")
+    (tmp_path / "bad.json").write_text("{")
+    cluster = Local(workers=1, gpus_per_worker=0, attempts=1, pack=1)
+
+    def task(name, written):
+        return Task("json.tool", [str(tmp_path / name), str(tmp_path / written)])
+
+    do([task("good.json", "1"), task("good.json", "2")], cluster, tmp_path)
+    assert (tmp_path / "1").exists() and (tmp_path / "2").exists()
+    with pytest.raises(UserError, match="1 of 2 tasks failed"):
+        do([task("bad.json", "3"), task("good.json", "4")], cluster, tmp_path)
+    assert (tmp_path / "4").exists()
