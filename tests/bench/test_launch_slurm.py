@@ -146,14 +146,26 @@ def test_cancel_and_what_slurm_refuses(slurm, tmp_path):
     assert set(states(tmp_path, "seed=0,1", **settings).values()) == {"interrupted"}
 
 
-def test_configuration_and_kernel_of_the_working_folder(slurm, tmp_path, monkeypatch):
-    """The workers on the nodes find what the submitting command found."""
+def test_everything_of_ones_own(slurm, tmp_path, monkeypatch):
+    """Scenario, data, potential, kernel and selection of the working folder: the nodes find them, figures name them."""
     own_folder.write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    given = ["sweep=mine", "--config-dir", "conf", *HERE, "cluster.workers=1", *own_folder.SMALL]
+    small = [word for word in own_folder.SMALL if not word.startswith(("model", "plugins", "dataset", "~dataset"))]
+    names = ["own_kernel", "own_selection", "own_dataset", "own_potential"]
+    given = ["sweep=mine", "--config-dir", "conf", *HERE, "cluster.workers=1", *small]
+    given += ["dataset=mine", "model=mine", "selection=mine", f"plugins=[{','.join(names)}]"]
     done = own_folder.in_folder("bench.launch", *given, "--wait")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [r["identity"]["kernel"]["name"] for r in records(tmp_path / "out")] == ["MINE", "MINE"]
+    identities = [record["identity"] for record in records(tmp_path / "out")]
+    parts = ("dataset", "model", "kernel", "selection")
+    assert [[one[part]["name"] for part in parts] for one in identities] == [
+        ["springs", "PAIRS", "MINE", "SMALLEST"]
+    ] * 2
+    chosen = ["--figures", "learning_curves_*", "--format", "svg"]
+    drawn = own_folder.in_folder("analysis.build", "--results", "out", *chosen)
+    assert drawn.returncode == 0, drawn.stderr
+    pictures = list((tmp_path / "out/analysis/figures").glob("learning_curves_mine*.svg"))
+    assert pictures and all("SMALLEST + MINE" in one.read_text(encoding="utf-8") for one in pictures)
 
 
 @pytest.mark.long
