@@ -245,7 +245,9 @@ def _tell(record: dict[str, Any], output: Path) -> None:
         print(f"kept out: {rejected}")
     if covers and covers["mean_squared_distance"][0] is not None:
         before, after = covers["mean_squared_distance"][0], covers["mean_squared_distance"][-1]
-        print(f"mean squared distance of the pool from what is labelled: {before:.4g}, with these {after:.4g}")
+        further = record["coverage_with_the_next_batch"]
+        more = f", with as many again {further['mean_squared_distance']:.4g}" if further else ""
+        print(f"mean squared distance of the pool from what is labelled: {before:.4g}, with these {after:.4g}{more}")
 
 
 if __name__ == "__main__":

@@ -76,10 +76,10 @@ def _panels(batch: Batch) -> list[tuple[str, bool]]:
 
 
 def _coverage(axes: Any, batch: Batch) -> None:
-    covers = batch.coverage
+    covers = batch.next_coverage or batch.coverage
     if covers is None:
         return
-    picks = np.arange(len(covers.largest))
+    picks, n = np.arange(len(covers.largest)), len(batch.rows)
     for values, label, colour in (
         (np.array(covers.largest), "largest distance", BLUE),
         (np.sqrt(covers.mean_squared), "root mean squared distance", ORANGE),
@@ -87,8 +87,9 @@ def _coverage(axes: Any, batch: Batch) -> None:
     ):
         start = next((value for value in values if np.isfinite(value)), None)
         if start:
-            axes.plot(picks[: len(values)], values / start, label=label, color=colour)
-    axes.set_xlabel("structures picked")
+            axes.plot(picks[: n + 1], values[: n + 1] / start, label=label, color=colour)
+            axes.plot(picks[n:], values[n:] / start, color=colour, linestyle=":")
+    axes.set_xlabel("structures picked" + (" (dotted: the next batch)" if batch.next_coverage else ""))
     axes.set_ylabel("of the pool, relative to the start")
     axes.set_ylim(0, None)
     axes.legend(frameon=False, fontsize=8)

@@ -18,7 +18,7 @@ from bench.kernels.base import Kernel, KernelInputs, PreparedKernel, energy_devi
 from bench.learning.models import Model, digest_of
 from bench.pools.choosing import Chosen, choose
 from bench.pools.coverage import Coverage, coverage
-from bench.pools.embedded import embed
+from bench.pools.embedded import BLOCK, embed
 from bench.pools.frames import Frames, digest, joined_structures
 from bench.pools.guards import FORCES, UNCERTAIN, Guards, Sieve, sift
 from bench.potentials.architecture import Architecture
@@ -62,6 +62,8 @@ class Batch:
     sieve: Sieve
     chosen: Chosen
     coverage: Coverage | None
+    next_coverage: Coverage | None
+    """That of these and of as many again, where they are the picks that come next; None of pools of several blocks."""
     uncertainty: Float[np.ndarray, " allowed"] | None
     known: int
     kept: Path
@@ -115,8 +117,27 @@ def select_from(
     chosen = choose(frames, sieve, embedded, embedding, n, method.selection, method.guards, generator)
     if uncertainty is not None:
         uncertainty = uncertainty[np.isin(embedded, chosen.among)]
-    covers = coverage(chosen.embedding, chosen.places, _noise(prepared))
-    return Batch(frames, sieve, chosen, covers, uncertainty, n_known, kept)
+    noise, further = _noise(prepared), _with_the_next(chosen, method.selection, generator)
+    covers = coverage(chosen.embedding, chosen.places, noise)
+    next_covers = None if further is None else coverage(chosen.embedding, further, noise)
+    return Batch(frames, sieve, chosen, covers, next_covers, uncertainty, n_known, kept)
+
+
+def _with_the_next(
+    chosen: Chosen, selection: Selection, generator: np.random.Generator
+) -> Int[np.ndarray, " picked"] | None:
+    """The places of the picks and of as many again; None where a larger batch does not begin with this one.
+
+    None, too, of a pool of several blocks, where selecting takes long, or too small a pool.
+    """
+    n, among = len(chosen.rows), len(chosen.among)
+    if chosen.n_random or 2 * n > among or among > BLOCK:
+        return None
+    try:
+        rows = selection.select(chosen.embedding, 2 * n, generator).rows
+    except UserError:  # no more rank
+        return None
+    return rows if np.array_equal(rows[:n], chosen.places) else None
 
 
 def _check(kernel: Kernel, selection: Selection, model: Model | None) -> None:

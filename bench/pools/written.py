@@ -11,6 +11,7 @@ import ase
 import ase.io
 import numpy as np
 
+from bench.pools.coverage import Coverage
 from bench.pools.selecting import Batch
 from bench.runs.provenance import provenance
 from bench.runs.record import now, write_atomically
@@ -79,8 +80,15 @@ def record_of(batch: Batch, asked: Mapping[str, Any]) -> dict[str, Any]:
             "mean_squared_distance": _plain(covers.mean_squared),
             "mean_uncertainty_eV": _plain(covers.uncertainty),
         },
+        "coverage_with_the_next_batch": None if batch.next_coverage is None else _ends(batch.next_coverage),
         "provenance": provenance("cpu"),
     }
+
+
+def _ends(covers: Coverage) -> dict[str, float]:
+    """The coverage after the last pick."""
+    found = {"largest_distance": covers.largest[-1], "mean_squared_distance": covers.mean_squared[-1]}
+    return found | ({"mean_uncertainty_eV": covers.uncertainty[-1]} if covers.uncertainty else {})
 
 
 def write_structures(path: Path, batch: Batch) -> None:

@@ -89,6 +89,8 @@ def test_picks_are_those_of_the_cycle(run, aspirin, algorithm):
     assert pool[batch.rows].tolist() == longer.content.steps[0].picked
     assert batch.known == 20 and not batch.sieve.rejected
     if algorithm == "maxdet_gp_ll":
+        twice = api.select([aspirin[i] for i in pool], 10, model=api.load(ended.folder), algorithm=algorithm)
+        assert batch.next_coverage.largest == twice.coverage.largest
         assert batch.uncertainty.shape == (300,) and batch.coverage.uncertainty[-1] < batch.coverage.uncertainty[0]
 
 
