@@ -113,6 +113,7 @@ def _map(axes: Any, batch: Batch) -> None:
     if len(embedding.training):
         axes.scatter(*on_plane(embedding.training).T, s=14, color=BLUE, marker="s", linewidth=0, label="labelled")
     axes.scatter(*picked.T, s=18, color=ORANGE, marker="^", linewidth=0, label="picked")
+    axes.locator_params(nbins=5)
     axes.set_xlabel("first principal component")
     axes.set_ylabel("second principal component")
     axes.legend(frameon=False, fontsize=8)
@@ -126,6 +127,7 @@ def _histogram(axes: Any, batch: Batch) -> None:
     edges = np.histogram_bin_edges(values, bins=40)
     axes.hist(values, bins=edges, color=GREY, label="pool")
     axes.hist(values[batch.chosen.places], bins=edges, color=ORANGE, label="picked")
+    axes.locator_params(axis="x", nbins=5)
     axes.set_yscale("log")
     axes.set_xlabel(label)
     axes.set_ylabel("structures")
