@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bench.config import versions
-from bench.config.plugins import load_dataset
+from bench.config.plugins import filed, load_dataset
 from bench.data.structures import Structures
 from bench.errors import UserError, WriteError
 from bench.kernels.posterior import Posterior
@@ -109,7 +109,7 @@ def _told(model: Path) -> Any:
 def _fit(model: Path, potential: Potential, method: str, n_train: int | None) -> Uncertainty:
     """Fit to the labelled structures of a run, as its record names them. Raises UserError."""
     record = _record(model, method)
-    data = _data(model, record, method)
+    data = data_of(model, record, method)
     split = read_arrays(model.with_name(SPLIT), record.files)
     if split is None:
         raise UserError(f"uncertainty {method} of {model}: no {SPLIT} beside it, which says what it was trained on")
@@ -132,10 +132,12 @@ def _record(model: Path, method: str) -> Record:
     return read_validated(path)
 
 
-def _data(model: Path, record: Record, method: str) -> Structures:
+def data_of(model: Path, record: Record, method: str) -> Structures:
     """The dataset of a run, if it is here and the same. Raises UserError."""
-    asked, expected = record.configuration.get("dataset"), record.identity["dataset"]
-    if not asked:
+    asked, expected = record.configuration.get("dataset", {}), record.identity["dataset"]
+    if "_target_" not in asked:  # an early record: a dataset of the project's own
+        asked = filed("dataset").get(expected["name"])
+    if asked is None:
         raise UserError(f"uncertainty {method} of {model}: its record does not say which data, for it is too old")
     try:
         data: Structures = load_dataset(asked)
