@@ -17,7 +17,7 @@ from bench.potentials.base import View
 from bench.runs.record import checksums_beside
 from bench.training.store import load_potential
 from bench.uncertainty.estimate import Deviations, Estimator
-from bench.uncertainty.kept import of_model
+from bench.uncertainty.kept import of_file
 
 UNCERTAINTIES = ("energy_std", "energies_std", "forces_std", "max_force_std")
 
@@ -58,8 +58,7 @@ class PotentialCalculator(Calculator):
         self.calibrated = calibrated
         self.estimator: Estimator | None = None
         if uncertainty is not None:
-            n_train = self.trained_on.get("n_train")
-            fitted = of_model(Path(path), self.potential, uncertainty, n_train=n_train, calibrated=calibrated)
+            fitted = of_file(Path(path), self.potential, uncertainty, calibrated=calibrated)
             self.estimator = fitted.of(self.potential)
             offered = UNCERTAINTIES if uncertainty == "committee" else UNCERTAINTIES[:2]
             self.implemented_properties = [*self.implemented_properties, *offered]

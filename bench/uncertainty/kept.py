@@ -1,6 +1,5 @@
 """The uncertainty of a finished run's model, kept beside it: made from the record and its data when first asked for."""
 
-import contextlib
 import hashlib
 import io
 import logging
@@ -11,13 +10,11 @@ import numpy as np
 import torch
 
 from bench.config import versions
-from bench.config.plugins import filed, load_dataset
-from bench.data.structures import Structures
 from bench.errors import UserError, WriteError
 from bench.kernels.posterior import Posterior
+from bench.learning.models import Model, of_run
 from bench.potentials.base import Potential
-from bench.runs.record import RECORD, SPLIT, read_arrays, read_validated, write_atomically
-from bench.runs.record_schema import Record
+from bench.runs.record import read_arrays, write_atomically
 from bench.uncertainty.calibration import Calibration
 from bench.uncertainty.estimate import KERNELS, Uncertainty, check_method, fit_uncertainty
 
@@ -31,29 +28,50 @@ def file_beside(model: Path, method: str) -> Path:
     return model.with_name(f"{model.stem}.{method}.npz")
 
 
-def of_model(
-    model: Path, potential: Potential, method: str, *, n_train: int | None = None, calibrated: bool = True
-) -> Uncertainty:
-    """Take what is kept beside a model file, or fit it as its run's record says and keep it.
-
-    `n_train` is what the model file says of its training set (None: it is of the run's first end).
+def of_file(path: Path, potential: Potential, method: str, *, calibrated: bool = True) -> Uncertainty:
+    """The uncertainty of a model file: what is kept beside it, or fitted to the structures that its run's record names.
 
     Raises UserError where that takes a record or data that are not there. A committee that is not to be calibrated
     needs neither.
     """
     check_method(method, potential)
-    found = _read(model, method, potential.device)
+    found = _read(path, method, potential.device)
     if found is None and method == "committee" and not calibrated:
         return Uncertainty(method, 0, 0, None)
     if found is None:
-        found = _fit(model, potential, method, n_train)
-        with _told(model):
-            keep(model, found)
+        try:
+            model = of_run(path, str(potential.device))
+        except UserError as error:
+            raise UserError(
+                f"uncertainty {method} of {path} needs the run and its data once ({error}); or copy"
+                f" {file_beside(path, method).name} to it from where it was made"
+            ) from None
+        found = _fitted(model, method)
     if calibrated and found.energy is None:
         raise UserError(
-            f"uncertainty of {model}: nothing is known of its errors, for it was fitted without validation structures:"
+            f"uncertainty of {path}: nothing is known of its errors, for it was fitted without validation structures:"
             " give calibrated=False"
         )
+    return found
+
+
+def of_model(model: Model, method: str) -> Uncertainty:
+    """The uncertainty of a model that is at hand with its structures: what is kept beside it, or fitted and kept.
+
+    Raises UserError for a method that it does not serve.
+    """
+    check_method(method, model.potential)
+    return _read(model.file, method, model.potential.device) or _fitted(model, method)
+
+
+def _fitted(model: Model, method: str) -> Uncertainty:
+    log.info("uncertainty %s of %s: fitted to %d structures", method, model.file, len(model.training))
+    view = model.view(model.data)
+    found = fit_uncertainty(method, model.potential, view, model.training, model.validation, model.seed)
+    try:
+        keep(model.file, found)
+    except WriteError as error:
+        log.warning("the uncertainty of %s is not kept, and will be fitted again: %s", model.file, error)
     return found
 
 
@@ -95,60 +113,3 @@ def _read(model: Path, method: str, device: torch.device) -> Uncertainty | None:
     except (UserError, KeyError, TypeError, ValueError) as error:
         log.warning("%s is damaged (%s): it is made again", path, error)
         return None
-
-
-@contextlib.contextmanager
-def _told(model: Path) -> Any:
-    """Say what cannot be kept, and go on."""
-    try:
-        yield
-    except WriteError as error:
-        log.warning("the uncertainty of %s is not kept, and will be fitted again: %s", model, error)
-
-
-def _fit(model: Path, potential: Potential, method: str, n_train: int | None) -> Uncertainty:
-    """Fit to the labelled structures of a run, as its record names them. Raises UserError."""
-    record = _record(model, method)
-    data = data_of(model, record, method)
-    split = read_arrays(model.with_name(SPLIT), record.files)
-    if split is None:
-        raise UserError(f"uncertainty {method} of {model}: no {SPLIT} beside it, which says what it was trained on")
-    picked = np.array(record.picked_before(n_train or record.finals[0]), dtype=np.int64)
-    labelled = np.concatenate([split["initial"].astype(np.int64), picked])
-    precision, device = str(potential.dtype).removeprefix("torch."), str(potential.device)
-    view = potential.architecture.on(data, precision, device)
-    log.info("uncertainty %s of %s: fitted to %d structures", method, model, len(labelled))
-    validation = split["validation"].astype(np.int64)
-    return fit_uncertainty(method, potential, view, labelled, validation, int(record.identity["seed"]))
-
-
-def _record(model: Path, method: str) -> Record:
-    path = model.with_name(RECORD)
-    if not path.exists():
-        raise UserError(
-            f"uncertainty {method} of {model}: neither {file_beside(model, method).name} nor {RECORD} is beside it:"
-            " give the model in the folder of its run, or fit with bench.uncertainty"
-        )
-    return read_validated(path)
-
-
-def data_of(model: Path, record: Record, method: str) -> Structures:
-    """The dataset of a run, if it is here and the same. Raises UserError."""
-    asked, expected = record.configuration.get("dataset", {}), record.identity["dataset"]
-    if "_target_" not in asked:  # an early record: a dataset of the project's own
-        asked = filed("dataset").get(expected["name"])
-    if asked is None:
-        raise UserError(f"uncertainty {method} of {model}: its record does not say which data, for it is too old")
-    try:
-        data: Structures = load_dataset(asked)
-    except UserError as error:
-        raise UserError(
-            f"uncertainty {method} of {model} needs the data of its run once, which are not here ({error}); or copy"
-            f" {file_beside(model, method).name} from where it was made"
-        ) from None
-    if data.checksum != expected["checksum"]:
-        raise UserError(
-            f"uncertainty {method} of {model}: dataset {data.name} has checksum {data.checksum[:12]}…, the run had"
-            f" {expected['checksum'][:12]}…: bring the data of the run back"
-        )
-    return data

@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import shutil
+from pathlib import Path
 
 import ase
 import ase.io
@@ -16,6 +18,7 @@ from bench.calculator import PotentialCalculator
 from bench.config.compose import compose_run
 from bench.config.plugins import filed, plugin
 from bench.errors import UserError
+from bench.learning import models
 from bench.learning.cycle import run_active_learning
 from bench.training.store import save_potential
 from bench.uncertainty import kept
@@ -167,9 +170,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def run(finished, tmp_path):
     """A copy of it, which a test may damage."""
-    for path in finished.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
+    return Path(shutil.copytree(finished, tmp_path / finished.name))
 
 
 @pytest.mark.parametrize(("method", "column"), [("gp_ll", "GP(LL)"), ("gp_rp", "GP(RP)"), ("committee", "QBC(E)")])
@@ -202,14 +203,14 @@ def test_it_is_fitted_once_and_made_again_where_it_is_damaged_or_another_s(run, 
         raise UserError("dataset water: no file frames.xyz: set dataset.path=FILE")
 
     with monkeypatch.context() as without_data:
-        without_data.setattr(kept, "load_dataset", gone)
+        without_data.setattr(models, "load_dataset", gone)
         again = PotentialCalculator(run / "model.pt", uncertainty="gp_ll").estimator.fitted
         torch.testing.assert_close(again.posterior.factor, first.posterior.factor, rtol=0, atol=0)
         np.testing.assert_array_equal(again.energy.ratios, first.energy.ratios)
         with pytest.raises(UserError) as error:
             PotentialCalculator(run / "model.pt", uncertainty="gp_rp")
-        assert "needs the data of its run once, which are not here (dataset water: no file" in str(error.value)
-        assert "or copy model.gp_rp.npz from where it was made" in str(error.value)
+        assert "needs the run and its data once (dataset water: no file" in str(error.value)
+        assert "or copy model.gp_rp.npz to it from where it was made" in str(error.value)
     for damaged in (content[:1000], b"", content[:-900] + bytes(byte ^ 1 for byte in content[-900:])):
         path.write_bytes(damaged)
         with caplog.at_level(logging.WARNING):
@@ -226,8 +227,8 @@ def test_it_is_fitted_once_and_made_again_where_it_is_damaged_or_another_s(run, 
 def test_other_data_under_the_same_name_are_refused(run, monkeypatch):
     data = plugin(compose_run(["scenario=demo"]).dataset, "dataset").load()
     other = dataclasses.replace(data, energies=data.energies + 1.0)
-    monkeypatch.setattr(kept, "load_dataset", lambda config: other)
-    with pytest.raises(UserError, match=r"dataset rmd17_aspirin_4019 has checksum .*, the run had .*: bring the data"):
+    monkeypatch.setattr(models, "load_dataset", lambda config: other)
+    with pytest.raises(UserError, match=r"has checksum .*, run .* was trained on .*: give the structures as they were"):
         PotentialCalculator(run / "model.pt", uncertainty="gp_ll")
 
 
@@ -243,10 +244,10 @@ def test_mistakes_are_told_in_one_line(tmp_path, run, generator):
         assert message in str(error.value)
     (tmp_path / "apart").mkdir()
     save_potential(tmp_path / "apart" / "one.pt", make_potential(data), data.reference_energies, {})
-    with pytest.raises(UserError, match=r"neither one.gp_ll.npz nor record.json is beside it: give the model in the"):
+    with pytest.raises(UserError, match=r"one.pt is no folder of a finished run .*or copy one.gp_ll.npz to it"):
         PotentialCalculator(tmp_path / "apart" / "one.pt", uncertainty="gp_ll")
     (run / "split.npz").unlink()
-    with pytest.raises(UserError, match=r"no split.npz beside it, which says what it was trained on"):
+    with pytest.raises(UserError, match=r"has no split.npz: run again"):
         PotentialCalculator(run / "model.pt", uncertainty="gp_ll")
     fitted = fit_uncertainty("gp_ll", make_potential(data), make_builder(data), np.arange(4), np.arange(0))
     assert fitted.energy is None

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.runs.record import RECORD, SPLIT, read_arrays, read_validated
-from bench.training.store import load_potential
+from bench.learning.models import of_run
+from bench.runs.record import SPLIT, read_arrays
 from bench.uncertainty.estimate import METHODS, held_out
-from bench.uncertainty.kept import data_of, of_model
+from bench.uncertainty.kept import of_model
 
 NOMINAL = (0.68, 0.90, 0.95)
 SIZES = (0, 12, 24, 1000)
@@ -28,12 +28,10 @@ SIZES = (0, 12, 24, 1000)
 
 def rows_of(name: str, folder: Path) -> Iterator[dict[str, Any]]:
     """A row for each method and group of test structures of a run."""
-    record, model = read_validated(folder / RECORD), folder / "model.pt"
-    data = data_of(model, record, "")
-    test = (read_arrays(folder / SPLIT, record.files) or {})["test"]
-    potential, _, extra = load_potential(model, "cpu", record.files)
-    view = potential.architecture.on(data, str(potential.dtype).removeprefix("torch."), "cpu")
-    sizes = data.n_atoms[test]
+    model = of_run(folder)
+    view, potential = model.view(model.data), model.potential
+    test = (read_arrays(folder / SPLIT, {}) or {})["test"]
+    sizes = model.data.n_atoms[test]
     groups = {"all": np.ones(len(test), dtype=bool)}
     if np.ptp(sizes):
         for low, high in itertools.pairwise(SIZES):
@@ -41,10 +39,10 @@ def rows_of(name: str, folder: Path) -> Iterator[dict[str, Any]]:
     for method in METHODS:
         if method == "committee" and potential.n_models == 1:
             continue
-        fitted = of_model(model, potential, method, n_train=extra.get("n_train"))
+        fitted = of_model(model, method)
         found, known = held_out(fitted, potential, view, test), fitted.energy
         error, deviation = found.energy_error, found.deviations.energy
-        base = {"data": name, "seed": record.identity["seed"], "N_train": fitted.n_train, "method": method}
+        base = {"data": name, "seed": model.seed, "N_train": fitted.n_train, "method": method}
         for group, chosen in groups.items():
             row = {**base, "atoms": group, "structures": int(chosen.sum()), "scale": known.scale}
             row["rms error (eV)"] = float(np.sqrt(np.mean(error[chosen] ** 2)))
