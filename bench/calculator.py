@@ -13,11 +13,12 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from bench.config.plugins import name_plugins
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
+from bench.learning.models import Model
 from bench.potentials.base import View
 from bench.runs.record import checksums_beside
 from bench.training.store import load_potential
 from bench.uncertainty.estimate import Deviations, Estimator
-from bench.uncertainty.kept import of_file
+from bench.uncertainty.kept import of_file, of_model
 
 UNCERTAINTIES = ("energy_std", "energies_std", "forces_std", "max_force_std")
 
@@ -27,7 +28,7 @@ class NoStressError(UserError, PropertyNotImplementedError):
 
 
 class PotentialCalculator(Calculator):
-    """The model of a finished run (`model.pt`); a committee predicts its mean.
+    """The model of a finished run (`model.pt`), or one trained by `bench.api.train`; a committee predicts its mean.
 
     The free energy is the energy: the forces and the stress are its derivatives. The stress, like ASE's own, is that of
     the whole cell, periodic or not; without three cell vectors there is none. `plugins` names the module of a potential
@@ -43,7 +44,7 @@ class PotentialCalculator(Calculator):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Model,
         device: str = "cpu",
         plugins: str | Sequence[str] = (),
         uncertainty: str | None = None,
@@ -52,13 +53,16 @@ class PotentialCalculator(Calculator):
     ) -> None:
         super().__init__(**keywords)
         name_plugins([plugins] if isinstance(plugins, str) else plugins)
-        checksums = checksums_beside(Path(path))
-        self.potential, self.reference_energies, self.trained_on = load_potential(Path(path), device, checksums)
+        file = path.file if isinstance(path, Model) else Path(path)
+        device = str(path.potential.device) if isinstance(path, Model) else device
+        loaded = load_potential(file, device, checksums_beside(file))
+        self.potential, self.reference_energies, self.trained_on = loaded
         self._warned: set[tuple[int, int]] = set()
         self.calibrated = calibrated
         self.estimator: Estimator | None = None
         if uncertainty is not None:
-            fitted = of_file(Path(path), self.potential, uncertainty, calibrated=calibrated)
+            fitted = of_model(path, uncertainty) if isinstance(path, Model) else None
+            fitted = fitted or of_file(file, self.potential, uncertainty, calibrated=calibrated)
             self.estimator = fitted.of(self.potential)
             offered = UNCERTAINTIES if uncertainty == "committee" else UNCERTAINTIES[:2]
             self.implemented_properties = [*self.implemented_properties, *offered]
