@@ -15,10 +15,10 @@ cycle: frames.xyz (with uncertainties), picks.json, selected.xyz and random.xyz 
 """
 
 import argparse
-import contextlib
 import io
 import json
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -37,7 +37,6 @@ from ase import units
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from matplotlib.figure import Figure
 
 from bench import api
@@ -93,7 +92,7 @@ def gfn2() -> Any:
 
 
 SYSTEMS = {
-    "cluster": System(cluster, EMT, temperature=700.0, timestep=4.0, cutoff=5.0, bound=0.008),
+    "cluster": System(cluster, EMT, temperature=700.0, timestep=4.0, cutoff=5.0, bound=0.006),
     "ethanol": System(ethanol, gfn2, temperature=500.0, timestep=0.5, cutoff=4.0, bound=0.003),
 }
 
@@ -178,8 +177,9 @@ def made_json(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def moving(system: System, atoms: ase.Atoms, generator: np.random.Generator) -> Langevin:
     """Langevin dynamics of atoms with their calculator, at the system's temperature from the start."""
-    MaxwellBoltzmannDistribution(atoms, temperature_K=system.temperature, rng=generator)
-    options = {"temperature_K": system.temperature, "friction": 0.01 / units.fs, "rng": generator}
+    spread = np.sqrt(units.kB * system.temperature * atoms.get_masses())[:, None]
+    atoms.set_momenta(spread * generator.standard_normal((len(atoms), 3)))
+    options = {"temperature_K": system.temperature, "friction": 0.01 / units.fs, "fixcm": False, "rng": generator}
     return Langevin(atoms, system.timestep * units.fs, **options)
 
 
@@ -275,14 +275,14 @@ def run_seed(settings: Settings, seed: int) -> list[dict[str, Any]]:
             cycle: int = cycle, models: dict[str, Model] = models, frames: list[ase.Atoms] = frames
         ) -> dict[str, Any]:
             above = [frame.info["energy_std"] / len(frame) for frame in frames]
-            last = {frame.info["walker"]: frame.info["step"] for frame in frames}
+            last = {int(frame.info["walker"]): int(frame.info["step"]) for frame in frames}
             return {
                 "cycle": cycle,
                 "labelled": {arm: len(models[arm].data) for arm in models},
                 "errors": {arm: errors(models[arm], test) for arm in models},
                 "steps_survived": sum(last.values()),
                 "steps_asked": settings.walkers * settings.steps,
-                "largest_energy_std_per_atom": max(above),
+                "largest_energy_std_per_atom": float(max(above)),
                 "mean_energy_std_per_atom": float(np.mean(above)),
             }
 
@@ -385,5 +385,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
