@@ -48,6 +48,8 @@ from bench.runs.record import write_atomically
 from bench.uncertainty.observer import TooUncertain, UncertaintyObserver, with_uncertainty
 
 log = logging.getLogger("on_the_fly")
+START = 0.03
+"""Å: how far atoms are displaced where a trajectory begins."""
 STOP = 3.0
 """Times the bound: where a walker stops."""
 BROKEN = 30.0
@@ -56,29 +58,33 @@ BROKEN = 30.0
 
 @dataclass(frozen=True)
 class System:
-    """What is simulated: fresh structures, the real calculator, temperature (K), time step (fs), cutoff (Å)."""
+    """What is simulated: fresh structures, displaced by so many Å, and the real calculator; K, fs, Å, eV per atom.
 
-    fresh: Callable[[np.random.Generator], ase.Atoms]
+    The first labels are of structures displaced by up to `widest`, so that the first model knows where it ends.
+    """
+
+    fresh: Callable[[np.random.Generator, float], ase.Atoms]
     calculator: Callable[[], Any]
     temperature: float
     timestep: float
     cutoff: float
     bound: float
+    widest: float
 
 
-def cluster(generator: np.random.Generator) -> ase.Atoms:
+def cluster(generator: np.random.Generator, displaced: float) -> ase.Atoms:
     """An icosahedron of 13 atoms with gold at six random places."""
     atoms = ase.cluster.Icosahedron("Cu", 2)
     atoms.symbols[generator.permutation(13)[:6]] = "Au"
     atoms.positions *= 1.05
-    atoms.positions += generator.normal(scale=0.08, size=(13, 3))
+    atoms.positions += generator.normal(scale=displaced, size=(13, 3))
     return atoms
 
 
-def ethanol(generator: np.random.Generator) -> ase.Atoms:
+def ethanol(generator: np.random.Generator, displaced: float) -> ase.Atoms:
     """The molecule, distorted."""
     atoms = ase.build.molecule("CH3CH2OH")
-    atoms.positions += generator.normal(scale=0.04, size=(9, 3))
+    atoms.positions += generator.normal(scale=displaced, size=(9, 3))
     return atoms
 
 
@@ -92,8 +98,8 @@ def gfn2() -> Any:
 
 
 SYSTEMS = {
-    "cluster": System(cluster, EMT, temperature=700.0, timestep=4.0, cutoff=5.0, bound=0.006),
-    "ethanol": System(ethanol, gfn2, temperature=500.0, timestep=0.5, cutoff=4.0, bound=0.003),
+    "cluster": System(cluster, EMT, temperature=700.0, timestep=4.0, cutoff=5.0, bound=0.003, widest=0.25),
+    "ethanol": System(ethanol, gfn2, temperature=500.0, timestep=0.5, cutoff=4.0, bound=0.003, widest=0.12),
 }
 
 
@@ -188,7 +194,7 @@ def walk(settings: Settings, model: Model, seed: int, cycle: int) -> list[ase.At
     system, frames = SYSTEMS[settings.system], []
     for walker in range(settings.walkers):
         generator = stream(seed, "dynamics", n_train=cycle, member=walker)
-        atoms = system.fresh(generator)
+        atoms = system.fresh(generator, START)
         atoms.calc = PotentialCalculator(model, uncertainty=settings.uncertainty)
         dynamics = moving(system, atoms, generator)
         stopping = UncertaintyObserver(atoms, energy_std_per_atom=STOP * settings.bound)
@@ -235,12 +241,19 @@ def errors(model: Model, test: list[ase.Atoms]) -> dict[str, float]:
     return {"energy_meV_per_atom": rms[0], "force_meV_A": rms[1], "largest_force_meV_A": largest}
 
 
+def beginning(settings: Settings, seed: int) -> list[ase.Atoms]:
+    """Labelled structures to start with."""
+    system, generator = SYSTEMS[settings.system], stream(seed, "initial structures")
+    displaced = generator.uniform(START, system.widest, settings.initial)
+    return label(settings, [system.fresh(generator, size) for size in displaced])
+
+
 def truth(settings: Settings, seed: int) -> list[ase.Atoms]:
     """Labelled frames of trajectories that the real calculator drives, apart in time."""
     system, frames = SYSTEMS[settings.system], []
     for walker in range(2):
         generator = stream(seed, "test trajectory", member=walker)
-        atoms = system.fresh(generator)
+        atoms = system.fresh(generator, START)
         atoms.calc = system.calculator()
         dynamics = moving(system, atoms, generator)
         for _ in range(settings.test // 2):
@@ -252,12 +265,7 @@ def truth(settings: Settings, seed: int) -> list[ase.Atoms]:
 def run_seed(settings: Settings, seed: int) -> list[dict[str, Any]]:
     """All cycles of a seed, or what is left of them."""
     folder = settings.output / f"seed_{seed}"
-    system = SYSTEMS[settings.system]
-    generator = stream(seed, "initial structures")
-    initial = made(
-        folder / "initial.xyz",
-        lambda: label(settings, [system.fresh(generator) for _ in range(settings.initial)]),
-    )
+    initial = made(folder / "initial.xyz", partial(beginning, settings, seed))
     test = made(folder / "test.xyz", partial(truth, settings, seed))
     sets = {"selected": [*initial], "random": [*initial]}
     records: list[dict[str, Any]] = []
@@ -324,14 +332,19 @@ def draw(settings: Settings, by_seed: dict[int, list[dict[str, Any]]]) -> Figure
             mean = [np.mean([part[:shortest] for part in parts], axis=0) for parts in zip(*curves, strict=True)]
             axes.plot(*mean, color=colour, marker=marker, label=f"{legend}, mean of {len(curves)}")
         axes.set(xlabel="labelled structures", ylabel=name, yscale="log")
-        axes.legend()
+        axes.set_title("on trajectories of the real calculator", fontsize="medium")
     for seed, records in by_seed.items():
         values = [1000 * one["largest_energy_std_per_atom"] for one in records]
         sure.plot([one["labelled"]["selected"] for one in records], values, marker="o", label=f"seed {seed}")
     sure.axhline(1000 * settings.bound, color="k", ls=":", label="bound")
     sure.axhline(1000 * STOP * settings.bound, color="#b00020", ls=":", label="walkers stop")
     sure.set(xlabel="labelled structures", ylabel="largest uncertainty met / meV per atom", yscale="log")
-    sure.legend()
+    sure.set_title("on trajectories of the model", fontsize="medium")
+    for axes in (force, energy, sure):
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="y", which="both", labelsize="small")
+        axes.legend(fontsize="small")
     return figure
 
 
@@ -342,11 +355,11 @@ def parsed(words: Sequence[str] | None = None) -> tuple[Settings, list[int]]:
     parser.add_argument("--output", type=Path, default=None, help="default: results/on_the_fly/SYSTEM")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--bound", type=float, default=None, help="eV per atom; default: the system's")
-    parser.add_argument("--uncertainty", choices=("gp_ll", "gp_rp"), default="gp_ll")
+    parser.add_argument("--uncertainty", choices=("gp_ll", "gp_rp"), default="gp_rp")
     parser.add_argument("--algorithm", default="lcmd_feat_ll", help="of conf/algorithm")
     for name, value, what in (
         ("cycles", 8, "at most"),
-        ("initial", 30, "structures to start with"),
+        ("initial", 40, "structures to start with"),
         ("batch", 10, "labels a cycle"),
         ("walkers", 4, ""),
         ("steps", 500, "of a walker"),
@@ -369,6 +382,7 @@ def main(words: Sequence[str] | None = None) -> None:
     settings, seeds = parsed(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
+    logging.getLogger("bench.data").setLevel(logging.ERROR)  # GFN2's energies look like those of another unit
     torch.set_num_threads(1)  # small networks gain nothing, and the numbers are the same everywhere
     asked = {key: str(value) for key, value in vars(settings).items() if key not in ("output", "workers", "cycles")}
     settings.output.mkdir(parents=True, exist_ok=True)

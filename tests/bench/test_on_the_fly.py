@@ -111,7 +111,7 @@ def test_it_ends_where_it_is_sure_and_refuses_other_settings(example, tmp_path):
 def test_labels_that_fail_are_left_out(example, tmp_path):
     settings, _ = example.parsed([*SMALL, "--output", str(tmp_path)])
     generator = np.random.default_rng(0)
-    good, broken, foreign = (example.SYSTEMS["cluster"].fresh(generator) for _ in range(3))
+    good, broken, foreign = (example.SYSTEMS["cluster"].fresh(generator, 0.05) for _ in range(3))
     broken.positions[1] = broken.positions[0] + [0.3, 0, 0]
     foreign.symbols[0] = "Xe"
     assert len(example.label(settings, [broken, good, foreign])) == 1
