@@ -1,7 +1,8 @@
 """On the fly: dynamics with a model, a batch of what it met labelled by a real calculator, trained again, until sure.
 
     python examples/on_the_fly.py                               # a Cu7Au6 cluster, ASE's EMT: nothing else is needed
-    python examples/on_the_fly.py --system ethanol --workers 2  # tblite's GFN2-xTB: pip install 'bmdal-bench[examples]'
+    python examples/on_the_fly.py --system ethanol              # tblite's GFN2-xTB: pip install 'bmdal-bench[examples]'
+    python examples/on_the_fly.py --cluster cluster=local cluster.workers=2       # labels in parallel, or cluster=slurm
 
 A cycle: some walkers run Langevin dynamics with the model, each from another structure, until the uncertainty of the
 energy is STOP times its bound (nothing beyond is worth a label); of the frames on their way, `--batch` are selected,
@@ -10,20 +11,20 @@ bound. Beside it, for comparison, as many frames are drawn at random from the sa
 and both are tried on a trajectory that the real calculator drives. Uncertainties are calibrated on the validation
 structures, a tenth of the labelled.
 
-Every product is a file, written whole: after a kill the same command goes on, with the same numbers. Per seed and
-cycle: frames.xyz (with uncertainties), picks.json, selected.xyz and random.xyz (labelled), record.json.
+Labels are made here, or by the launcher: `--cluster` takes its words (run from the checkout). Every product is a file,
+written whole: after a kill the same command goes on, with the same numbers. Per seed and cycle: frames.xyz (with
+uncertainties), picks.json, selected.xyz and random.xyz (labelled), record.json.
 """
 
 import argparse
+import hashlib
 import io
 import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,16 @@ from bench import api
 from bench.calculator import PotentialCalculator
 from bench.config.seeds import stream
 from bench.errors import UserError
+from bench.launch.cluster import cluster_of
+from bench.launch.tasks import Task, do
 from bench.learning.models import Model
 from bench.runs.record import write_atomically
+from bench.runs.system import cores
 from bench.uncertainty.observer import TooUncertain, UncertaintyObserver, with_uncertainty
 
 log = logging.getLogger("on_the_fly")
+MODULE, LABEL = "examples.on_the_fly", "label"
+"""By which a worker finds `label_part`."""
 START = 0.03
 """Å: how far atoms are displaced where a trajectory begins."""
 STOP = 3.0
@@ -98,7 +104,7 @@ def gfn2() -> Any:
 
 
 SYSTEMS = {
-    "cluster": System(cluster, EMT, temperature=700.0, timestep=4.0, cutoff=5.0, bound=0.003, widest=0.25),
+    "cluster": System(cluster, EMT, temperature=700.0, timestep=4.0, cutoff=5.0, bound=0.005, widest=0.25),
     "ethanol": System(ethanol, gfn2, temperature=500.0, timestep=0.5, cutoff=4.0, bound=0.003, widest=0.12),
 }
 
@@ -121,7 +127,7 @@ class Settings:
     algorithm: str
     epochs: int
     hidden: int
-    workers: int
+    cluster: tuple[str, ...]
 
     def words(self) -> list[str]:
         """A small network, trained for a short time: this is an example."""
@@ -137,7 +143,7 @@ class Settings:
 
 def labelled_by(name: str, atoms: ase.Atoms) -> ase.Atoms | None:
     """A structure with energy and forces of the real calculator; None where that fails or says nonsense."""
-    copy = ase.Atoms(atoms.symbols, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    copy = ase.Atoms(atoms.symbols, atoms.positions.round(8), cell=atoms.cell, pbc=atoms.pbc)  # as in a file
     copy.calc = SYSTEMS[name].calculator()
     try:
         energy, forces = copy.get_potential_energy(), copy.get_forces()
@@ -153,30 +159,63 @@ def labelled_by(name: str, atoms: ase.Atoms) -> ase.Atoms | None:
 
 
 def label(settings: Settings, structures: Sequence[ase.Atoms]) -> list[ase.Atoms]:
-    """Label structures, in parallel processes if there are workers; those that fail are left out."""
-    one = partial(labelled_by, settings.system)
-    if settings.workers < 2:
-        found = list(map(one, structures))
-    else:
-        with ProcessPoolExecutor(settings.workers, mp_context=get_context("spawn")) as pool:
-            found = list(pool.map(one, structures))
+    """Label structures, here or by the workers of a cluster; those that fail are left out."""
+    if settings.cluster:
+        return label_elsewhere(settings, structures)
+    found = [labelled_by(settings.system, atoms) for atoms in structures]
     return [atoms for atoms in found if atoms is not None]
+
+
+def label_elsewhere(settings: Settings, structures: Sequence[ase.Atoms]) -> list[ase.Atoms]:
+    """The same in as many parts as there are workers; each is a file named by its content, so a kill repeats none."""
+    cluster, folder = cluster_of(settings.cluster), settings.output / "labelling"
+    parts = []
+    for rows in np.array_split(np.arange(len(structures)), min(len(structures), cluster.workers or len(cores()))):
+        text = as_text([ase.Atoms(structures[row].symbols, structures[row].positions) for row in rows])
+        parts.append(folder / f"{hashlib.sha256(text).hexdigest()[:16]}.xyz")
+        write(parts[-1], text)
+    tasks = [Task(MODULE, [LABEL, settings.system, str(part)]) for part in parts if not done(part).exists()]
+    if tasks:
+        do(tasks, cluster, folder)
+    return [atoms for part in parts if done(part).stat().st_size for atoms in ase.io.read(done(part), ":")]
+
+
+def done(part: Path) -> Path:
+    """The file of a part's labels."""
+    return part.with_suffix(".labelled.xyz")
+
+
+def label_part(system: str, path: str) -> None:
+    """What a worker does."""
+    found = [labelled_by(system, atoms) for atoms in ase.io.read(path, ":")]
+    write(done(Path(path)), as_text([atoms for atoms in found if atoms is not None]))
+
+
+def as_text(structures: Sequence[ase.Atoms]) -> bytes:
+    """Structures as extended XYZ."""
+    text = io.StringIO()
+    for atoms in structures:
+        ase.io.write(text, atoms, format="extxyz")
+    return text.getvalue().encode()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file as a whole, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
 
 
 def made(path: Path, make: Callable[[], list[ase.Atoms]]) -> list[ase.Atoms]:
     """The structures of a file, which is made if it is not there; what is used is what the file says."""
     if not path.exists():
-        text = io.StringIO()
-        ase.io.write(text, make(), format="extxyz")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.getvalue().encode())
+        write(path, as_text(make()))
     return ase.io.read(path, ":")
 
 
 def made_json(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The same for anything else."""
     if not path.exists():
-        write_atomically(path, json.dumps(make(), indent=1).encode())
+        write(path, json.dumps(make(), indent=1).encode())
     content: dict[str, Any] = json.loads(path.read_bytes())
     return content
 
@@ -356,9 +395,12 @@ def parsed(words: Sequence[str] | None = None) -> tuple[Settings, list[int]]:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--bound", type=float, default=None, help="eV per atom; default: the system's")
     parser.add_argument("--uncertainty", choices=("gp_ll", "gp_rp"), default="gp_rp")
+    parser.add_argument(
+        *("--cluster", "-c"), nargs="*", default=(), help="who labels: cluster=local cluster.workers=2, cluster=slurm …"
+    )
     parser.add_argument("--algorithm", default="lcmd_feat_ll", help="of conf/algorithm")
     for name, value, what in (
-        ("cycles", 8, "at most"),
+        ("cycles", 12, "at most"),
         ("initial", 40, "structures to start with"),
         ("batch", 10, "labels a cycle"),
         ("walkers", 4, ""),
@@ -367,12 +409,12 @@ def parsed(words: Sequence[str] | None = None) -> tuple[Settings, list[int]]:
         ("test", 100, "frames of the test trajectories"),
         ("epochs", 200, "of each training"),
         ("hidden", 64, "width of the network's two layers"),
-        ("workers", 1, "processes that label"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{what} (default: {value})".strip())
     given = vars(parser.parse_args(words))
     seeds = given.pop("seeds")
     given["output"] = given["output"] or Path("results/on_the_fly") / given["system"]
+    given["cluster"] = tuple(given["cluster"])
     given["bound"] = given["bound"] or SYSTEMS[given["system"]].bound
     return Settings(**given), seeds
 
@@ -384,22 +426,24 @@ def main(words: Sequence[str] | None = None) -> None:
     log.setLevel(logging.INFO)
     logging.getLogger("bench.data").setLevel(logging.ERROR)  # GFN2's energies look like those of another unit
     torch.set_num_threads(1)  # small networks gain nothing, and the numbers are the same everywhere
-    asked = {key: str(value) for key, value in vars(settings).items() if key not in ("output", "workers", "cycles")}
-    settings.output.mkdir(parents=True, exist_ok=True)
+    asked = {key: str(value) for key, value in vars(settings).items() if key not in ("output", "cluster", "cycles")}
     before = made_json(settings.output / "settings.json", lambda: asked)
     if before != asked:
         changed = ", ".join(key for key in asked if before.get(key) != asked[key])
         raise UserError(f"{settings.output} was begun with another {changed}: give another --output")
     by_seed = {seed: run_seed(settings, seed) for seed in seeds}
-    write_atomically(settings.output / "records.json", json.dumps(by_seed, indent=1).encode())
+    write(settings.output / "records.json", json.dumps(by_seed, indent=1).encode())
     figure = io.BytesIO()
     draw(settings, by_seed).savefig(figure, format="png", dpi=150)
-    write_atomically(settings.output / "on_the_fly.png", figure.getvalue())
+    write(settings.output / "on_the_fly.png", figure.getvalue())
     log.info("figure and records: %s", settings.output)
 
 
 if __name__ == "__main__":
     try:
-        main()
+        if sys.argv[1:2] == [LABEL]:
+            label_part(*sys.argv[2:])
+        else:
+            main()
     except UserError as error:
         sys.exit(f"error: {error}")

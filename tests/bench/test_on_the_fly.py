@@ -108,10 +108,19 @@ def test_it_ends_where_it_is_sure_and_refuses_other_settings(example, tmp_path):
         example.main([*words, "--epochs", "3"])
 
 
-def test_labels_that_fail_are_left_out(example, tmp_path):
+def test_labels_that_fail_are_left_out_here_and_elsewhere(example, tmp_path, monkeypatch):
     settings, _ = example.parsed([*SMALL, "--output", str(tmp_path)])
     generator = np.random.default_rng(0)
     good, broken, foreign = (example.SYSTEMS["cluster"].fresh(generator, 0.05) for _ in range(3))
     broken.positions[1] = broken.positions[0] + [0.3, 0, 0]
     foreign.symbols[0] = "Xe"
-    assert len(example.label(settings, [broken, good, foreign])) == 1
+    (found,) = example.label(settings, [broken, good, foreign])
+    elsewhere = example.parsed([*SMALL, "--output", str(tmp_path), "--cluster", "cluster=local", "cluster.workers=1"])[
+        0
+    ]
+    for _ in range(2):  # the second time the files are there
+        (again,) = example.label(elsewhere, [broken, good, foreign])
+        assert again.get_potential_energy() == pytest.approx(found.get_potential_energy(), abs=1e-12)
+        np.testing.assert_allclose(again.get_forces(), found.get_forces(), atol=1e-8)
+    monkeypatch.setattr(example, "do", lambda tasks, *_: [example.label_part(*task.words[1:]) for task in tasks])
+    assert example.label(elsewhere, [broken]) == []
