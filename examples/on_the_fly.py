@@ -104,7 +104,7 @@ def gfn2() -> Any:
 
 
 SYSTEMS = {
-    "cluster": System(cluster, EMT, temperature=700.0, timestep=4.0, cutoff=5.0, bound=0.005, widest=0.25),
+    "cluster": System(cluster, EMT, temperature=700.0, timestep=4.0, cutoff=5.0, bound=0.008, widest=0.25),
     "ethanol": System(ethanol, gfn2, temperature=500.0, timestep=0.5, cutoff=4.0, bound=0.003, widest=0.12),
 }
 

@@ -46,6 +46,10 @@ def of_file(path: Path, potential: Potential, method: str, *, calibrated: bool =
                 f"uncertainty {method} of {path} needs the run and its data once ({error}); or copy"
                 f" {file_beside(path, method).name} to it from where it was made"
             ) from None
+        if model.file.resolve() != path.resolve():
+            raise UserError(
+                f"uncertainty {method} of {path}: the model of that run is {model.file.name}: give that file"
+            )
         found = _fitted(model, method)
     if calibrated and found.energy is None:
         raise UserError(

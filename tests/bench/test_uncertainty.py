@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.verlet import VelocityVerlet
 from conftest import make_builder, make_potential, make_structures, random_crystal, random_molecule
 
+from bench import api
 from bench.calculator import PotentialCalculator
 from bench.config.compose import compose_run
 from bench.config.plugins import filed, plugin
-from bench.errors import UserError
+from bench.errors import UserError, WriteError
 from bench.learning import models
 from bench.learning.cycle import run_active_learning
 from bench.training.store import save_potential
@@ -224,6 +226,33 @@ def test_it_is_fitted_once_and_made_again_where_it_is_damaged_or_another_s(run, 
     assert kept._read(run / "model.pt", "gp_ll", torch.device("cpu")) is not None
 
 
+def test_where_nothing_can_be_written_it_is_fitted_and_told(run, monkeypatch, caplog):
+    def full(path, content):
+        raise WriteError(f"cannot write {path} (No space left on device)")
+
+    monkeypatch.setattr(kept, "write_atomically", full)
+    with caplog.at_level(logging.WARNING):
+        found = PotentialCalculator(run / "model.pt", uncertainty="gp_ll").estimator.fitted
+    assert found.energy is not None and not (run / "model.gp_ll.npz").exists()
+    assert "is not kept, and will be fitted again: cannot write" in caplog.text
+
+
+def test_a_model_trained_on_atoms_needs_no_run(tmp_path, generator):
+    """bench.api.train keeps no record: its structures are at hand."""
+    frames = []
+    for _ in range(12):
+        atoms = ase.Atoms("OTi", [[0, 0, 0], [0, 0, generator.uniform(1.5, 2.5)]])
+        labels = {"energy": float(generator.normal()), "forces": generator.normal(size=(2, 3))}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    words = [f"results={tmp_path}", "model.hidden=[8,8]", "model.n_radial=2", "training.epochs=2"]
+    model = api.train(frames, words=words)
+    found = PotentialCalculator(model, uncertainty="gp_rp")
+    again = PotentialCalculator(model.file, uncertainty="gp_rp")
+    deviation = found.get_property("energy_std", frames[0])
+    assert deviation > 0 and again.get_property("energy_std", frames[0]) == deviation
+
+
 def test_other_data_under_the_same_name_are_refused(run, monkeypatch):
     data = plugin(compose_run(["scenario=demo"]).dataset, "dataset").load()
     other = dataclasses.replace(data, energies=data.energies + 1.0)
@@ -246,6 +275,9 @@ def test_mistakes_are_told_in_one_line(tmp_path, run, generator):
     save_potential(tmp_path / "apart" / "one.pt", make_potential(data), data.reference_energies, {})
     with pytest.raises(UserError, match=r"one.pt is no folder of a finished run .*or copy one.gp_ll.npz to it"):
         PotentialCalculator(tmp_path / "apart" / "one.pt", uncertainty="gp_ll")
+    shutil.copy(run / "model.pt", run / "copy.pt")
+    with pytest.raises(UserError, match=r"copy.pt: the model of its run is model.pt: give that file"):
+        PotentialCalculator(run / "copy.pt", uncertainty="gp_ll")
     (run / "split.npz").unlink()
     with pytest.raises(UserError, match=r"has no split.npz: run again"):
         PotentialCalculator(run / "model.pt", uncertainty="gp_ll")
