@@ -6,8 +6,8 @@
 
 A cycle: some walkers run Langevin dynamics with the model, each from another structure, until the uncertainty of the
 energy is STOP times its bound (nothing beyond is worth a label); of the frames on their way, `--batch` are selected,
-labelled and added to the training set; the model is trained anew. It ends when no frame of a whole cycle is above the
-bound. Beside it, for comparison, as many frames are drawn at random from the same trajectories for a model of its own,
+labelled and added to the training set; the model is trained anew. It ends when no frame of CALM cycles in a row is above
+the bound. Beside it, for comparison, as many frames are drawn at random from the same trajectories for a model of its own,
 and both are tried on a trajectory that the real calculator drives. Uncertainties are calibrated on the validation
 structures, a tenth of the labelled.
 
@@ -58,6 +58,8 @@ START = 0.03
 """Å: how far atoms are displaced where a trajectory begins."""
 STOP = 3.0
 """Times the bound: where a walker stops."""
+CALM = 2
+"""Cycles in a row without a frame above the bound, after which it ends: one alone may be luck."""
 BROKEN = 30.0
 """eV/Å: a label with such a force is no structure to learn from."""
 
@@ -335,7 +337,9 @@ def run_seed(settings: Settings, seed: int) -> list[dict[str, Any]]:
 
         records.append(made_json(place / "record.json", record))
         tell(seed, records[-1])
-        if records[-1]["largest_energy_std_per_atom"] <= settings.bound:
+        if len(records) >= CALM and all(
+            one["largest_energy_std_per_atom"] <= settings.bound for one in records[-CALM:]
+        ):
             break
     return records
 

@@ -100,10 +100,10 @@ def test_it_goes_on_after_kills_with_the_same_numbers(example, tmp_path, monkeyp
 
 
 def test_it_ends_where_it_is_sure_and_refuses_other_settings(example, tmp_path):
-    words = [*SMALL, "--bound", "1e6", "--output", str(tmp_path)]
+    words = [*SMALL, "--cycles", "3", "--bound", "1e6", "--output", str(tmp_path)]
     example.main(words)
     (records,) = json.loads((tmp_path / "records.json").read_text()).values()
-    assert len(records) == 1
+    assert len(records) == example.CALM == 2
     with pytest.raises(UserError, match=r"was begun with another epochs: give another --output"):
         example.main([*words, "--epochs", "3"])
 
