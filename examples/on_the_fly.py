@@ -6,10 +6,10 @@
 
 A cycle: some walkers run Langevin dynamics with the model, each from another structure, until the uncertainty of the
 energy is STOP times its bound (nothing beyond is worth a label); of the frames on their way, `--batch` are selected,
-labelled and added to the training set; the model is trained anew. It ends when no frame of CALM cycles in a row is above
-the bound. Beside it, for comparison, as many frames are drawn at random from the same trajectories for a model of its own,
-and both are tried on a trajectory that the real calculator drives. Uncertainties are calibrated on the validation
-structures, a tenth of the labelled.
+labelled and added to the training set; the model is trained anew. It ends when no frame of CALM cycles in a row is
+above the bound. Beside it, for comparison, as many frames are drawn at random from the same trajectories for a model
+of its own, and both are tried on a trajectory that the real calculator drives. Uncertainties are calibrated on the
+validation structures, a tenth of the labelled.
 
 Labels are made here, or by the launcher: `--cluster` takes its words (run from the checkout). Every product is a file,
 written whole: after a kill the same command goes on, with the same numbers. Per seed and cycle: frames.xyz (with
