@@ -13,9 +13,14 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from bench.config.plugins import name_plugins
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
+from bench.learning.models import Model
 from bench.potentials.base import View
 from bench.runs.record import checksums_beside
 from bench.training.store import load_potential
+from bench.uncertainty.estimate import Deviations, Estimator
+from bench.uncertainty.kept import of_file, of_model
+
+UNCERTAINTIES = ("energy_std", "energies_std", "forces_std", "max_force_std")
 
 
 class NoStressError(UserError, PropertyNotImplementedError):
@@ -23,23 +28,44 @@ class NoStressError(UserError, PropertyNotImplementedError):
 
 
 class PotentialCalculator(Calculator):
-    """The model of a finished run (`model.pt`); a committee predicts its mean.
+    """The model of a finished run (`model.pt`), or one trained by `bench.api.train`; a committee predicts its mean.
 
     The free energy is the energy: the forces and the stress are its derivatives. The stress, like ASE's own, is that of
     the whole cell, periodic or not; without three cell vectors there is none. `plugins` names the module of a potential
     from outside the project.
+
+    `uncertainty` asks for standard deviations (`bench.uncertainty.estimate` has the formulas): `energy_std` of the
+    energy, `energies_std` of the atoms' own energies, in eV, and of a committee `forces_std` of the atoms' forces and
+    their largest, `max_force_std`, in eV/Å. They are multiplied by the scale found on the run's validation set unless
+    `calibrated` is false. The first time this reads the data of the run; the result is kept beside the model.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's way)
 
     def __init__(
-        self, path: str | Path, device: str = "cpu", plugins: str | Sequence[str] = (), **keywords: Any
+        self,
+        path: str | Path | Model,
+        device: str = "cpu",
+        plugins: str | Sequence[str] = (),
+        uncertainty: str | None = None,
+        calibrated: bool = True,
+        **keywords: Any,
     ) -> None:
         super().__init__(**keywords)
         name_plugins([plugins] if isinstance(plugins, str) else plugins)
-        checksums = checksums_beside(Path(path))
-        self.potential, self.reference_energies, self.trained_on = load_potential(Path(path), device, checksums)
+        file = path.file if isinstance(path, Model) else Path(path)
+        device = str(path.potential.device) if isinstance(path, Model) else device
+        loaded = load_potential(file, device, checksums_beside(file))
+        self.potential, self.reference_energies, self.trained_on = loaded
         self._warned: set[tuple[int, int]] = set()
+        self.calibrated = calibrated
+        self.estimator: Estimator | None = None
+        if uncertainty is not None:
+            fitted = of_model(path, uncertainty) if isinstance(path, Model) else None
+            fitted = fitted or of_file(file, self.potential, uncertainty, calibrated=calibrated)
+            self.estimator = fitted.of(self.potential)
+            offered = UNCERTAINTIES if uncertainty == "committee" else UNCERTAINTIES[:2]
+            self.implemented_properties = [*self.implemented_properties, *offered]
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
@@ -71,8 +97,8 @@ class PotentialCalculator(Calculator):
         precision, device = str(potential.dtype).removeprefix("torch."), str(potential.device)
         view: View = potential.architecture.on(data, precision, device)
         self._warn_of_pairs(view)
-        whole = view.prepare(np.array([0]), forces=True).gather(np.zeros((potential.n_models, 1), dtype=np.int64))
-        predicted = potential.predict_in_full(whole)
+        prepared = view.prepare(np.array([0]), forces=True)
+        predicted = potential.predict_in_full(prepared.gather(np.zeros((potential.n_models, 1), dtype=np.int64)))
         references = np.array([self.reference_energies[int(z)] for z in self.atoms.numbers])
         if predicted.atomic is None:
             energy = float(predicted.energies.double().mean()) + float(references.sum())
@@ -87,6 +113,23 @@ class PotentialCalculator(Calculator):
         if self.atoms.cell.rank == 3:
             virial = predicted.virials[:, 0].mean(0).cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress((virial + virial.T) / 2) / self.atoms.get_volume()
+        if self.estimator is not None:
+            found = self.estimator.of_one(prepared, predicted, calibrated=self.calibrated)
+            self.results |= {name: values for name, values in _results(found).items() if values is not None}
+
+    def energy_interval(self, coverage: float, atoms: Any = None) -> tuple[float, float]:
+        """The energies in eV between which the true one lies with at least this probability (conformal).
+
+        That holds for structures drawn as those of the validation set were. Raises UserError.
+        """
+        known = self.estimator.fitted.energy if self.estimator else None
+        if known is None or not self.calibrated:
+            raise UserError(
+                "an interval needs a calibrated uncertainty: PotentialCalculator(path, uncertainty='gp_ll')"
+            )
+        energy = self.get_property("energy", atoms)
+        half = known.half_width(self.get_property("energy_std", atoms), coverage)
+        return energy - half, energy + half
 
     def _check_elements(self) -> None:
         """A file of an earlier version does not say what it was trained on: then its reference energies do."""
@@ -119,6 +162,11 @@ class PotentialCalculator(Calculator):
                 " interaction is a guess",
                 stacklevel=2,
             )
+
+
+def _results(found: Deviations) -> dict[str, Any]:
+    largest = None if found.forces is None else float(found.forces.max())
+    return dict(zip(UNCERTAINTIES, (float(found.energy[0]), found.energies, found.forces, largest), strict=True))
 
 
 def _symbols(numbers: set[int]) -> str:

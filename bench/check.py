@@ -17,7 +17,7 @@ from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
 from bench.kernels.base import Embedding, Kernel, KernelInputs, squared_norms
 from bench.potentials.architecture import Architecture
-from bench.potentials.base import Draw, GradientFeatures, Potential, View
+from bench.potentials.base import AtomicFeatures, Draw, GradientFeatures, Potential, View
 from bench.potentials.scaling import EnergyScaling
 from bench.selection.base import Selection, check_embedding, check_picks
 
@@ -287,6 +287,13 @@ def _features(tried: _Tried, data: Structures) -> None:
     only_last = [(u_in, torch.zeros_like(u_out)) for u_in, u_out in one[:-1]] + [one[-1]]
     expected = (last @ one[-1][0]) * one[-1][1][0] * 6**-0.5
     _same("projected_features of the last layer alone", potential.projected_features(only_last)(inputs), expected, 1e-9)
+    if isinstance(potential, AtomicFeatures):
+        by_atom, first = potential.of_atoms(), torch.from_numpy(np.repeat(np.arange(len(data)), data.n_atoms))
+        for name, rows, whole in (
+            ("last_layer_features", by_atom.last_layer_features()(inputs), last),
+            ("projected_features", by_atom.projected_features(one)(inputs), values[0]),
+        ):
+            _same(f"{name} of atoms, added up", torch.zeros_like(whole).index_add_(0, first, rows), whole, 1e-9)
     for structure in range(len(data)):
         alone = potential.projected_features(one)(tried.inputs(data, np.array([structure]), models=1))
         _same("features of a structure alone and in a batch", alone, values[0][structure, None], 1e-9)

@@ -1,5 +1,6 @@
 """Gradient feature maps of a structure, streamed over any number of structures, and their posterior."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from bench.errors import UserError
 from bench.kernels.base import Embedding, KernelFacts, KernelInputs, squared_norms
 from bench.kernels.posterior import Posterior, fit_posterior
 from bench.potentials.architecture import without_gradients
-from bench.potentials.base import GradientFeatures, OfInputs, View, chunks
+from bench.potentials.base import AtomicFeatures, GradientFeatures, OfInputs, Potential, View, chunks
 from bench.runs.record_schema import Quantity
 from bench.training.evaluate import StructureErrors
 
@@ -58,6 +59,10 @@ class PreparedFeatures:
         return features if self.posterior is None else self.posterior.transform(features, out=features)
 
 
+Reader = Callable[[GradientFeatures], OfInputs]
+"""Which of the gradient features a kernel takes."""
+
+
 @dataclass(frozen=True)
 class GradientKernel(KernelFacts):
     """A kernel on gradient features, as they are (FEAT) or conditioned on the training set (GP, Eqs. 20-23)."""
@@ -72,19 +77,31 @@ class GradientKernel(KernelFacts):
         """GP: of energies."""
         return "energy" if self.posterior else None
 
+    def reader(self, potential: Potential, seed: int, n_train: int) -> tuple[Reader, int]:
+        """Which features of a single model the kernel takes, and how many they are."""
+        raise NotImplementedError
 
-def gradients_of(inputs: KernelInputs, kernel: str) -> GradientFeatures:
-    """The gradient features of the single model (member 0). Raises UserError if the potential has none."""
-    potential = inputs.potential.member(0)
-    if not isinstance(potential, GradientFeatures):
-        raise UserError(without_gradients(kernel, potential.architecture.name))
-    return potential
+    def maps(self, potential: Potential, seed: int, n_train: int) -> "GradientMaps":
+        """The features of the single model (member 0). Raises UserError if the potential has none."""
+        one = potential.member(0)
+        if not isinstance(one, GradientFeatures):
+            raise UserError(without_gradients(self.name, one.architecture.name))
+        read, n_features = self.reader(one, seed, n_train)
+        of_atoms = read(one.of_atoms()) if isinstance(one, AtomicFeatures) else None
+        return GradientMaps(read(one), of_atoms, n_features)
+
+    def prepare(self, inputs: KernelInputs) -> PreparedFeatures:
+        """Compute the training features and, for GP, the posterior."""
+        maps = self.maps(inputs.potential, inputs.seed, len(inputs.labelled))
+        features = FeatureMap(inputs.view, maps.of_structures, maps.n_features)
+        training = features(inputs.labelled)
+        return PreparedFeatures(features, training, fit_posterior(training) if self.posterior else None)
 
 
-def prepare_features(
-    inputs: KernelInputs, of_inputs: OfInputs, n_features: int, *, posterior: bool
-) -> PreparedFeatures:
-    """Compute the training features and, if asked, the posterior."""
-    features = FeatureMap(inputs.view, of_inputs, n_features)
-    training = features(inputs.labelled)
-    return PreparedFeatures(features, training, fit_posterior(training) if posterior else None)
+@dataclass(frozen=True)
+class GradientMaps:
+    """φ of one model, with a row for each structure and, where the potential offers that, for each atom."""
+
+    of_structures: OfInputs
+    of_atoms: OfInputs | None
+    n_features: int

@@ -1,14 +1,14 @@
 """FEAT(RP) and GP(RP): random projections of the full gradient with respect to W and b (Eqs. 15-19)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bench.config.seeds import stream
-from bench.kernels.base import KernelInputs
-from bench.kernels.features import GradientKernel, PreparedFeatures, gradients_of, prepare_features
+from bench.kernels.features import GradientKernel, Reader
 from bench.potentials.base import Projections
 
 
@@ -18,21 +18,18 @@ class RandomProjection(GradientKernel):
 
     n_projections: int = 512
 
-    def prepare(self, inputs: KernelInputs) -> PreparedFeatures:
-        """Draw the projections, compute the training features and, for GP(RP), the posterior."""
-        gradients = gradients_of(inputs, self.name)
-        projections = draw_projections(inputs, gradients.layer_sizes, self.n_projections)
-        of_inputs = gradients.projected_features(projections)
-        return prepare_features(inputs, of_inputs, self.n_projections, posterior=self.posterior)
+    def reader(self, potential: Any, seed: int, n_train: int) -> tuple[Reader, int]:
+        """Eq. (19)."""
+        projections = draw_projections(potential, self.n_projections, seed, n_train)
+        return lambda gradients: gradients.projected_features(projections), self.n_projections
 
 
-def draw_projections(inputs: KernelInputs, layer_sizes: list[tuple[int, int]], n_projections: int) -> Projections:
+def draw_projections(potential: Any, n_projections: int, seed: int, n_train: int) -> Projections:
     """Draw all matrices, keyed by (seed, N_train): batch size, order of structures and threads do not matter."""
-    generator = stream(inputs.seed, "projection", n_train=len(inputs.labelled))
-    potential = inputs.potential
+    generator = stream(seed, "projection", n_train=n_train)
 
     def draw(size: int) -> Float[Tensor, "size projections"]:
         drawn = generator.standard_normal((size, n_projections))
         return torch.from_numpy(drawn).to(potential.device, potential.dtype)
 
-    return [(draw(n_inputs), draw(n_outputs)) for n_inputs, n_outputs in layer_sizes]
+    return [(draw(n_inputs), draw(n_outputs)) for n_inputs, n_outputs in potential.layer_sizes]

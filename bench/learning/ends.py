@@ -92,10 +92,8 @@ def complete(opened: Opened) -> None:
         log.warning("run %s: no correlations of %s, for its model is not kept", record.folder.name, names)
         return
     errors = structure_errors(potential, opened.view, opened.split.test, forces=run.training.forces)
-    labelled = opened.split.initial
-    for one in record.content.path(n_train):
-        picked = np.array((one.picked or [])[: n_train - len(labelled)], dtype=np.int64)
-        labelled = np.concatenate([labelled, picked])
+    picked = np.array(record.content.picked_before(n_train), dtype=np.int64)
+    labelled = np.concatenate([opened.split.initial, picked])
     step = step.model_copy()
     added = add_correlations(step, missing, KernelInputs(potential, opened.view, labelled, run.seed), errors)
     path = record.folder / end_file(n_train)

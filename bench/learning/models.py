@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bench.config.identity import hash_of, identity_of
-from bench.config.plugins import load_dataset, name_plugins, plugin
+from bench.config.plugins import filed, load_dataset, name_plugins, plugin
 from bench.config.schema import RunConfig
 from bench.config.seeds import stream
 from bench.config.sizes import MOST_VALIDATION
@@ -35,7 +35,8 @@ FEWEST = 2
 class Model:
     """A trained potential; `training` and `validation` are rows of `data`, the labelled structures.
 
-    `file` is where it lies, `seen` what its training structures held (`bench.training.store.trained_on`).
+    `file` is where it lies, `seen` what its training structures held (`bench.training.store.trained_on`), `seed` that
+    of the draws it was trained by.
     """
 
     potential: Potential
@@ -44,6 +45,7 @@ class Model:
     validation: Int[np.ndarray, " valid"]
     seen: dict[str, Any]
     file: Path
+    seed: int = 0
 
     @property
     def reference_energies(self) -> dict[int, float]:
@@ -70,7 +72,10 @@ def of_run(given: str | Path, device: str = "cpu") -> Model:
     split = read_arrays(folder / SPLIT, record.files)
     if split is None:
         raise UserError(f"{folder} has no {SPLIT}: run again what it is a record of")
-    data: Structures = load_dataset(record.configuration["dataset"])
+    asked = record.configuration["dataset"]
+    if "_target_" not in asked:  # an early record: a dataset of the project's own
+        asked = filed("dataset").get(asked["name"], asked)
+    data: Structures = load_dataset(asked)
     expected = record.identity["dataset"]["checksum"]
     if data.checksum != expected:
         raise UserError(
@@ -78,11 +83,9 @@ def of_run(given: str | Path, device: str = "cpu") -> Model:
             f" {expected[:12]}…: give the structures as they were"
         )
     n_train = int(seen.get("n_train", record.finals[0]))
-    labelled = split["initial"]
-    for step in record.path(n_train):
-        picked = np.array((step.picked or [])[: n_train - len(labelled)], dtype=np.int64)
-        labelled = np.concatenate([labelled, picked])
-    return Model(potential, data, labelled, split["validation"], seen, folder / MODEL)
+    labelled = np.concatenate([split["initial"], np.array(record.picked_before(n_train), dtype=np.int64)])
+    seed = int(record.identity["seed"])
+    return Model(potential, data, labelled, split["validation"], seen, folder / MODEL, seed)
 
 
 def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
@@ -119,7 +122,7 @@ def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
         else:
             log.info("model trained on %d structures: taken from %s", len(training), path)
     potential, _, seen = load_potential(path, run.device)
-    return Model(potential, data, training, validation, seen, path)
+    return Model(potential, data, training, validation, seen, path, run.seed)
 
 
 def digest_of(model: Model) -> str:

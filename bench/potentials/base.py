@@ -211,6 +211,14 @@ class Describes(Protocol):
         """A feature map that depends on the elements of the dataset alone, and how many features it has."""
 
 
+@runtime_checkable
+class AtomicFeatures(GradientFeatures, Protocol):
+    """`GradientFeatures` of which each atom has a part; optional: without it atoms have no uncertainty of a GP."""
+
+    def of_atoms(self) -> GradientFeatures:
+        """The same features with a row for each atom: over a structure's atoms they add up to its feature."""
+
+
 def rows_of_chunks(view: View, structures: Int[np.ndarray, " n"], *, share: int = 1) -> list[slice]:
     """Parts of some structures in order, of at most `view.atoms_per_chunk` atoms (or one structure) each.
 

@@ -219,6 +219,11 @@ class Record(Recorded):
             if whole or step.n_train == final:
                 yield step
 
+    def picked_before(self, n_train: int) -> list[int]:
+        """What was picked on the way to a training set size of this run, in order."""
+        picked = [index for step in self.path(n_train) for index in step.picked or []]
+        return picked[: n_train - self.identity["scenario"]["initial"]]
+
     def reached(self, final: int) -> bool:
         """Whether a run to this end is done."""
         return self.step(final) is not None

@@ -14,6 +14,7 @@ from bench.config.compose import compose_run
 from bench.config.files import PROJECT_FILES
 from bench.config.places import CONF
 from bench.config.plugins import name_plugins
+from bench.potentials.gmnn import potential
 from bench.selection.max_diag import MaxDiag
 
 SMALLER = ["model.hidden=[16,12]", "model.n_radial=3"]
@@ -122,6 +123,14 @@ def test_gradient_features_that_are_denied(monkeypatch):
     monkeypatch.setattr(pair_potential.Pairs, "gradient_features", False)
     with pytest.raises(ContractError, match="gradient_features of PAIR"):
         check_potential(PAIR)
+
+
+@pytest.mark.parametrize("name", ["last_layer_features", "projected_features"])
+def test_features_of_atoms_that_do_not_add_up_are_noticed(monkeypatch, name):
+    original = getattr(potential._OfAtoms, name)
+    monkeypatch.setattr(potential._OfAtoms, name, lambda self, *p: lambda x: 2 * original(self, *p)(x))
+    with pytest.raises(ContractError, match=f"{name} of atoms, added up"):
+        check_potential(compose_run(SMALLER).model)
 
 
 def test_broken_selections_are_noticed(monkeypatch):

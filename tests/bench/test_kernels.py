@@ -58,7 +58,7 @@ def test_random_projections_equal_projected_autograd(mixed_data):
     """Eqs. (15)-(19): the full gradient contracted with u_in ⊗ u_out, one projection at a time."""
     state = inputs(mixed_data, [0, 3])
     features = feat(RandomProjection, n_projections=7).prepare(state).embed(np.arange(len(mixed_data))).pool
-    projections = draw_projections(state, state.potential.layer_sizes, 7)
+    projections = draw_projections(state.potential, 7, state.seed, len(state.labelled))
     for structure in range(len(mixed_data)):
         gradients = energy_gradients(mixed_data, state.potential, structure)
         expected = sum(

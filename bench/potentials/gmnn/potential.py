@@ -179,18 +179,26 @@ class MomentPotential:
 
     def last_layer_features(self) -> OfInputs:
         """Eq. (14)."""
-        return gradients.last_layer(self.weights, self.biases, self._entering())
+        return gradients.last_layer(self.weights, self.biases, self.entering())
 
     def projected_features(self, projections: Projections) -> OfInputs:
         """Eq. (19)."""
-        return gradients.projected(self.weights, self.biases, self._entering(), projections)
+        return gradients.projected(self.weights, self.biases, self.entering(), projections)
 
-    def _entering(self) -> Callable[[Batch], gradients.Entering]:
+    def of_atoms(self) -> "_OfAtoms":
+        """The same features, a row for each atom."""
+        return _OfAtoms(self)
+
+    def entering(self, *, of_atoms: bool = False) -> Callable[[Batch], gradients.Entering]:
+        """What the features start from; `of_atoms` makes every atom a structure of its own."""
         slopes = (self.energy_scale[0] * self.parameters["scale"][0]).double()
 
         def entering(batch: Batch) -> gradients.Entering:
             geometry = batch.geometry
-            return gradients.Entering(self.network_inputs(geometry), slopes[geometry.species], geometry.first_atom)
+            first = geometry.first_atom
+            if of_atoms:
+                first = torch.arange(len(geometry.species) + 1, dtype=first.dtype, device=first.device)
+            return gradients.Entering(self.network_inputs(geometry), slopes[geometry.species], first)
 
         return entering
 
@@ -230,6 +238,25 @@ class MomentPotential:
             {k: v[chosen] for k, v in self.parameters.items()},
             self.energy_scale[chosen],
         )
+
+
+@dataclass(frozen=True)
+class _OfAtoms:
+    """The gradient features of a model with a row for each atom."""
+
+    potential: MomentPotential
+
+    @property
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        return self.potential.layer_sizes
+
+    def last_layer_features(self) -> OfInputs:
+        one = self.potential
+        return gradients.last_layer(one.weights, one.biases, one.entering(of_atoms=True))
+
+    def projected_features(self, projections: Projections) -> OfInputs:
+        one = self.potential
+        return gradients.projected(one.weights, one.biases, one.entering(of_atoms=True), projections)
 
 
 class _Evaluation:
