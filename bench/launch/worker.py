@@ -30,7 +30,7 @@ from bench.runs.stopping import SIGNALS, Stopped, die_with, listen, not_ignored
 from bench.selection.pairs import check
 
 log = logging.getLogger(__name__)
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS = 0.3
 
 
 class Outcome(IntEnum):
