@@ -1,20 +1,14 @@
 """Sweeps of runs that take a second, of the few molecules and the kernel of `small_methods`."""
 
-import contextlib
-import io
 import os
-import subprocess
-import sys
 import time
-import warnings
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
 import yaml
-from bench_commands import command
-from conftest import PROJECT, subprocess_environment
+from bench_commands import command, here
+from conftest import PROJECT
 
 from bench.errors import UserError
 from bench.launch.__main__ import main
@@ -48,21 +42,7 @@ def launch_command(results, *more, **settings):
 
 def launch(results, *more, **settings):
     """The same, but for its workers in this process, which has imported already what the command would."""
-    arguments = ["sweep=demo", *words(results, *more, **settings)]
-    out, err, argv = io.StringIO(), io.StringIO(), ["bench.launch", *map(str, arguments)]
-    with contextlib.ExitStack() as meanwhile:
-        meanwhile.enter_context(mock.patch.dict(os.environ, subprocess_environment()))
-        meanwhile.enter_context(mock.patch.object(sys, "argv", argv))
-        meanwhile.enter_context(contextlib.chdir(PROJECT))
-        meanwhile.enter_context(contextlib.redirect_stdout(out))
-        meanwhile.enter_context(contextlib.redirect_stderr(err))
-        # a pool outlives the command that starts it
-        meanwhile.enter_context(warnings.catch_warnings(action="ignore", category=ResourceWarning))
-        try:
-            main()
-        except SystemExit as end:
-            return subprocess.CompletedProcess(argv, end.code or 0, out.getvalue(), err.getvalue())
-    raise AssertionError("a command ends with an exit status")
+    return here(main, "sweep=demo", *words(results, *more, **settings))
 
 
 def numbers(folder):
