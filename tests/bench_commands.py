@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -47,12 +48,18 @@ def here(main, *arguments):
 
 
 def resume(*arguments):
-    """A run in this process, as by `bench.run` in one of its own."""
-    before = torch.get_num_threads()
+    """A run in this process, as by `bench.run` in one of its own; gives what it logs."""
+    told, root = io.StringIO(), logging.getLogger()
+    handler, level, threads = logging.StreamHandler(told), root.level, torch.get_num_threads()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
     try:
         execute(compose_run(list(map(str, arguments))))
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        root.removeHandler(handler)
+        root.setLevel(level)
+    return told.getvalue()
 
 
 def record_at(folder):
