@@ -1,13 +1,12 @@
 """What runs will cost: from the steps recorded so far, or from the benchmarks of a machine."""
 
+import statistics
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-from jaxtyping import Float
 
 from analysis.records.found import algorithm_of
 from bench.config.schema import RunConfig
@@ -49,12 +48,12 @@ class RecordedCosts:
         scenario = _scenario_key(run.scenario.name, run.deviations)
         if scenario not in self.training:
             return float("nan")
-        sizes = np.array(run.training_set_sizes()[steps_done:], dtype=float)
-        training = _at(self.training[scenario], sizes)
+        sizes = run.training_set_sizes()[steps_done:]
+        training = sum(_at(self.training[scenario], size) for size in sizes)
         of_scenario = [value for (name, _), value in self.other.items() if name == scenario]
-        other = self.other.get((scenario, algorithm_of(run.configuration())), float(np.median(of_scenario)))
+        other = self.other.get((scenario, algorithm_of(run.configuration())), statistics.median(of_scenario))
         members = run.kernel.get("members", 1)
-        return float(members * training.sum() + other * len(sizes))
+        return float(members * training + other * len(sizes))
 
 
 def recorded(records: Sequence[Record]) -> RecordedCosts:
@@ -70,19 +69,25 @@ def recorded(records: Sequence[Record]) -> RecordedCosts:
                 other[scenario, algorithm].append(step.seconds - step.seconds_training)
     return RecordedCosts(
         training={scenario: _curve(by_size) for scenario, by_size in training.items()},
-        other={key: float(np.median(seconds)) for key, seconds in other.items()},
+        other={key: statistics.median(seconds) for key, seconds in other.items()},
     )
 
 
 def _curve(by_size: Mapping[float, Iterable[float]]) -> Curve:
     """The median at each size."""
-    return {float(size): float(np.median([*by_size[size]])) for size in sorted(by_size)}
+    return {float(size): statistics.median(by_size[size]) for size in sorted(by_size)}
 
 
-def _at(curve: Curve, sizes: Float[np.ndarray, " sizes"]) -> Float[np.ndarray, " sizes"]:
-    """Interpolated, in proportion to the size beyond the largest."""
-    known = np.array(list(curve))
-    return np.interp(sizes, known, np.array(list(curve.values()))) * np.maximum(sizes / known[-1], 1)
+def _at(curve: Curve, size: int) -> float:
+    """Interpolated; that of the smallest size below it, in proportion to the size beyond the largest."""
+    sizes, values = list(curve), list(curve.values())
+    above = bisect_right(sizes, size)
+    if above == 0:
+        return values[0]
+    if above == len(sizes):
+        return values[-1] * (size / sizes[-1])
+    share = (size - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
+    return values[above - 1] + share * (values[above] - values[above - 1])
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class BenchmarkedCosts:
             of_kernel = members * each["evaluation_ms"]
         total = 0.0
         for n_train in sizes[steps_done:]:
-            step = float(_at(known, np.array([float(min(n_train, settings.minibatch))]))[0])
+            step = _at(known, min(n_train, settings.minibatch))
             trained = settings.minibatches(n_train, settings.epochs) * step
             trained += settings.validation_checks * run.scenario.validation * each["validation_ms"]
             total += members * (trained + n_test * each["evaluation_ms"])

@@ -5,6 +5,7 @@ python -m analysis.plan [sweep=NAME] [overrides …] [--results FOLDER] [--costs
 
 import argparse
 import csv
+import functools
 import io
 import json
 import math
@@ -54,7 +55,8 @@ def _plan(arguments: argparse.Namespace) -> None:
         raise UserError(f"--workers {arguments.workers}: must be at least 1")
     files, words = files_of(arguments, arguments.words)
     of_cluster, own = split_cluster(words, files)
-    composed_cluster(of_cluster, files)  # where it runs changes nothing here, but a wrong word is wrong
+    if of_cluster:
+        composed_cluster(of_cluster, files)  # where it runs changes nothing here, but a wrong word is wrong
     if not any(override.key_or_group == "sweep" for override in parse(own, files)):
         own = ["sweep=paper", *own]
     cells = expand(own, files)
@@ -79,7 +81,8 @@ def states(cells: Sequence[Cell], records: Sequence[Found], costs: Costs | None 
     `stale` are cells that only another version of the code's numbers or of the data has answered; `seconds_to_come` is
     NaN where nothing of the scenario has been measured. Without `costs` they are those of the recorded steps.
     """
-    checksums = current_checksums(cells)
+    checksum_of = functools.cache(lambda data: _checksum(run_of[data]))
+    run_of: dict[str, RunConfig] = {}
     by_cell: dict[str, list[Found]] = {}
     for one in records:
         if one.record:
@@ -89,7 +92,10 @@ def states(cells: Sequence[Cell], records: Sequence[Found], costs: Costs | None 
     for cell in cells:
         run = cell.run
         asked = identity_of(run, "")
-        state, record = _answer(by_cell.get(cell_of(asked), []), run.scenario.final, checksums[data_of(asked)])
+        found = by_cell.get(cell_of(asked), [])
+        run_of.setdefault(data_of(asked), run)
+        checksum = checksum_of(data_of(asked)) if found else None
+        state, record = _answer(found, run.scenario.final, checksum)
         steps = [*record.path(run.scenario.final)] if record is not None and state != "stale" else []
         rows.append(
             {

@@ -112,6 +112,10 @@ RC: dict[Any, Any] = {
 }
 
 
+MOST_LETTERS = 48
+"""Of a name in a figure."""
+
+
 def looks(algorithms: Iterable[str]) -> dict[str, Look]:
     """Looks of the algorithms present: known ones in their order, then the others by name."""
     present = set(algorithms)
@@ -165,5 +169,10 @@ def apply(changes: Mapping[Any, Any] | None = None) -> AbstractContextManager[No
 
 
 def plain(name: str) -> str:
-    """A name from outside as matplotlib writes it letter by letter: a dollar begins no formula."""
+    """A name from outside as matplotlib writes it letter by letter: a dollar begins no formula.
+
+    A long one is cut in its middle, for beside it nothing would be left to draw on; the page's own text has it whole.
+    """
+    if len(name) > MOST_LETTERS:
+        name = f"{name[: MOST_LETTERS // 2]}…{name[-MOST_LETTERS // 2 + 1 :]}"
     return name.replace("$", r"\$")

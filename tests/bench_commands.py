@@ -1,12 +1,20 @@
 """The commands as subprocesses, and file systems that fail them."""
 
 import contextlib
+import io
+import logging
+import os
 import subprocess
 import sys
+import warnings
+from unittest import mock
 
 import pytest
+import torch
 from conftest import PROJECT, subprocess_environment
 
+from bench.config.compose import compose_run
+from bench.run import execute
 from bench.runs.record import RECORD, read_record
 
 
@@ -19,6 +27,39 @@ def command(*arguments, module="bench.run"):
         text=True,
         check=False,
     )
+
+
+def here(main, *arguments):
+    """A command in this process, which has imported already what the command would; it ends with an exit status."""
+    out, err, argv = io.StringIO(), io.StringIO(), [main.__module__, *map(str, arguments)]
+    with contextlib.ExitStack() as meanwhile:
+        meanwhile.enter_context(mock.patch.dict(os.environ, subprocess_environment()))
+        meanwhile.enter_context(mock.patch.object(sys, "argv", argv))
+        meanwhile.enter_context(contextlib.chdir(PROJECT))
+        meanwhile.enter_context(contextlib.redirect_stdout(out))
+        meanwhile.enter_context(contextlib.redirect_stderr(err))
+        # what it has started in the background outlives a command
+        meanwhile.enter_context(warnings.catch_warnings(action="ignore", category=ResourceWarning))
+        try:
+            main()
+        except SystemExit as end:
+            return subprocess.CompletedProcess(argv, end.code or 0, out.getvalue(), err.getvalue())
+    raise AssertionError("a command ends with an exit status")
+
+
+def resume(*arguments):
+    """A run in this process, as by `bench.run` in one of its own; gives what it logs."""
+    told, root = io.StringIO(), logging.getLogger()
+    handler, level, threads = logging.StreamHandler(told), root.level, torch.get_num_threads()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        execute(compose_run(list(map(str, arguments))))
+    finally:
+        torch.set_num_threads(threads)
+        root.removeHandler(handler)
+        root.setLevel(level)
+    return told.getvalue()
 
 
 def record_at(folder):

@@ -92,9 +92,18 @@ def random_crystal(generator, n_atoms=4, numbers=(8, 22)):
 
 
 LONGEST = [
-    *("test_install", "test_launch_slurm", "test_launch", "test_faults_launch", "test_hydra", "test_run"),
-    *("test_continue", "test_completion", "test_merge", "test_migrate", "test_own_scenario", "test_training"),
-    *("test_ready", "test_identity", "test_campaigns", "test_faults_data", "test_faults_input"),
+    *(
+        "test_launch",
+        "test_run",
+        "test_launch_slurm",
+        "test_faults_launch",
+        "test_report",
+        "test_hydra",
+        "test_training",
+    ),
+    *("test_build", "test_own_potential", "test_install", "test_completion", "test_merge", "test_migrate"),
+    *("test_own_scenario", "test_continue", "test_ready", "test_identity", "test_campaigns"),
+    *("test_faults_data", "test_faults_input"),
 ]
 """Files that take longest: begun first, so that no process is left alone with one at the end."""
 

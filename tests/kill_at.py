@@ -1,11 +1,14 @@
-"""Do a run and kill -9 it when some function is called for the n-th time: kill_at.py MODULE FUNCTION N ARGUMENTS…"""
+"""Do a run that is sent a signal when some function is called for the n-th time.
+
+kill_at.py SIGNAL MODULE FUNCTION N ARGUMENTS…
+"""
 
 import importlib
 import os
 import signal
 import sys
 
-module_name, path, count, *arguments = sys.argv[1:]
+name_of_signal, module_name, path, count, *arguments = sys.argv[1:]
 owner = importlib.import_module(module_name)
 *parents, name = path.split(".")
 for parent in parents:
@@ -18,7 +21,7 @@ def deadly(*positional, **keywords):
     global calls  # noqa: PLW0603
     calls += 1
     if calls == int(count):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[name_of_signal])
     return original(*positional, **keywords)
 
 

@@ -1,20 +1,17 @@
-"""Sweeps of runs that take a second: a dataset of a few molecules, and a kernel that misbehaves for chosen seeds."""
+"""Sweeps of runs that take a second, of the few molecules and the kernel of `small_methods`."""
 
-import ctypes
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
-from bench_commands import command
-from conftest import PROJECT, make_structures
+from bench_commands import command, here
+from conftest import PROJECT
 
-from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.kernels.random import Random
+from bench.launch.__main__ import main
 from bench.runs.locks import is_locked
 from bench.runs.record import end_file, numbers_of, read_record
 
@@ -24,68 +21,28 @@ SIZES = [
 ]
 
 
-@dataclass(frozen=True)
-class FewMolecules:
-    """Forty bent triatomic molecules with the labels of springs."""
-
-    name: str
-
-    def load(self) -> Structures:
-        generator = np.random.default_rng(1)
-        equilibrium = np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
-        displaced = 0.1 * generator.normal(size=(40, 3, 3))
-        data = make_structures([([8, 1, 1], equilibrium + one, None) for one in displaced])
-        return Structures(
-            **{name: getattr(data, name) for name in ("name", "atomic_numbers", "positions", "offsets", "cells")},
-            periodic=data.periodic,
-            energies=5 * (displaced**2).sum((1, 2)),
-            forces=-10 * displaced.reshape(-1, 3),
-            reference_energies={1: 0.0, 8: 0.0},
-        )
-
-
-@dataclass(frozen=True)
-class Misbehaving(Random):
-    """RND that, for some seeds, raises or dies at its second step, as long as a file exists; and takes its time.
-
-    As long as the file `gate` exists, it waits at the second step: runs outlast what a test does to them.
-    """
-
-    raises: tuple[int, ...] = ()
-    dies: tuple[int, ...] = ()
-    seconds: float = 0.0
-    fault: str = ""
-    gate: str = ""
-
-    def prepare(self, inputs):
-        time.sleep(self.seconds)
-        while len(inputs.labelled) > 2 and Path(self.gate).is_file():
-            time.sleep(0.05)
-        if len(inputs.labelled) > 2 and Path(self.fault).is_file():
-            if inputs.seed in self.raises:
-                raise ArithmeticError(f"seed {inputs.seed}\nmisbehaves")
-            if inputs.seed in self.dies:
-                ctypes.string_at(0)
-        return super().prepare(inputs)
-
-
 def words(results, *more, final=8, epochs=4, **kernel):
     """The words of a sweep after `sweep=demo`."""
     yaml_keys = yaml.safe_load((PROJECT / "conf/dataset/rmd17_aspirin.yaml").read_text())
     return [
         *SIZES,
-        "plugins=[small_sweeps,own_kernel]",
-        *("algorithm=maxdiag_rnd", "kernel._target_=small_sweeps.Misbehaving", "kernel.name=misbehaving"),
+        "plugins=[small_methods,own_kernel]",
+        *("algorithm=maxdiag_rnd", "kernel._target_=small_methods.Misbehaving", "kernel.name=misbehaving"),
         *(f"+kernel.{key}={value}".replace(" ", "") for key, value in kernel.items()),
         *(f"~dataset.{key}" for key in yaml_keys if key not in ("_target_", "name")),
-        *("dataset._target_=small_sweeps.FewMolecules", "dataset.name=few_molecules"),
+        *("dataset._target_=small_methods.FewMolecules", "dataset.name=few_molecules"),
         *(f"scenario.final={final}", f"training.epochs={epochs}", "final_kernels=[]", f"results={results}", *more),
     ]
 
 
-def launch(results, *more, **settings):
+def launch_command(results, *more, **settings):
     """The command with these words; `seed=…` and options are among `more`."""
     return command("sweep=demo", *words(results, *more, **settings), module="bench.launch")
+
+
+def launch(results, *more, **settings):
+    """The same, but for its workers in this process, which has imported already what the command would."""
+    return here(main, "sweep=demo", *words(results, *more, **settings))
 
 
 def numbers(folder):

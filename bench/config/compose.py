@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -138,10 +139,10 @@ class Composition:
 def composed_once(files: ConfigFiles, words: tuple[str, ...]) -> Composition:
     """Compose, or take what was composed of the same words before. Raises UserError."""
     config = composed(words, files)
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    references = re.findall(r"\$\{[^}]*\}", OmegaConf.to_yaml(own))
+    own = _without_hydra(config)
+    references = re.findall(r"\$\{[^}]*\}", json.dumps(OmegaConf.to_container(own), ensure_ascii=False, default=str))
     referred = frozenset(itertools.chain.from_iterable(re.findall(r"\w+", reference) for reference in references))
-    return Composition(plain(config, files), config.hydra.runtime, referred)
+    return Composition(_resolved(own, config, files), config.hydra.runtime, referred)
 
 
 def plain(config: DictConfig, files: ConfigFiles = PROJECT_FILES) -> dict[str, Any]:
@@ -149,7 +150,14 @@ def plain(config: DictConfig, files: ConfigFiles = PROJECT_FILES) -> dict[str, A
 
     Raises UserError for a reference to nothing.
     """
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return _resolved(_without_hydra(config), config, files)
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _resolved(own: DictConfig, config: DictConfig, files: ConfigFiles) -> dict[str, Any]:
     hydra_config = HydraConfig.instance()
     before = hydra_config.cfg
     try:

@@ -5,6 +5,7 @@ composition of Hydra takes 70 ms, and a sweep over the paper would need sixty. F
 """
 
 import functools
+import json
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -69,10 +70,10 @@ def _global(loaded: Any) -> dict[str, Any] | None:
 
 def _plain(config: Any) -> dict[str, Any] | None:
     """A mapping as plain values; None if something in it is a reference or missing."""
-    if not isinstance(config, DictConfig) or "${" in OmegaConf.to_yaml(config) or OmegaConf.missing_keys(config):
+    if not isinstance(config, DictConfig) or OmegaConf.missing_keys(config):
         return None
     values: Any = OmegaConf.to_container(config)
-    return values
+    return None if "${" in json.dumps(values, default=str) else values
 
 
 def _chosen(loaded: Any) -> dict[str, str] | None:

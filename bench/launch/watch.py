@@ -11,7 +11,8 @@ from bench.launch.queue import Entry
 from bench.runs.record import STATES as RECORDED
 
 STATES = (*RECORDED, "damaged", "missing")
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_LOOKS = (0.2, 2.0)
+"""At first, and at most: a tenth of the time that it has been looked at."""
 
 
 class Watch:
@@ -72,6 +73,7 @@ class Watch:
     def until_nobody_works(self, workers: Callable[[], int]) -> Counter[str]:
         """Show the table, live on a terminal, until no worker is left."""
         shown: list[str] = []
+        started = time.monotonic()
         while True:
             try:
                 left = workers()
@@ -87,4 +89,5 @@ class Watch:
                 shown = table
             if left == 0:
                 return counts
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            shortest, longest = SECONDS_BETWEEN_LOOKS
+            time.sleep(min(max(shortest, (time.monotonic() - started) / 10), longest))

@@ -30,9 +30,7 @@ from bench.runs.stopping import SIGNALS, Stopped, die_with, listen, not_ignored
 from bench.selection.pairs import check
 
 log = logging.getLogger(__name__)
-SECONDS_BETWEEN_LOOKS = 1.0
-IMPORTED_LATE = ("torch._dynamo", "scipy.stats")
-"""What every run imports within its work, for seconds: here once, before the processes of the runs are forked."""
+SECONDS_BETWEEN_LOOKS = 0.3
 
 
 class Outcome(IntEnum):
@@ -65,8 +63,8 @@ class Worker:
 
     def work(self) -> int:
         """Do what is left. Returns 0, or the exit status of a worker that was stopped or could not do all."""
-        for module in IMPORTED_LATE:
-            importlib.import_module(module)
+        if any(entry.run.final_kernels for entry in self.queue.entries):
+            importlib.import_module("scipy.stats")  # their correlations: once, before runs are forked
         while not self.stopping:
             first = self._next()
             if first is None:

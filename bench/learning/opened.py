@@ -24,7 +24,6 @@ from bench.runs.record import LOCK, SPLIT, TRAINING, RunRecord, make_folder, run
 from bench.runs.record_schema import KernelFacts, Record, Session
 from bench.selection.base import Selection
 from bench.selection.pairs import check
-from bench.training.ready import make_ready
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Shared:
         if key not in self.views:
             architecture: Architecture = plugin(run.model, "model")
             self.views[key] = architecture.on(data, run.precision, run.device)
-            make_ready(self.views[key], run.training)
+            self.views[key].make_ready(run.training.force_weight)
         return self.views[key]
 
 

@@ -1,11 +1,10 @@
-"""What a yaml of conf/model configures: a kind of potential, before it meets data. Nothing here imports torch."""
+"""What a yaml of conf/model configures: a kind of potential, before it meets data. No torch, no numpy."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from bench.data.structures import Structures
-
 if TYPE_CHECKING:
+    import bench.data.structures
     from bench.potentials.base import Potential, View
 
 
@@ -35,7 +34,7 @@ class Architecture(Protocol):
     def gradient_features(self) -> bool:
         """Whether its potentials are `GradientFeatures`, which FEAT and GP kernels need."""
 
-    def on(self, data: Structures, precision: str, device: str) -> "View":
+    def on(self, data: "bench.data.structures.Structures", precision: str, device: str) -> "View":
         """The architecture on a dataset, computing in float32 or float64 on a device of torch."""
 
     def load(self, state: Mapping[str, Any], device: str) -> "Potential":

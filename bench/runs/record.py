@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from bench.config.identity import hash_of, identity_of
@@ -102,8 +101,10 @@ class RunRecord:
         )
         self.save(status="failed", failure=failure)
 
-    def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def save_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Write arrays beside the record."""
+        import numpy as np  # noqa: PLC0415 - not where records are only looked at
+
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         self.save_file(name, buffer.getvalue())
@@ -165,8 +166,10 @@ def checksums_beside(path: Path) -> Mapping[str, str]:
         return {}
 
 
-def read_arrays(path: Path, checksums: Mapping[str, str]) -> dict[str, np.ndarray] | None:
+def read_arrays(path: Path, checksums: Mapping[str, str]) -> dict[str, Any] | None:
     """What `save_arrays` wrote, None where it is not kept. Raises UserError if it is damaged."""
+    import numpy as np  # noqa: PLC0415
+
     content = read_file(path, checksums)
     if content is None:
         return None

@@ -42,7 +42,7 @@ class Group:
         self.settings, self.potential = settings, potential
         self.minibatches, self.held_out = minibatches, held_out
         self.optimizer = Optimizer(potential, settings)
-        self.state = TrainingState(potential, self.optimizer.adam)
+        self.state = TrainingState(potential, self.optimizer.moments)
 
     def step(self, minibatch: int, done: float) -> None:
         """One minibatch, counted from 0, of every model, after a fraction `done` of all minibatches."""

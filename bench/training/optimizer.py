@@ -2,29 +2,53 @@
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from bench.config.schema import TrainingSettings
 from bench.potentials.base import Parameters, Potential
 
 
 class Optimizer:
-    """Changes the parameters in place; one learning rate per group (`Potential.rates`), scaled by the schedule."""
+    """Changes the parameters in place; one learning rate per group (`Potential.rates`), scaled by the schedule.
+
+    By torch's function, for its class imports the compiler of torch, which takes a second. `moments` is what Adam keeps
+    of every parameter: the number of steps, and the running means of the gradient and of its square.
+    """
 
     def __init__(self, potential: Potential, settings: TrainingSettings) -> None:
         self.settings = settings
         self.parameters = {k: v for k, v in potential.parameters.items() if k in potential.rates}
-        by_rate: dict[float, list[Tensor]] = {}
-        for name, values in self.parameters.items():
-            by_rate.setdefault(settings.learning_rates[potential.rates[name]], []).append(values)
-        self.rates = list(by_rate)
-        groups = [{"params": values, "lr": rate} for rate, values in by_rate.items()]
-        self.adam = torch.optim.Adam(groups, betas=settings.adam_betas, eps=settings.adam_epsilon, fused=True)
+        self.names_of_rate: dict[float, list[str]] = {}
+        for name in self.parameters:
+            self.names_of_rate.setdefault(settings.learning_rates[potential.rates[name]], []).append(name)
+        self.moments: dict[str, dict[str, Tensor]] = {
+            name: {
+                "step": torch.zeros((), device=values.device),
+                "exp_avg": torch.zeros_like(values),
+                "exp_avg_sq": torch.zeros_like(values),
+            }
+            for name, values in self.parameters.items()
+        }
 
+    @torch.no_grad()
     def step(self, gradient: Parameters, done: float) -> None:
         """One step after a fraction `done` of all minibatches."""
         decay = 1 - done if self.settings.decay == "linear" else 1.0
-        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
-            group["lr"] = rate * decay
-        for name, values in self.parameters.items():
-            values.grad = gradient[name].reshape(values.shape)
-        self.adam.step()
+        beta1, beta2 = self.settings.adam_betas
+        for rate, names in self.names_of_rate.items():
+            adam(
+                [self.parameters[name] for name in names],
+                [gradient[name].reshape(self.parameters[name].shape) for name in names],
+                [self.moments[name]["exp_avg"] for name in names],
+                [self.moments[name]["exp_avg_sq"] for name in names],
+                [],
+                [self.moments[name]["step"] for name in names],
+                fused=True,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=rate * decay,
+                weight_decay=0.0,
+                eps=self.settings.adam_epsilon,
+                maximize=False,
+            )

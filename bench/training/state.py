@@ -11,9 +11,6 @@ from torch import Tensor
 
 from bench.potentials.base import Parameters, Potential
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What Adam keeps of every parameter, beside the number of steps."""
-
 
 @dataclass(frozen=True)
 class Best:
@@ -27,9 +24,9 @@ class Best:
 class TrainingState:
     """Early stopping keeps, for every model, the parameters with the lowest validation error of all checks."""
 
-    def __init__(self, potential: Potential, adam: torch.optim.Adam) -> None:
+    def __init__(self, potential: Potential, moments: dict[str, dict[str, Tensor]]) -> None:
         models, dtype, device = potential.n_models, potential.dtype, potential.device
-        self.potential, self.adam = potential, adam
+        self.potential, self.moments = potential, moments
         self.best: Parameters = {name: values.clone() for name, values in potential.parameters.items()}
         self.best_error: Float[Tensor, " models"] = torch.full((models,), math.inf, dtype=dtype, device=device)
         self.best_check: Int[Tensor, " models"] = torch.full((models,), -1, dtype=torch.int64, device=device)
@@ -64,14 +61,12 @@ class TrainingState:
         def part(values: Tensor) -> Tensor:
             return values[one].clone()
 
-        moments = {}
-        for name, values in self.potential.parameters.items():
-            of_adam = self.adam.state.get(values)
-            if of_adam:
-                moments[name] = {"step": of_adam["step"].clone()} | {key: part(of_adam[key]) for key in MOMENTS}
         return {
             "parameters": {name: part(values) for name, values in self.potential.parameters.items()},
-            "adam": moments,
+            "adam": {
+                name: {key: part(values) if values.ndim else values.clone() for key, values in of_one.items()}
+                for name, of_one in self.moments.items()
+            },
             "best": {name: part(values) for name, values in self.best.items()},
             "best_error": part(self.best_error),
             "best_check": part(self.best_check),
@@ -90,8 +85,8 @@ class TrainingState:
         for name, values in self.potential.parameters.items():
             values.copy_(joined("parameters", name))
             self.best[name] = joined("best", name)
-            if name in saved[0]["adam"]:
-                of_adam = {"step": saved[0]["adam"][name]["step"].clone()}
-                self.adam.state[values] = of_adam | {key: joined("adam", name, key) for key in MOMENTS}
+        for name, of_one in self.moments.items():
+            for key, values in of_one.items():
+                values.copy_(joined("adam", name, key) if values.ndim else saved[0]["adam"][name][key])
         self.best_error, self.best_check = joined("best_error"), joined("best_check")
         self.history = [torch.cat(errors) for errors in zip(*(one["history"] for one in saved), strict=True)]

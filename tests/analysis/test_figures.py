@@ -240,3 +240,8 @@ def test_savings_show_the_table(found):
     rows = rows[rows["algorithm"] != "MaxDiag + AE(E)"]
     assert shown == {(MEASURES.index(r.measure), round(r.saving, 6)) for r in rows.itertuples()} and len(shown) > 2
     assert any("[" in text for *_, text in drawing.points)
+
+
+def test_a_long_name_is_cut_in_its_middle():
+    assert style.plain("LCMD + FEAT(LL)$") == r"LCMD + FEAT(LL)\$"
+    assert style.plain("a" * 60 + "b" * 60) == "a" * 24 + "…" + "b" * 23

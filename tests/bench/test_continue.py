@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from bench_commands import command, records
+from bench_commands import records, resume
 from small_sweeps import numbers, words
 
 from analysis.plan import states
@@ -25,9 +25,8 @@ def asked(results, final, *more):
 
 
 def run(results, final, *more):
-    done = command(*asked(results, final, *more))
-    assert done.returncode == 0, done.stderr
-    return done
+    """Gives what it logs."""
+    return resume(*asked(results, final, *more))
 
 
 def folder_of(results):
@@ -60,8 +59,8 @@ def test_continued_is_the_run_to_that_end(tmp_path, shorter, longer, model):
     if model == "lost":
         (folder / "model.pt").unlink()
     done = run(results, 10)
-    assert f"from its end at 6 structures: {'from its' if model == 'kept' else 'its model is not kept'}" in done.stderr
-    assert [line.split("N_train ")[1].split(":")[0] for line in done.stderr.splitlines() if "N_train" in line] == [
+    assert f"from its end at 6 structures: {'from its' if model == 'kept' else 'its model is not kept'}" in done
+    assert [line.split("N_train ")[1].split(":")[0] for line in done.splitlines() if "N_train" in line] == [
         *("6", "8", "10")
     ]
     found, whole = numbers(folder), numbers(folder_of(longer))
@@ -114,7 +113,7 @@ def test_an_end_between_two_batches(tmp_path, longer):
     assert numbers(folder)[3:] == whole[3:]  # arrays of the end and weights
     # a smaller end asked for again is done, and leaves the model of the larger
     before = (folder / "model.pt").read_bytes()
-    assert "is done" in run(results, 7).stderr and (folder / "model.pt").read_bytes() == before
+    assert "is done" in run(results, 7) and (folder / "model.pt").read_bytes() == before
     run(results, 9)
     assert (folder / "model.pt").read_bytes() == before and (folder / "end_9.npz").exists()
 
@@ -126,13 +125,13 @@ def test_diagnostics_that_are_missing_are_computed_from_the_model(tmp_path, shor
     assert records(results)[0]["steps"][-1]["correlations"] == {}
     bare, end = ((folder / name).read_bytes() for name in ("record.json", "end_6.npz"))
     done = run(results, 6)
-    assert "correlations of GP(LL), GP(RP) added from its model" in done.stderr
+    assert "correlations of GP(LL), GP(RP) added from its model" in done
     assert numbers(folder) == numbers(folder_of(shorter))
     (folder / "record.json").write_bytes(bare)
     (folder / "end_6.npz").write_bytes(end)
     (folder / "model.pt").unlink()
     done = run(results, 6)
-    assert "no correlations of GP(LL), GP(RP), for its model is not kept" in done.stderr
+    assert "no correlations of GP(LL), GP(RP), for its model is not kept" in done
     assert records(results)[0]["steps"] == json.loads(bare)["steps"]
 
 
@@ -140,7 +139,7 @@ def test_a_smaller_end_of_a_longer_run_is_done(tmp_path, longer):
     results = tmp_path / "results"
     shutil.copytree(longer, results)
     done = run(results, 6)
-    assert "is done" in done.stderr and "for its model is not kept" in done.stderr
+    assert "is done" in done and "for its model is not kept" in done
     record = json.loads((folder_of(results) / "record.json").read_text())
     assert record["finals"] == [10, 6] and record["status"] == "done"
     assert np.load(folder_of(results) / "end_10.npz")

@@ -85,8 +85,8 @@ def test_a_queue_carries_what_was_named_and_no_more(bait, tmp_path):
     entries = entries_of(expand(["sweep=demo", *words(tmp_path, "seed=0")]))
     Queue(SCHEMA_VERSION, 3, 1, entries).write(folder)
     plugins._named.clear()
-    assert [entry.run.plugins for entry in read_queue(folder).entries] == [["small_sweeps", "own_kernel"]]
-    assert plugins._named == {"small_sweeps", "own_kernel"}
+    assert [entry.run.plugins for entry in read_queue(folder).entries] == [["small_methods", "own_kernel"]]
+    assert plugins._named == {"small_methods", "own_kernel"}
     content = json.loads((folder / QUEUE).read_text())
     content["entries"][0]["run"]["kernel"]["_target_"] = "bait.Bait"
     (folder / QUEUE).write_text(json.dumps(content))
@@ -103,7 +103,7 @@ def test_what_is_no_dataset_or_kernel_is_told(monkeypatch):
     with pytest.raises(UserError, match=r"load gives list, not bench.data.structures.Structures"):
         load_dataset({"_target_": f"{__name__}.Lists", "name": "x"})
     with pytest.raises(UserError, match=r"kernel .*FewMolecules has no members"):
-        check(compose_run(["plugins=small_sweeps", "kernel._target_=small_sweeps.FewMolecules", "kernel.name=few"]))
+        check(compose_run(["plugins=small_methods", "kernel._target_=small_methods.FewMolecules", "kernel.name=few"]))
 
 
 @dataclasses.dataclass(frozen=True)

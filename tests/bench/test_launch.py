@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bench_commands import command, file_system, record_at, records
 from conftest import PROJECT, subprocess_environment
-from small_sweeps import all_numbers, launch, process_ids, states, wait_until, words
+from small_sweeps import all_numbers, launch, launch_command, process_ids, states, wait_until, words
 
 from bench.config.sweep import expand
 from bench.launch.cluster import Local, Place, cluster_of, places, share, visible_gpus
@@ -40,7 +40,7 @@ def folder_of(results, seed):
 @two_cores
 def test_a_sweep_on_two_workers(tmp_path, undisturbed):
     """All done, the same numbers, nothing done twice; said so when launched again; nothing left over."""
-    done = launch(tmp_path, SEEDS, "cluster.workers=2", "threads=1", "--wait")
+    done = launch_command(tmp_path, SEEDS, "cluster.workers=2", "threads=1", "--wait")
     assert done.returncode == 0, done.stdout + done.stderr
     assert all_numbers(tmp_path) == undisturbed
     assert all(len(record["sessions"]) == 1 for record in records(tmp_path))
@@ -182,12 +182,14 @@ def test_a_full_disk_burns_no_runs(tmp_path):
         remount("size=64M")
         done = launch(tmp_path, SEEDS, "threads=1", "cluster.workers=2", "--wait")
         assert done.returncode == 0, done.stdout + done.stderr
+        wait_until(lambda: not process_ids(str(tmp_path)))
 
 
 def test_read_only_results(tmp_path):
     """One line, and nothing started; what is recorded there can still be looked at."""
     with file_system(tmp_path) as remount:
         assert launch(tmp_path, "seed=0", "threads=1", "--wait").returncode == 0
+        wait_until(lambda: not process_ids(str(tmp_path)))
         remount("ro")
         done = launch(tmp_path, "seed=0,1", "threads=1", "--wait")
         assert done.returncode == 2, done.stdout + done.stderr

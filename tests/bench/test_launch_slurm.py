@@ -19,8 +19,8 @@ from small_sweeps import all_numbers, launch, process_ids, running, states, wait
 from bench import api
 from bench.runs.record import RECORD, read_record
 
-SEEDS = "seed=" + ",".join(map(str, range(8)))
-EPOCHS = 25
+SEEDS = "seed=" + ",".join(map(str, range(6)))
+EPOCHS = 6
 HERE = ["cluster=slurm", "cluster.cpus_per_worker=1", "cluster.memory_gb=0.5", "cluster.minutes=10"]
 
 
@@ -58,7 +58,7 @@ def test_more_workers_than_an_array_may_have_and_runs_that_fail(slurm, tmp_path,
     done = launch(results, *options, "--wait", **settings)
     assert "MaxArraySize: 3 workers" in done.stdout and "submitted 3 workers" in done.stdout
     assert done.returncode == 1, done.stdout + done.stderr
-    expected = {seed: "failed" if seed in (1, 2) else "done" for seed in range(8)}
+    expected = {seed: "failed" if seed in (1, 2) else "done" for seed in range(6)}
     assert states(results, SEEDS, **settings) == expected
     failures = {r["identity"]["seed"]: r["failure"] for r in records(results) if r["status"] == "failed"}
     assert failures[1]["error"] == "ArithmeticError" and failures[1]["attempt"] == 1

@@ -24,6 +24,7 @@ print(sum(half.stats.cache_hits.values()), sum(half.stats.cache_misses.values())
 """
 
 EVERY_STEP = """
+import sys
 import numpy as np, torch
 from conftest import SMALL, make_builder, make_structures, random_molecule
 from bench.data.split import Split
@@ -34,7 +35,6 @@ from bench.kernels.random_projection import RandomProjection
 from bench.potentials.gmnn.compiled.jit import KERNELS
 from bench.config.schema import TrainingSettings
 from bench.training.fit import Job, fit
-from bench.training.ready import make_ready
 
 generator = np.random.default_rng(0)
 data = make_structures([random_molecule(generator, n) for n in (3, 6, 5, 4)])
@@ -43,7 +43,7 @@ for dtype, force_weight in ((torch.float32, 4.0), (torch.float64, 0.0)):
     settings = TrainingSettings(2, 2, {"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001}, force_weight, 1)
     builder = make_builder(data, dtype=dtype)
     before = known()
-    make_ready(builder, settings)
+    builder.make_ready(force_weight)
     ready = known()
     assert ready != before
     fitted = fit(builder, settings, Job(np.arange(2), np.arange(2, 4), seed=0))
@@ -51,6 +51,7 @@ for dtype, force_weight in ((torch.float32, 4.0), (torch.float64, 0.0)):
     inputs = KernelInputs(fitted.potential, builder, np.arange(2), 0)
     for kernel in (LastLayer("GP(LL)", posterior=True), RandomProjection("GP(RP)", posterior=True)):
         kernel.prepare(inputs).embed(np.arange(4))
+    assert "torch._dynamo" not in sys.modules  # torch's compiler, which takes a second to import
     assert known() == ready, [k for k, r in zip(KERNELS, ready) if k.signatures != r]
 """
 

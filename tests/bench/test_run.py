@@ -10,14 +10,15 @@ from dataclasses import replace
 import ase
 import numpy as np
 import pytest
-from bench_commands import command, file_system, record_at, records
+from bench_commands import command, file_system, here, record_at, records, resume
 from conftest import PROJECT, subprocess_environment
-from small_sweeps import numbers, wait_until
+from small_sweeps import numbers
 
 from bench.calculator import PotentialCalculator
 from bench.config.compose import compose_run
 from bench.config.identity import hash_of
 from bench.learning.cycle import run_active_learning
+from bench.run import main
 from bench.runs import stopping
 from bench.runs.record import RunRecord, read_record
 from bench.runs.stopping import listen
@@ -113,9 +114,9 @@ def test_the_model_loads_as_a_calculator(undisturbed):
 
 
 KILLED = {
-    "in the initial training": ("bench.training.fit", "_Optimizer.step", 4),
-    "in a later training": ("bench.training.fit", "_Optimizer.step", 9),
-    "in the last training": ("bench.training.fit", "_Optimizer.step", 17),
+    "in the initial training": ("bench.training.optimizer", "Optimizer.step", 4),
+    "in a later training": ("bench.training.optimizer", "Optimizer.step", 9),
+    "in the last training": ("bench.training.optimizer", "Optimizer.step", 17),
     "in selection": ("bench.selection.lcmd", "nearest_centres", 2),
     "in writing the initial model": ("pathlib", "Path.replace", 3),
     "in writing a step": ("pathlib", "Path.replace", 5),
@@ -125,61 +126,46 @@ KILLED = {
 }
 
 
+def sent(signum, module, function, count, *arguments, **environment):
+    """A run that is sent a signal when a function is called for the n-th time."""
+    return subprocess.run(
+        [sys.executable, PROJECT / "tests/kill_at.py", signum.name, module, function, str(count), *arguments],
+        cwd=PROJECT,
+        env=subprocess_environment() | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("where", KILLED)
 def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path, where):
     module, function, count = KILLED[where]
     arguments = [*TINY, "algorithm=lcmd_feat_ll", f"results={tmp_path}"]
-    killed = subprocess.run(
-        [sys.executable, PROJECT / "tests/kill_at.py", module, function, str(count), *arguments],
-        cwd=PROJECT,
-        env=subprocess_environment(),
-        capture_output=True,
-        check=False,
-    )
-    assert killed.returncode == -9
+    assert sent(signal.SIGKILL, module, function, count, *arguments).returncode == -signal.SIGKILL
     for record in records(tmp_path):
         assert record["status"] == "running"
-    resumed = command(*arguments)
-    assert resumed.returncode == 0, resumed.stderr
+    resume(*arguments)
     assert numbers(only_folder(tmp_path)) == numbers(only_folder(undisturbed[0]))
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-LONGER = [*TINY, "algorithm=lcmd_feat_ll", "training.epochs=200"]
-
-
-@pytest.fixture(scope="module")
-def longer(tmp_path_factory):
-    results = tmp_path_factory.mktemp("longer")
-    done = command(*LONGER, f"results={results}")
-    assert done.returncode == 0, done.stderr
-    return numbers(only_folder(results))
-
-
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGALRM])
-def test_stopped_by_a_signal_and_resumed(longer, tmp_path, signum):
-    """In a long training: it is saved, one line is said; the same command goes on in it with the same numbers.
+def test_stopped_by_a_signal_and_resumed(undisturbed, tmp_path, signum):
+    """In a training: it is saved, one line is said; the same command goes on in it with the same numbers.
 
     SIGALRM is what `listen` sets for the end of a SLURM job's time.
     """
+    arguments = [*TINY, "algorithm=lcmd_feat_ll", f"results={tmp_path}"]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored, also for children
-    started = subprocess.Popen(
-        [sys.executable, "-m", "bench.run", *LONGER, f"results={tmp_path}", "checkpoint_seconds=0"],
-        cwd=PROJECT,
-        env=subprocess_environment() | {"SLURM_JOB_END_TIME": str(int(time.time()) + 10**6)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_until(lambda: list(tmp_path.rglob("training.pt")))  # of the second step: the initial model's lies elsewhere
-    started.send_signal(signum)
-    _, message = started.communicate()
-    assert started.returncode == 128 + signum
-    assert message.splitlines()[-1] == f"stopped by {signum.name}: the same command goes on from here"
-    assert "Traceback" not in message
-    assert records(tmp_path)[0]["status"] == "running"
-    resumed = command(*LONGER, f"results={tmp_path}")
-    assert resumed.returncode == 0 and "goes on after" in resumed.stderr
-    assert numbers(only_folder(tmp_path)) == longer
+    ahead = {"SLURM_JOB_END_TIME": str(int(time.time()) + 10**6)}
+    stopped = sent(signum, "bench.training.optimizer", "Optimizer.step", 9, *arguments, **ahead)
+    assert stopped.returncode == 128 + signum
+    assert stopped.stderr.splitlines()[-1] == f"stopped by {signum.name}: the same command goes on from here"
+    assert "Traceback" not in stopped.stderr
+    assert records(tmp_path)[0]["status"] == "running" and list(tmp_path.rglob("training.pt"))
+    assert "training on 8 structures goes on after" in resume(*arguments)
+    assert numbers(only_folder(tmp_path)) == numbers(only_folder(undisturbed[0]))
     assert not list(tmp_path.rglob("training.pt"))
 
 
@@ -240,7 +226,7 @@ FIFTEEN = sorted(path.stem for path in (PROJECT / "conf/algorithm").glob("*.yaml
 def test_every_algorithm_runs(tmp_path):
     """All fifteen on the embedded data, in one multirun; committees and labels are accounted for."""
     assert len(FIFTEEN) == 15
-    done = command("-m", *TINY, f"algorithm={','.join(FIFTEEN)}", f"results={tmp_path}")
+    done = command("-m", *TINY, "scenario.final=8", f"algorithm={','.join(FIFTEEN)}", f"results={tmp_path}")
     assert done.returncode == 0, done.stderr
     found = {
         (record["identity"]["selection"]["name"], record["identity"]["kernel"]["name"]): record
@@ -257,14 +243,14 @@ def test_every_algorithm_runs(tmp_path):
         last = record["steps"][-1]["correlations"]
         assert {"GP(LL)", "GP(RP)"} <= set(last)
         assert all(-1 <= values["pearson"] <= 1 for by_target in last.values() for values in by_target.values())
-        arrays = np.load(tmp_path / "runs" / record["run_id"] / "end_10.npz")
+        arrays = np.load(tmp_path / "runs" / record["run_id"] / "end_8.npz")
         assert {"uncertainty GP(LL)", "uncertainty GP(RP)"} <= set(arrays.files)
 
 
 def test_initial_model_is_trained_once_when_runs_start_together(tmp_path):
-    """Four processes at the same moment: one trains the initial model, the others take it."""
+    """Three processes at the same moment: one trains the initial model, the others take it."""
     arguments = [sys.executable, "-m", "bench.run", *TINY, "scenario.final=8", f"results={tmp_path}"]
-    algorithms = ["maxdiag_rnd", "maxdet_gp_ll", "lcmd_feat_ll", "maxdist_feat_rp"]
+    algorithms = ["maxdiag_rnd", "maxdet_gp_ll", "lcmd_feat_ll"]
     started = [
         subprocess.Popen(
             [*arguments, f"algorithm={name}"],
@@ -277,7 +263,7 @@ def test_initial_model_is_trained_once_when_runs_start_together(tmp_path):
     ]
     messages = [process.communicate()[1] for process in started]
     assert all(process.returncode == 0 for process in started), messages
-    assert sum("taken from" in message for message in messages) == 3
+    assert sum("taken from" in message for message in messages) == 2
     assert len({json.dumps(record["steps"][0]["metrics"]) for record in records(tmp_path)}) == 1
 
 
@@ -314,7 +300,7 @@ MISTAKES = {
 def test_mistakes_are_one_line(tmp_path, tmp_path_factory, monkeypatch, case):
     arguments, message = MISTAKES[case]
     monkeypatch.setenv("BMDAL_BENCH_DATA", str(tmp_path_factory.mktemp("data")))  # nothing is prepared there
-    done = command(*TINY, f"results={tmp_path}", *arguments)
+    done = here(main, *TINY, f"results={tmp_path}", *arguments)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
@@ -339,11 +325,12 @@ def test_full_disk(tmp_path):
         assert "No space left" in done.stderr
         assert not list(tmp_path.rglob("*.tmp"))
         remount("size=64M")
-        assert command(*TINY, f"results={tmp_path}").returncode == 0
+        resume(*TINY, f"results={tmp_path}")
+        assert records(tmp_path)[0]["status"] == "done"
 
 
 def test_damaged_record(tmp_path):
-    assert command(*TINY, f"results={tmp_path}").returncode == 0
+    resume(*TINY, f"results={tmp_path}")
     path = only_folder(tmp_path) / "record.json"
     path.write_bytes(path.read_bytes()[:100])
     done = command(*TINY, f"results={tmp_path}")

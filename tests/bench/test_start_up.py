@@ -5,8 +5,11 @@ import sys
 
 import pytest
 from conftest import PROJECT, subprocess_environment
+from omegaconf import OmegaConf
 
-from bench.config.compose import compose_run
+from bench.config.compose import compose_run, composed
+from bench.config.files import ConfigFiles
+from bench.config.places import CONF
 from bench.config.sweep import expand
 from bench.errors import UserError
 from bench.selection import pairs
@@ -59,6 +62,46 @@ def test_no_torch(without_torch, tmp_path, words):
         check=False,
     )
     assert "is imported" not in done.stderr + done.stdout and "Traceback" not in done.stderr
+
+
+def test_a_plan_of_what_is_not_begun_imports_no_numpy(without_torch, tmp_path):
+    """It takes a second as it is: nothing of the data or of records is needed."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit('numpy is imported')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.plan", "sweep=paper", "--results", tmp_path],
+        cwd=PROJECT,
+        env=without_torch | {"PYTHONPATH": f"{tmp_path}:{without_torch['PYTHONPATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "1460" in done.stdout.splitlines()[-1], done.stderr
+
+
+def test_a_file_is_parsed_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    """And what a composition does to its own copy is not in the next."""
+    files = ConfigFiles(folders=(str(CONF), str(tmp_path)))
+    (tmp_path / "selection").mkdir()
+    mine = tmp_path / "selection/mine.yaml"
+    mine.write_text("_target_: bench.selection.max_diag.MaxDiag\nname: A\n")
+    parsed = []
+    load = OmegaConf.load
+    monkeypatch.setattr(OmegaConf, "load", lambda file: (parsed.append(file.name), load(file))[1])
+    words = ["selection=mine", "++selection.more={a: 1}", "++selection.name=C"]
+    assert composed(words, files).selection == {
+        "_target_": "bench.selection.max_diag.MaxDiag",
+        "name": "C",
+        "more": {"a": 1},
+    }
+    assert str(mine) in parsed
+    parsed.clear()
+    assert composed(["selection=mine"], files).selection == {
+        "_target_": "bench.selection.max_diag.MaxDiag",
+        "name": "A",
+    }
+    assert not parsed
+    mine.write_text("_target_: bench.selection.max_diag.MaxDiag\nname: another\n")
+    assert composed(["selection=mine"], files).selection.name == "another" and parsed == [str(mine)]
 
 
 def test_facts_of_methods_are_kept_until_their_code_changes(tmp_path, monkeypatch):

@@ -12,11 +12,13 @@ from conftest import PROJECT, SMALL, make_builder
 from bench.config.plugins import plugin
 from bench.config.schema import TrainingSettings
 from bench.data.neighbours import find_neighbours
+from bench.potentials.base import Draw
 from bench.potentials.gmnn.potential import MomentPotential
 from bench.potentials.gmnn.view import MomentView
-from bench.potentials.scaling import fit_scaling
+from bench.potentials.scaling import EnergyScaling, fit_scaling
 from bench.runs import stopping
 from bench.training import fit as module
+from bench.training import optimizer
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.fit import Job, fit, fit_many
 from bench.training.groups import Group
@@ -265,18 +267,18 @@ def test_declared_options(builder, monkeypatch):
     scaled = fit_one(builder, SMALL, factor, np.arange(40), np.arange(50, 55), seed=0)
     assert scaled.scaling.scale == pytest.approx(3 * plain.scaling.scale)
     np.testing.assert_allclose(3 * scaled.scaling.shift, plain.scaling.shift)
-    rates, sizes, original = [], [], Optimizer.step
+    rates, sizes, original = [], [], optimizer.adam
 
-    def step(self, gradient, done):
-        original(self, gradient, done)
-        rates.append([group["lr"] for group in self.adam.param_groups])
+    def step(*arguments, lr, **keywords):
+        original(*arguments, lr=lr, **keywords)
+        rates.append(lr)
 
-    monkeypatch.setattr(Optimizer, "step", step)
+    monkeypatch.setattr(optimizer, "adam", step)
     spied = TrainingData.gather
     monkeypatch.setattr(TrainingData, "gather", lambda self, rows: (sizes.append(rows.shape[1]), spied(self, rows))[1])
     settings = dataclasses.replace(QUICK, epochs=2, last_minibatch="keep", decay="none")
     fit_one(builder, SMALL, settings, np.arange(75), np.arange(100, 105), seed=0)
-    assert rates == [rates[0]] * 6 and min(rates[0]) > 0 and sizes[1:] == [32, 32, 11] * 2
+    assert rates == rates[:4] * 6 and min(rates) > 0 and sizes[1:] == [32, 32, 11] * 2
 
 
 def test_what_is_left_of_an_epoch_is_carried_into_the_next(builder, monkeypatch):
@@ -389,18 +391,37 @@ def test_minibatches(builder, monkeypatch):
 
 
 def test_rates_decay_linearly_to_zero(builder, monkeypatch):
-    rates = []
-    original = torch.optim.Adam.step
+    rates, counts = [], []
+    original = optimizer.adam
 
-    def spy(self, *arguments, **keywords):
-        rates.append([(group["lr"], len(group["params"])) for group in self.param_groups])
-        return original(self, *arguments, **keywords)
+    def spy(parameters, *arguments, lr, **keywords):
+        rates.append(lr)
+        counts.append(len(parameters))
+        original(parameters, *arguments, lr=lr, **keywords)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    monkeypatch.setattr(optimizer, "adam", spy)
     fit_one(builder, SMALL, QUICK, np.arange(64), np.arange(70, 75), seed=0, members=1)
     expected = [0.02, 0.001, 0.05, 0.03]  # of β, σ, μ, and all W and b
-    np.testing.assert_allclose([[lr for lr, _ in step] for step in rates], np.outer(1 - np.arange(24) / 24, expected))
-    assert [count for _, count in rates[0]] == [1, 1, 1, 2 * len(SMALL.hidden) + 2]
+    np.testing.assert_allclose(np.reshape(rates, (24, 4)), np.outer(1 - np.arange(24) / 24, expected))
+    assert counts == [1, 1, 1, 2 * len(SMALL.hidden) + 2] * 24
+
+
+def test_adam_is_torch_s(builder, generator):
+    """The same numbers, bit for bit, as torch's class gives with the same groups and rates."""
+    ours, theirs = (builder.draw([Draw(0, 0, 10, EnergyScaling(1.0, np.zeros(4), True))]) for _ in range(2))
+    adam = Optimizer(ours, QUICK)
+    names = [name for name in theirs.parameters if name in theirs.rates]
+    groups = [{"params": theirs.parameters[name], "lr": RATES[theirs.rates[name]]} for name in names]
+    reference = torch.optim.Adam(groups, betas=QUICK.adam_betas, eps=QUICK.adam_epsilon, fused=True)
+    for step in range(5):
+        for group, name in zip(reference.param_groups, names, strict=True):
+            values = theirs.parameters[name]
+            values.grad = torch.from_numpy(generator.normal(size=values.shape)).to(values.dtype)
+            group["lr"] = RATES[theirs.rates[name]] * (1 - step / 5)
+        adam.step({name: theirs.parameters[name].grad for name in names}, step / 5)
+        reference.step()
+    for name in names:
+        assert torch.equal(ours.parameters[name], theirs.parameters[name]), name
 
 
 def test_divergence_is_an_error(builder):

@@ -76,7 +76,13 @@ def make(folder: Path) -> None:
     _command("bench.launch", "sweep=demo", *SWEEP, "seed=0,1", results, "--wait")
     for seed, save in ((CUT_OFF, 7), (BEGUN, 2)):
         own = [word for word in SWEEP if not word.startswith(("cluster", "algorithm"))]
-        killed = [str(PROJECT / "tests/kill_at.py"), "bench.training.checkpoint", "Checkpoint.save", str(save)]
+        killed = [
+            str(PROJECT / "tests/kill_at.py"),
+            "SIGKILL",
+            "bench.training.checkpoint",
+            "Checkpoint.save",
+            str(save),
+        ]
         run = ["algorithm=maxdiag_rnd", f"seed={seed}", "checkpoint_seconds=0", results]
         done = subprocess.run([sys.executable, *killed, *own, *run], cwd=PROJECT, env=_environment(), check=False)
         assert done.returncode == -signal.SIGKILL

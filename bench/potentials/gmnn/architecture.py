@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from bench.data.structures import Structures
+if TYPE_CHECKING:
+    import bench.data.structures
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class GaussianMoments:
     rate_groups: ClassVar[tuple[str, ...]] = ("network", "radial", "shift", "scale")
     gradient_features: ClassVar[bool] = True
 
-    def on(self, data: Structures, precision: str, device: str) -> Any:
+    def on(self, data: "bench.data.structures.Structures", precision: str, device: str) -> Any:
         """See `bench.potentials.architecture.Architecture`."""
         import torch  # noqa: PLC0415 - takes a second, which planning does not need
 
