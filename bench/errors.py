@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line that names the thing, the value and the remedy."""
+"""Errors that a user can fix: one line that names the thing, the value and the remedy."""
 
 import difflib
 import errno
@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 class BusyError(UserError):
-    """Another process is at work on it."""
+    """Another process is running it."""
 
 
 class WriteError(UserError):

@@ -21,7 +21,7 @@ STATES = (*RECORDED, "stale", "missing")
 
 @dataclass(frozen=True)
 class Found:
-    """A record as it was found: whether a process is at work on it, or what is wrong with it."""
+    """A record as it was found: whether a process is running it, or what is wrong with it."""
 
     run_id: str
     record: Record | None

@@ -118,7 +118,7 @@ def parse(words: Iterable[str], files: ConfigFiles = PROJECT_FILES) -> list[Over
     try:
         return OverridesParser.create(config_loader=files.hydra.config_loader).parse_overrides(list(words))
     except OverrideParseException as error:
-        raise UserError(f"cannot read {error.override!r} on the command line: quote it or mend it") from None
+        raise UserError(f"cannot read {error.override!r} on the command line: quote it or fix it") from None
 
 
 def values_of(override: Override) -> list[str]:

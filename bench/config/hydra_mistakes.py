@@ -25,7 +25,7 @@ def mistakes_in_one_line(files: ConfigFiles, words: Sequence[str] = ()) -> Itera
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f"{place.name}, line {place.line + 1}" if place else "a yaml file"
-        raise UserError(f"{where} is no YAML ({getattr(error, 'problem', error)}): mend it") from None
+        raise UserError(f"{where} is no YAML ({getattr(error, 'problem', error)}): fix it") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_one_line(error, files)) from None
     except (TypeError, ValueError, AttributeError) as error:

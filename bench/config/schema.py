@@ -128,7 +128,7 @@ def bind(config: Mapping[str, Any]) -> RunConfig:
     """Check a composed configuration and build it. Raises UserError naming the key."""
     for key in ("deviations", "filed_final"):
         if key in config:
-            raise UserError(f"configuration key {key} is found out, not given: leave it out")
+            raise UserError(f"configuration key {key} is computed: do not set it")
     run = _with_model(config)
     if not NAME.fullmatch(run.scenario.name):
         raise UserError(

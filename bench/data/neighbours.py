@@ -191,7 +191,7 @@ def _of_molecules(data: Structures, r_max: float) -> Neighbours:
 def _too_close(data: Structures, structure: int, one: int, other: int, distance: float) -> UserError:
     return UserError(
         f"dataset {data.name}: atoms {one} and {other} of structure {structure} are {distance:.3g} Å apart: remove or"
-        " mend that structure"
+        " fix that structure"
     )
 
 

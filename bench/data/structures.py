@@ -147,11 +147,11 @@ def check_structures(data: Structures, labels: Sequence[str] | None = None) -> N
         if bad.size:
             structure = int(np.searchsorted(data.offsets, bad[0], side="right") - 1)
             value = array[bad[0]].tolist()
-            raise UserError(f"{where}: {key} of {named(structure)} hold {value}: remove or mend that structure")
+            raise UserError(f"{where}: {key} of {named(structure)} hold {value}: remove or fix that structure")
     bad = np.flatnonzero(~np.isfinite(data.energies))
     if bad.size:
         value = data.energies[bad[0]]
-        raise UserError(f"{where}: energy of {named(int(bad[0]))} is {value}: remove or mend that structure")
+        raise UserError(f"{where}: energy of {named(int(bad[0]))} is {value}: remove or fix that structure")
     flat = np.flatnonzero(~(spanned(data.cells, data.periodic) > SMALLEST_VOLUME))
     if flat.size:
         along = data.periodic[flat[0]]

@@ -55,7 +55,7 @@ class Entry:
         return _state(self, mine)[0]
 
     def is_open(self, attempts: int, *, mine: bool = False) -> bool:
-        """Whether a worker should do it: nobody is at it, and it has not failed, or its process died only.
+        """Whether a worker should do it: nobody is running it, and it has not failed, or its process died only.
 
         A process that dies may have been unlucky and is tried `attempts` times; an error of the run itself would come
         again.

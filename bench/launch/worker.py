@@ -1,6 +1,6 @@
 """A worker does one run (or pack) of a queue after another, in a process of its own, until none is left for it.
 
-What is done, and what another process is at work on, it leaves alone: so workers share a queue without talking, the
+What is done, and what another process is running, it leaves alone: so workers share a queue without talking, the
 work of one that dies is taken over by the others, and doing a run twice is harmless.
 """
 
@@ -48,7 +48,7 @@ class Outcome(IntEnum):
 class Worker:
     """Works on the queue in `folder`; `stop` may come from a signal handler.
 
-    With `linger` it stays until nothing is left that others are at work on, for they may die.
+    With `linger` it stays until nothing is left that others are running, for they may die.
     """
 
     def __init__(self, folder: Path, *, linger: bool = False) -> None:
@@ -81,13 +81,13 @@ class Worker:
     def _taken(self, first: Entry, locks: contextlib.ExitStack) -> Iterator[Entry]:
         """A run and others that can be trained in lockstep with it, locked one after another as they are asked for.
 
-        Left out is what another process is at, or has done since this one looked; what has died once is done alone.
+        Left out is what another process runs, or has done since this one looked; what has died once is done alone.
         """
         others = (entry for entry in self.queue.entries if entry is not first and alike(entry.run, first.run))
         for entry in itertools.chain([first], others):
             alone = entry.failures() > entry.failures_before
-            others_are_at_it = not entry.is_open(self.attempts) or entry.waits_for_another()
-            if entry is not first and (alone or entry.folder in self._settled or others_are_at_it):
+            others_run_it = not entry.is_open(self.attempts) or entry.waits_for_another()
+            if entry is not first and (alone or entry.folder in self._settled or others_run_it):
                 continue
             with contextlib.ExitStack() as own:
                 try:

@@ -180,7 +180,7 @@ def _of_npz(path: Path) -> Structures:
                 keys = {key: name for key, name in asked.items() if name in names}
             arrays = {key: archive[name] for key, name in keys.items()}
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is no readable .npz file ({error}): mend the file") from None
+        raise UserError(f"{path} is no readable .npz file ({error}): fix the file") from None
     numbers, positions = arrays["atomic_numbers"].reshape(-1), arrays["positions"]
     if "n_atoms" in arrays:
         n_atoms = arrays["n_atoms"].reshape(-1).astype(np.int64)
@@ -193,7 +193,7 @@ def _of_npz(path: Path) -> Structures:
     if not len(numbers) == len(positions) == n_atoms.sum():
         raise UserError(
             f"{path}: {len(numbers)} atomic numbers, {len(positions)} positions and n_atoms that add up to"
-            f" {n_atoms.sum()} do not go together: mend the file"
+            f" {n_atoms.sum()} do not go together: fix the file"
         )
     cells = arrays.get("cells")
     periodic = arrays.get("periodic", None if cells is None else np.ones((len(n_atoms), 3), dtype=bool))

@@ -195,7 +195,7 @@ STATES = ("done", "running", "interrupted", "failed")
 
 
 def state_of(record: Record, final: int, *, in_progress: bool) -> str:
-    """What has become of a run to an end: done, failed, running (a process is at work on it) or interrupted.
+    """What has become of a run to an end: done, failed, running (by a process now) or interrupted.
 
     A failed run that is being tried again is running.
     """

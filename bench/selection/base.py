@@ -62,7 +62,7 @@ def check_picks(selected: "Selected", pool: int, batch_size: int, selection: str
     if len(rows) != batch_size or len(np.unique(rows)) != len(rows) or not ((rows >= 0) & (rows < pool)).all():
         shown = ", ".join(map(str, rows[:8].tolist())) + (", …" if len(rows) > 8 else "")
         raise UserError(
-            f"selection {selection} picked rows {shown} of a pool of {pool}, expected {batch_size} different ones: mend"
+            f"selection {selection} picked rows {shown} of a pool of {pool}, expected {batch_size} different ones: fix"
             " its select"
         )
 

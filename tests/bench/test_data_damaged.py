@@ -115,7 +115,7 @@ XSF = {
     "no atoms": (altered_xsf(lambda t: t.split("Ti")[0]), r"structure0003.xsf has 0 atoms, its header says 6"),
     "NaN force": (
         altered_xsf(lambda t: t.rsplit(" ", 1)[0] + " nan\n"),
-        r"forces of structure 2 \(structure0003.xsf\) hold \[.*nan\]: remove or mend",
+        r"forces of structure 2 \(structure0003.xsf\) hold \[.*nan\]: remove or fix",
     ),
     "NaN energy": (
         altered_xsf(lambda t: re.sub("= \\S+ eV", "= nan eV", t)),

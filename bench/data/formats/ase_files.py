@@ -97,7 +97,7 @@ def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
         yield from numbered if counted else _picked(list(numbered), index)
     except Exception as error:  # every format of ASE has its own errors
         reason = str(error).strip() or type(error).__name__
-        raise UserError(f"{path} cannot be read by ASE ({type(error).__name__}: {reason}): mend the file") from None
+        raise UserError(f"{path} cannot be read by ASE ({type(error).__name__}: {reason}): fix the file") from None
 
 
 def _frames(part: Part, name: str) -> list[tuple[str, Any]]:
@@ -147,7 +147,7 @@ def _energy(atoms: Any, key: str | None, label: str) -> float:
     try:
         return float(np.asarray(value, dtype=np.float64).reshape(()))
     except (TypeError, ValueError):
-        raise UserError(f"{label}: energy is {value!r}, expected a number: mend the file") from None
+        raise UserError(f"{label}: energy is {value!r}, expected a number: fix the file") from None
 
 
 def _forces(atoms: Any, key: str | None, label: str) -> np.ndarray | None:
@@ -156,7 +156,7 @@ def _forces(atoms: Any, key: str | None, label: str) -> np.ndarray | None:
         return None
     array = np.asarray(value)
     if array.dtype.kind not in "fiu" or array.shape != (len(atoms), 3):
-        raise UserError(f"{label}: forces hold {array.dtype} {array.shape}, expected ({len(atoms)}, 3): mend the file")
+        raise UserError(f"{label}: forces hold {array.dtype} {array.shape}, expected ({len(atoms)}, 3): fix the file")
     return array.astype(np.float64)
 
 

@@ -85,7 +85,7 @@ def _check_headers(content: bytes, name: str) -> None:
 def _raw(arrays: dict[str, np.ndarray], layout: Layout, name: str) -> RawStructures:
     for key in layout.required:
         if arrays[key].dtype.kind not in "fiu":
-            raise UserError(f"{name}: array {key} holds {arrays[key].dtype}, expected numbers: fetch or mend the file")
+            raise UserError(f"{name}: array {key} holds {arrays[key].dtype}, expected numbers: fetch or fix the file")
     numbers = arrays[layout.atomic_numbers].reshape(-1).astype(np.int64)
     energies = arrays[layout.energies].reshape(-1).astype(np.float64)
     n = len(energies)
@@ -132,4 +132,4 @@ def _real(array: np.ndarray) -> np.ndarray:
 
 def _expect(name: str, key: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if shape != expected:
-        raise UserError(f"{name}: array {key} has shape {shape}, expected {expected}: fetch or mend the file")
+        raise UserError(f"{name}: array {key} has shape {shape}, expected {expected}: fetch or fix the file")

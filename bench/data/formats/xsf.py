@@ -99,9 +99,9 @@ def parse_xsf(content: bytes, name: str) -> XsfStructure:
     if energy is None:
         raise UserError(f"{name} has no line '# total energy = … eV': only aenet's XSF files can be read")
     if not rows or (expected is not None and len(rows) != expected):
-        raise UserError(f"{name} has {len(rows)} atoms, its header says {expected or 'none'}: fetch or mend the file")
+        raise UserError(f"{name} has {len(rows)} atoms, its header says {expected or 'none'}: fetch or fix the file")
     if any(periodic) and cell is None:
-        raise UserError(f"{name} is periodic but has no PRIMVEC: fetch or mend the file")
+        raise UserError(f"{name} is periodic but has no PRIMVEC: fetch or fix the file")
     return XsfStructure(energy, numbers, rows, cell, periodic)
 
 
@@ -114,14 +114,14 @@ def _energy(match: re.Match[str], name: str) -> float:
 def _element(word: str, name: str, number: int) -> int:
     z = int(word) if word.isdigit() else ATOMIC_NUMBERS.get(word, 0)
     if not 0 < z < len(ATOMIC_NUMBERS):
-        raise UserError(f"{name}, line {number}: {word!r} is no element: fetch or mend the file")
+        raise UserError(f"{name}, line {number}: {word!r} is no element: fetch or fix the file")
     return z
 
 
 def _atom(words: list[str], name: str, number: int) -> list[float]:
     if len(words) != ATOM_WORDS:
         what = "no forces" if len(words) == ATOM_WORDS - 3 else f"{len(words)} columns"
-        raise UserError(f"{name}, line {number}: {what}, expected element, 3 coordinates and 3 forces: mend the file")
+        raise UserError(f"{name}, line {number}: {what}, expected element, 3 coordinates and 3 forces: fix the file")
     return _numbers(words[1:], 6, name, number)
 
 
@@ -129,7 +129,7 @@ def _numbers(words: list[str], count: int, name: str, number: int) -> list[float
     try:
         values = [float(word) for word in words]
     except ValueError as error:
-        raise UserError(f"{name}, line {number}: {error}: fetch or mend the file") from None
+        raise UserError(f"{name}, line {number}: {error}: fetch or fix the file") from None
     if len(values) != count:
-        raise UserError(f"{name}, line {number}: {len(values)} numbers, expected {count}: fetch or mend the file")
+        raise UserError(f"{name}, line {number}: {len(values)} numbers, expected {count}: fetch or fix the file")
     return values
