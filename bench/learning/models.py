@@ -23,7 +23,6 @@ from bench.runs.locks import locked
 from bench.runs.record import MODEL, RECORD, SPLIT, TRAINING, make_folder, read_arrays, read_record
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import Job, fit
-from bench.training.ready import make_ready
 from bench.training.store import load_potential, save_potential, trained_on
 
 log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
         if not path.exists():
             architecture: Architecture = plugin(run.model, "model")
             view = architecture.on(data, run.precision, run.device)
-            make_ready(view, run.training)
+            view.make_ready(run.training.force_weight)
             checkpoint = Checkpoint(folder / TRAINING, run.checkpoint_seconds)
             fitted = fit(view, run.training, Job(training, validation, run.seed, members, checkpoint))
             best = fitted.validation.min(0).tolist()
