@@ -53,7 +53,8 @@ def calibration_of(
 
 def _run(run: Mapping[Any, Any], path: Path, names: Mapping[str, str]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    with np.load(path) as arrays:
+    # np.load leaves a file that it cannot read open
+    with path.open("rb") as file, np.load(file) as arrays:
         for name, of in names.items():
             if PREFIX + name not in arrays:
                 continue

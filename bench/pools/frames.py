@@ -14,6 +14,7 @@ from bench.data.datasets.file import located
 from bench.data.formats.ase_files import frames_of
 from bench.data.formats.npz import LAYOUTS
 from bench.data.raw import Part
+from bench.data.sources import DAMAGED
 from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.runs.progress import progress
@@ -165,7 +166,7 @@ def _of_columns(columns: dict[str, np.ndarray], name: str) -> Structures:
 def _of_npz(path: Path) -> Structures:
     """The arrays of PLAIN, or those of one of the published layouts, in Å."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = set(archive.files)
             if {"atomic_numbers", "positions"} <= names:
                 keys = {key: key for key in PLAIN if key in names}
@@ -179,7 +180,7 @@ def _of_npz(path: Path) -> Structures:
                 asked = {key: getattr(layout, key) for key in PLAIN[:4]}
                 keys = {key: name for key, name in asked.items() if name in names}
             arrays = {key: archive[name] for key, name in keys.items()}
-    except (OSError, ValueError, EOFError) as error:
+    except (*DAMAGED, ValueError, KeyError, MemoryError) as error:
         raise UserError(f"{path} is no readable .npz file ({error}): fix the file") from None
     numbers, positions = arrays["atomic_numbers"].reshape(-1), arrays["positions"]
     if "n_atoms" in arrays:

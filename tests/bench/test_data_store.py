@@ -418,6 +418,7 @@ def server(tmp_path):
     thread.start()
     yield served, f"http://127.0.0.1:{running.server_port}"
     running.shutdown()
+    running.server_close()
     thread.join()
 
 

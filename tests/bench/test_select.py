@@ -295,6 +295,11 @@ def test_arrays_of_npz(aspirin, tmp_path):
     np.savez(tmp_path / "flat.npz", **flat)
     np.savez(tmp_path / "md17.npz", z=numbers, R=positions)
     np.savez(tmp_path / "odd.npz", x=numbers)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "md17.npz").read_bytes()[:2000])
+    (tmp_path / "text.npz").write_text("no arrays")
+    for name in ("cut.npz", "text.npz"):
+        with pytest.raises(UserError, match=f"{name} is no readable .npz file"):
+            api.select(tmp_path / name, 3)
     for name in ("flat.npz", "md17.npz"):
         assert api.select(tmp_path / name, 3).rows.tolist() == expected
     with pytest.raises(UserError, match=r"odd.npz holds the arrays x: name them atomic_numbers, positions, n_atoms"):
