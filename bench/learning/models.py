@@ -1,7 +1,6 @@
 """Trained potentials with what they were trained on: a finished run's, or trained here and kept by content."""
 
 import hashlib
-import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,4 +125,4 @@ def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
 
 def digest_of(model: Model) -> str:
     """SHA-256 of a model's file."""
-    return hashlib.sha256(io.FileIO(model.file).readall()).hexdigest()
+    return hashlib.sha256(model.file.read_bytes()).hexdigest()
