@@ -383,11 +383,12 @@ def draw(settings: Settings, by_seed: dict[int, list[dict[str, Any]]]) -> Figure
     sure.axhline(1000 * STOP * settings.bound, color="#b00020", ls=":", label="walkers stop")
     sure.set(xlabel="labelled structures", ylabel="largest uncertainty met / meV per atom", yscale="log")
     sure.set_title("on trajectories of the model", fontsize="medium")
+    sure.set_ylim(bottom=sure.get_ylim()[0] / 3)  # room for the legend
     for axes in (force, energy, sure):
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.tick_params(axis="y", which="both", labelsize="small")
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="lower left" if axes is sure else "upper right")
     return figure
 
 

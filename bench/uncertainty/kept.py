@@ -48,7 +48,7 @@ def of_file(path: Path, potential: Potential, method: str, *, calibrated: bool =
             ) from None
         if model.file.resolve() != path.resolve():
             raise UserError(
-                f"uncertainty {method} of {path}: the model of that run is {model.file.name}: give that file"
+                f"uncertainty {method} of {path}: the model of its run is {model.file.name}: give that file"
             )
         found = _fitted(model, method)
     if calibrated and found.energy is None:
