@@ -352,9 +352,9 @@ def test_killed_and_taken_up_again(aspirin, tmp_path):
     words = [sys.executable, "-m", "bench.select", f"pool={tmp_path}/pool.npz", "n=5", f"results={tmp_path}"]
 
     def start(name):
-        log = (tmp_path / f"{name}.log").open("w")
-        environment = subprocess_environment()
-        return subprocess.Popen([*words, f"output={tmp_path}/{name}.xyz"], cwd=PROJECT, env=environment, stderr=log)
+        with (tmp_path / f"{name}.log").open("w") as log:
+            output, environment = f"output={tmp_path}/{name}.xyz", subprocess_environment()
+            return subprocess.Popen([*words, output], cwd=PROJECT, env=environment, stderr=log)
 
     assert start("whole").wait() == 0
     killed = start("killed")
