@@ -82,4 +82,4 @@ def file_system(path, size="64M"):
     try:
         yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", path], check=True)
     finally:
-        subprocess.run(["umount", path], check=True)
+        subprocess.run(["umount", "--lazy", path], check=True)  # arrays may still be mapped
