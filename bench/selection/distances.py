@@ -10,6 +10,8 @@ ROWS = 1024
 CENTRES = 1024
 GROUP = 32
 """Centres whose single-precision distances are reduced to one minimum, and which are compared exactly together."""
+COPIED = 131072
+"""Rows of the pool that are copied at a time: of a few centres a group can concern the whole pool."""
 SLACK = 16.0
 """Safety factor on the rounding error of a single-precision product."""
 
@@ -74,9 +76,10 @@ def _compare_exactly(
     groups, counts = torch.unique_consecutive(pairs[:, 0], return_counts=True)
     for group, rows in zip(groups.tolist(), pairs[:, 1].split(counts.tolist()), strict=True):
         first = group * GROUP
-        exact = squared_distances(pool[rows], norms[rows], centres[first : first + GROUP])
-        closest = exact.min(dim=0)
-        better = closest.values < best[rows]
-        best[rows] = torch.where(better, closest.values, best[rows])
-        nearest[rows] = torch.where(better, first + closest.indices, nearest[rows])
+        for part in rows.split(COPIED):
+            exact = squared_distances(pool[part], norms[part], centres[first : first + GROUP])
+            closest = exact.min(dim=0)
+            better = closest.values < best[part]
+            best[part] = torch.where(better, closest.values, best[part])
+            nearest[part] = torch.where(better, first + closest.indices, nearest[part])
     return best, nearest
