@@ -465,7 +465,7 @@ def test_what_is_fetched_has_the_published_content(folder, tmp_path, server, mon
     other = dataclasses.replace(known, checksum="0" * 64)
     with pytest.raises(UserError, match=r"content has checksum .* that of rmd17_aspirin_full is 000000000000…: it was"):
         prepare_module.prepare(other, None)
-    assert not caplog.records
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
     vouched = dataclasses.replace(other, sources=[[dataclasses.replace(plain[0], checksum=sha256_of(source))]])
     for one, where in [(vouched, None), (other, source)]:
         caplog.clear()
