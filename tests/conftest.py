@@ -5,7 +5,6 @@ from jaxtyping import install_import_hook
 hook = install_import_hook(["bench", "analysis"], "beartype.beartype")
 
 import dataclasses  # noqa: E402
-import logging  # noqa: E402
 import os  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -118,14 +117,6 @@ def pytest_collection_modifyitems(items):
 def _pools(tmp_path_factory):
     """Pools of these tests claim cores among themselves: those of others at work here are in nobody's way."""
     os.environ["BMDAL_BENCH_POOLS"] = str(tmp_path_factory.mktemp("pools"))
-
-
-@pytest.fixture(autouse=True)
-def _as_quiet_as_before():
-    """Commands that run within a test's process set what is logged: for themselves."""
-    level = logging.root.level
-    yield
-    logging.root.setLevel(level)
 
 
 @pytest.fixture
