@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from bench.config.plugins import offers, plugin
+from bench.config.plugins import plugin
 from bench.data.datasets.file import FileDataset
 from bench.data.formats.ase_files import of_frames
 from bench.errors import UserError
@@ -27,8 +27,6 @@ from bench.pools.frames import Frames, frames_of_atoms, joined_structures, read_
 from bench.pools.guards import Guards
 from bench.pools.selecting import Batch, Known, Method, select_from
 from bench.pools.words import configured
-from bench.potentials.architecture import Architecture
-from bench.selection.base import Selection
 
 Pool = Sequence[Any] | str | Path
 """ASE's atoms, or a file of structures."""
@@ -104,16 +102,13 @@ def select(
     `algorithm` is one of conf/algorithm, by default lcmd_feat_ll; without a model LCMD on a fixed descriptor. With a
     model `labelled` stands in for the structures that it was trained on. Raises UserError.
     """
-    method = [] if algorithm is None else [f"algorithm={algorithm}"]
-    run = configured([*method, f"seed={seed}", *words], with_model=model is not None)
-    kernel: Kernel = offers(plugin(run.kernel, "kernel"), Kernel, "kernel")
-    selection: Selection = offers(plugin(run.selection, "selection"), Selection, "selection")
-    architecture: Architecture = plugin(run.model, "model")
+    named = [] if algorithm is None else [f"algorithm={algorithm}"]
+    run = configured([*named, f"seed={seed}", *words], with_model=model is not None)
     known = Known(
         *(None if one is None else joined_structures([_frames(one).data]) for one in (labelled, pending, exclude))
     )
-    how = Method(kernel, selection, architecture, run.seed, guards or Guards(), run.precision, run.device)
-    return select_from(_frames(pool), n, how, model=model, known=known, folder=Path(run.results))
+    method = Method.of(run, guards or Guards())
+    return select_from(_frames(pool), n, method, model=model, known=known, folder=Path(run.results))
 
 
 def _frames(given: Pool) -> Frames:

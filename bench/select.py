@@ -31,7 +31,7 @@ from bench.commands.frame import framed
 from bench.config.command_line import OneLineParser, add_config_flags, files_of
 from bench.config.compose import split_cluster
 from bench.config.files import ConfigFiles, parse
-from bench.config.plugins import build, load_dataset, offers, plugin
+from bench.config.plugins import build, load_dataset
 from bench.errors import UserError
 from bench.pools.guards import Guards
 from bench.pools.words import configured
@@ -127,25 +127,21 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
         raise UserError(f"{of_cluster[0]}: a pool of one shard is chosen from here: add shards=NUMBER")
     with_model = asked.model is not None or asked.labelled is not None
     run = configured([*_dataset(asked, words, files), *words], files, with_model=with_model)
-    from bench.kernels.base import Kernel  # noqa: PLC0415 - torch: mistakes above are told without it
-    from bench.learning.models import of_run, trained  # noqa: PLC0415
+    from bench.learning.models import of_run, trained  # noqa: PLC0415 - torch: mistakes above are told without it
     from bench.pools.frames import joined_structures, read_frames  # noqa: PLC0415
     from bench.pools.page import write_page  # noqa: PLC0415
     from bench.pools.selecting import Known, Method, select_from  # noqa: PLC0415
     from bench.pools.written import record_of, write_record, write_structures  # noqa: PLC0415
-    from bench.potentials.architecture import Architecture  # noqa: PLC0415
     from bench.runs.device import prepare_device  # noqa: PLC0415
     from bench.runs.record import make_folder  # noqa: PLC0415
     from bench.runs.stopping import listen  # noqa: PLC0415
-    from bench.selection.base import Selection  # noqa: PLC0415
 
     prepare_device(run)
     listen()
     output = Path(asked.output)
     make_folder(output.absolute().parent)
-    kernel: Kernel = offers(plugin(run.kernel, "kernel"), Kernel, "kernel")
-    selection: Selection = offers(plugin(run.selection, "selection"), Selection, "selection")
-    architecture: Architecture = offers(plugin(run.model, "model"), Architecture, "model")
+    method = Method.of(run, asked.guards)
+    kernel, selection = method.kernel, method.selection
     pool = read_frames(asked.pool, "pool")
     log.info("pool: %d structures of %d files", len(pool), len(pool.files))
     model: "Model | None" = None
@@ -162,7 +158,6 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
         None if given is None else joined_structures([read_frames(given, what).data])
         for what, given in (("pending", asked.pending), ("exclude", asked.exclude))
     )
-    method = Method(kernel, selection, architecture, run.seed, asked.guards, run.precision, run.device)
     known = Known(labelled, pending, excluded)
     batch = select_from(frames, asked.n, method, model=model, known=known, folder=Path(run.results))
     said = {"kernel": kernel.name, "selection": selection.name, "seed": run.seed, "shards": asked.shards}

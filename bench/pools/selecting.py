@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from bench.config.plugins import as_config
+from bench.config.plugins import as_config, offers, plugin
+from bench.config.schema import RunConfig
 from bench.config.seeds import stream
 from bench.data.structures import Structures
 from bench.errors import UserError
@@ -25,6 +26,7 @@ from bench.potentials.architecture import Architecture
 from bench.potentials.base import Draw, Potential, View, chunks
 from bench.potentials.scaling import EnergyScaling
 from bench.selection.base import Selection
+from bench.selection.pairs import without_distances
 
 LABELLED, PENDING, EXCLUDED = "labelled already", "out for labelling", "excluded"
 
@@ -52,6 +54,19 @@ class Method:
     guards: Guards = field(default_factory=Guards)
     precision: str = "float32"
     device: str = "cpu"
+
+    @staticmethod
+    def of(run: RunConfig, guards: Guards) -> "Method":
+        """What words have chosen (`bench.pools.words`). Raises UserError."""
+        return Method(
+            offers(plugin(run.kernel, "kernel"), Kernel, "kernel"),
+            offers(plugin(run.selection, "selection"), Selection, "selection"),
+            offers(plugin(run.model, "model"), Architecture, "model"),
+            run.seed,
+            guards,
+            run.precision,
+            run.device,
+        )
 
 
 @dataclass(frozen=True)
@@ -145,10 +160,7 @@ def _check(kernel: Kernel, selection: Selection, model: Model | None) -> None:
     if kernel.reads_pool_labels:
         raise UserError(f"kernel {kernel.name} reads the labels of the pool, which has none: choose another")
     if selection.needs_features and not kernel.has_features:
-        raise UserError(
-            f"selection {selection.name} needs distances between structures, but kernel {kernel.name} is diagonal:"
-            " choose selection=max_diag, or a FEAT or GP kernel"
-        )
+        raise UserError(without_distances(selection.name, kernel.name))
     if not getattr(kernel, "needs_model", True):
         return
     if model is None:

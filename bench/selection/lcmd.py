@@ -12,9 +12,9 @@ from bench.selection.base import Copies, Selected, check_size
 from bench.selection.distances import nearest_centres, squared_distances
 
 AHEAD = 32
-"""Likely next picks whose distances to the pool are computed in one matrix product,"""
+"""Likely next picks whose distances to the pool are computed in one matrix product, at most."""
 DISTANCES = 2**23
-"""or as many as make so many distances: of a large pool a wrong guess costs more than reading the features again."""
+"""Of a large pool as many as make so many distances: a wrong guess costs more than to read the features again."""
 MEMBERS = 64
 """Points of a large cluster that are looked at to guess the next picks."""
 

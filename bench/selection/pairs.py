@@ -36,10 +36,7 @@ def check(run: RunConfig) -> Facts:
     architecture: Architecture = offers(plugin(run.model, "model"), Architecture, "model")
     facts = _known(run.kernel, run.selection)
     if facts.needs_features and not facts.has_features:
-        raise UserError(
-            f"selection {facts.selection} needs distances between structures, but kernel {facts.kernel} is diagonal:"
-            " choose selection=max_diag, or a FEAT or GP kernel"
-        )
+        raise UserError(without_distances(facts.selection, facts.kernel))
     if facts.needs_gradients and not architecture.gradient_features:
         raise UserError(without_gradients(facts.kernel, architecture.name))
     if facts.needs_forces and not run.training.forces:
@@ -48,6 +45,14 @@ def check(run: RunConfig) -> Facts:
             " choose a kernel of energies"
         )
     return facts
+
+
+def without_distances(selection: str, kernel: str) -> str:
+    """What is said where a selection needs features and the kernel has none."""
+    return (
+        f"selection {selection} needs distances between structures, but kernel {kernel} is diagonal: choose"
+        " selection=max_diag, or a FEAT or GP kernel"
+    )
 
 
 def _known(kernel: dict[str, Any], selection: dict[str, Any]) -> Facts:
