@@ -13,7 +13,9 @@ from bench.runs.record_schema import Quantity
 from bench.training.evaluate import StructureErrors
 
 BLOCK = 8192
-"""Rows of a feature matrix that are squared at once."""
+"""Rows of a feature matrix that are worked on at once."""
+SQUARED_AT_ONCE = 131072
+"""Entries whose squares are held at a time: what stays in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def energy_deviation(kernel: Kernel, diagonal: Float[Tensor, " n"]) -> Float[np.
 
 def squared_norms(features: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:
     """k(S, S) of Eq. (7), in blocks: the product of all features at once would take as much memory as they do."""
-    if len(features) <= BLOCK:
+    rows = BLOCK if features.stride(1) != 1 else max(1, SQUARED_AT_ONCE // max(1, features.shape[1]))
+    if len(features) <= rows:
         return torch.linalg.vecdot(features, features)
-    return torch.cat([torch.linalg.vecdot(part, part) for part in features.split(BLOCK)])
+    return torch.cat([torch.linalg.vecdot(part, part) for part in features.split(rows)])

@@ -12,7 +12,7 @@ from bench.errors import UserError
 from bench.kernels.base import Embedding, KernelFacts, KernelInputs, squared_norms
 from bench.kernels.posterior import Posterior, fit_posterior
 from bench.potentials.architecture import without_gradients
-from bench.potentials.base import AtomicFeatures, GradientFeatures, OfInputs, Potential, View, chunks
+from bench.potentials.base import AtomicFeatures, GradientFeatures, Inputs, OfInputs, Potential, View, each_chunk
 from bench.runs.record_schema import Quantity
 from bench.training.evaluate import StructureErrors
 
@@ -27,10 +27,13 @@ class FeatureMap:
 
     @torch.no_grad()
     def __call__(self, structures: Int[np.ndarray, " n"]) -> Float[Tensor, "n features"]:
-        """Features of some structures; beyond them memory is bounded by a chunk's."""
+        """Features of some structures; beyond them memory is bounded by a chunk's, of every thread."""
         features = torch.empty(len(structures), self.n_features, dtype=torch.float64, device=self.view.device)
-        for rows, inputs in chunks(self.view, structures, forces=False, what="features"):
+
+        def fill(rows: slice, inputs: Inputs) -> None:
             features[rows] = self.of_inputs(inputs)
+
+        each_chunk(self.view, structures, fill, what="features")
         return features
 
 

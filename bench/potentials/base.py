@@ -6,6 +6,7 @@ eV relative to the dataset's reference energies, forces in eV/Å.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -65,7 +66,10 @@ class Draw:
 
 @runtime_checkable
 class View(Protocol):
-    """An architecture on one dataset; runs of one pack share it."""
+    """An architecture on one dataset; runs of one pack share it.
+
+    A view may say `side_by_side = True`: inputs are prepared, and features computed, by several threads at a time.
+    """
 
     @property
     def architecture(self) -> Architecture:
@@ -240,6 +244,33 @@ def chunks(
     for rows in progress(rows_of_chunks(view, structures), what, unit="chunk"):
         part = structures[rows]
         yield rows, view.prepare(part, forces=forces).gather(np.tile(np.arange(len(part)), (models, 1)))
+
+
+def each_chunk(
+    view: View, structures: Int[np.ndarray, " n"], do: Callable[[slice, Inputs], None], *, what: str
+) -> None:
+    """Call `do` with the chunks of one model, without forces and without gradients, in any order.
+
+    Of a view with `side_by_side` as many chunks at a time as torch has threads, each on one thread: the numbers are the
+    same, and what cannot be divided among threads is done side by side.
+    """
+    threads, rows = torch.get_num_threads(), rows_of_chunks(view, structures)
+
+    @torch.no_grad()
+    def of_chunk(rows: slice) -> None:
+        part = structures[rows]
+        do(rows, view.prepare(part, forces=False).gather(np.arange(len(part))[None]))
+
+    if threads == 1 or len(rows) < 2 * threads or not getattr(view, "side_by_side", False):
+        for one in progress(rows, what, unit="chunk"):
+            of_chunk(one)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in progress(pool.map(of_chunk, rows), what, unit="chunk", total=len(rows)):
+                pass
+    finally:
+        torch.set_num_threads(threads)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -53,6 +53,11 @@ class MomentView:
         return not self.compiled
 
     @property
+    def side_by_side(self) -> bool:
+        """See `View`; the plain engine would gain nothing."""
+        return self.compiled
+
+    @property
     def atoms_per_chunk(self) -> int:
         """See the constants."""
         return ATOMS_PER_CHUNK if self.device.type == "cpu" else GPU_ATOMS_PER_CHUNK

@@ -5,8 +5,9 @@ fixed order whatever the number of threads, so results are the same bit for bit.
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numba
@@ -14,6 +15,7 @@ import torch
 
 from bench.potentials.gmnn.compiled.kept import KeptCode
 
+ONE_AT_A_TIME = threading.RLock()
 KERNELS: list[Callable[..., Any]] = []
 """What is called from outside; every other compiled function is part of one of these."""
 
@@ -30,11 +32,16 @@ def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Callabl
 
 @contextmanager
 def torch_threads() -> Iterator[None]:
-    """Run kernels on as many threads as torch; the two may share an OpenMP library, whose number numba sets first."""
+    """Run kernels on as many threads as torch; the two may share an OpenMP library, whose number numba sets first.
+
+    One kernel at a time where numba has nothing but its own threads, which end the process otherwise.
+    """
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    alone = numba.threading_layer() == "workqueue"
     try:
-        yield
+        with ONE_AT_A_TIME if alone else nullcontext():
+            yield
     finally:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
