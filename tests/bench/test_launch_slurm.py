@@ -1,5 +1,6 @@
 """Sweeps on a real SLURM: everything that happens to jobs there, and after it the numbers of an undisturbed sweep."""
 
+import importlib
 import json
 import os
 import signal
@@ -223,3 +224,20 @@ def test_shards_of_a_pool_as_an_array(slurm, tmp_path):
         assert done.returncode == 0 and told in done.stderr, done.stderr
         record = json.loads((tmp_path / "out.json").read_text())
         assert [pick["pool_index"] for pick in record["picks"]] == expected and record["structures"]["pool"] == 80
+
+
+def test_labels_of_the_example_as_an_array(slurm, tmp_path, monkeypatch):
+    """The nodes label what the process itself would, and nothing again."""
+    monkeypatch.chdir(PROJECT)
+    example = importlib.import_module("examples.on_the_fly")
+    generator = np.random.default_rng(0)
+    structures = [example.SYSTEMS["cluster"].fresh(generator, 0.05) for _ in range(3)]
+    expected = [example.labelled_by("cluster", atoms) for atoms in structures]
+    asked = ["--output", str(tmp_path), "--cluster", *HERE, "cluster.workers=2"]
+    settings, _ = example.parsed(asked)
+    found = example.label(settings, structures)
+    assert [atoms.get_potential_energy() for atoms in found] == pytest.approx(
+        [atoms.get_potential_energy() for atoms in expected], abs=1e-9
+    )
+    monkeypatch.setattr(example, "do", None)  # nothing is submitted again
+    assert len(example.label(settings, structures)) == len(structures)
