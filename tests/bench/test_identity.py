@@ -27,7 +27,7 @@ from bench.runs.record_schema import Session
 from bench.selection.pairs import check
 
 REFERENCE = PROJECT / "results" / "reference"
-STUDIES = ("aspirin", "fidelity", "tio2", "tio2_random", "qm9")
+STUDIES = ("aspirin", "fidelity", "tio2", "qm9")
 LAST_LAYER = ("config", "kernel/gp_ll", "kernel/feat_ll")
 GOLDEN = json.loads((PROJECT / "tests/golden/identities.json").read_text())
 
