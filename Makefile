@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
-.PHONY: help setup run test test-long faults perf reference simulation lock wheelhouse clean
+.PHONY: help setup run test test-long faults perf reference pages simulation lock wheelhouse clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ reference: $(READY)  ## make tables, figures and pages of results/reference agai
 	rm results/reference/demo/report.html
 	$(BIN)/python -m analysis.build --results results/reference/aspirin results/reference/tio2 results/reference/fidelity \
 		--output results/reference --page
+
+pages: $(READY)  ## make docs/algorithms and docs/benchmark again from results/reference
+	$(BIN)/python -m analysis.pages
 
 simulation: $(READY)  ## how often verdicts are right and wrong: the table in docs/statistics.md
 	$(BIN)/python -m tests.analysis.simulation --write

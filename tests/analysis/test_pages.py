@@ -1,0 +1,124 @@
+"""The pages of docs/algorithms and docs/benchmark are what the committed results say, and what a submission needs."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PROJECT
+from matplotlib.image import imread
+
+from analysis.pages import algorithms, submission
+from analysis.pages.__main__ import pages
+from analysis.pages.picture import POINTS, SHADES, points, save
+from analysis.pages.results import PAPER
+from bench.config.compose import compose_run
+from bench.config.sweep import expand
+from bench.errors import UserError
+from tests.analysis import toy
+
+DOCS = PROJECT / "docs"
+REFERENCE = PROJECT / "results" / "reference"
+PICTURES = sorted((DOCS / "algorithms" / "pictures").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def written():
+    return pages(REFERENCE)
+
+
+def test_pages_are_up_to_date(written):
+    """After a change of results, of the paper's numbers or of the words: make pages."""
+    kept = {
+        path.relative_to(DOCS).as_posix() for name in ("algorithms", "benchmark") for path in DOCS.glob(f"{name}/*.md")
+    }
+    assert kept == set(written)
+    stale = [name for name, text in written.items() if (DOCS / name).read_text(encoding="utf-8") != text]
+    assert stale == [], "run make pages"
+
+
+def test_every_algorithm_and_scenario_has_a_page(written):
+    files = {path.stem for path in (PROJECT / "conf" / "algorithm").glob("*.yaml")}
+    assert len(files) == 15 and {f"algorithms/{file}.md" for file in files} <= set(written)
+    assert len(PAPER) == 7 and {f"benchmark/{scenario}.md" for scenario in PAPER} <= set(written)
+    said = algorithms.words()
+    assert set(said["algorithms"]) == files and {path.stem for path in PICTURES} == files
+
+
+def test_links_lead_somewhere(written):
+    for name, text in written.items():
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", text):
+            if not link.startswith("http"):
+                assert ((DOCS / name).parent / link).exists(), (name, link)
+        for place in re.findall(r"`((?:analysis|bench|conf|results)/[\w/.]+)`", text):
+            assert (PROJECT / place).exists(), (name, place)
+
+
+def test_commands_compose(written):
+    lines = {line.strip() for text in written.values() for line in text.splitlines() if "    bmdal-bench" in line}
+    run = [line.split()[2:] for line in lines if line.startswith("bmdal-bench run")]
+    assert len(run) == 15 and all(compose_run(words) for words in run)
+    swept = [line.split()[2:] for line in lines if line.split()[1] in ("launch", "plan") and "sweep=" in line]
+    assert all(expand([word for word in words if "=" in word]) for words in swept)
+
+
+def test_points_are_what_the_selections_pick():
+    """Features, posterior and selections of bench; scores are rounded, so a last digit may differ between machines."""
+    computed, kept = toy.points(), points()
+    pd.testing.assert_frame_equal(computed, kept, check_exact=False, atol=0.011)
+    for name in (name for name in kept if " + " in name):
+        assert sorted(kept[name][kept[name] > 0]) == list(range(1, toy.BATCH + 1))
+        np.testing.assert_array_equal(computed[name], kept[name])
+    assert POINTS.stat().st_size < 60_000
+
+
+def test_pictures_are_up_to_date_and_small(tmp_path):
+    drawn = algorithms.pictures()
+    assert set(drawn) == {path.name for path in PICTURES}
+    for path in PICTURES:
+        save(drawn[path.name], tmp_path / path.name)
+        assert path.stat().st_size < 60_000
+        new, kept = imread(tmp_path / path.name), imread(path)
+        assert new.shape == kept.shape and np.abs(new - kept).mean() < 0.01, f"{path.name}: run make pages"
+
+
+def test_pictures_are_readable_in_grey():
+    """The luminance of the shades falls without a turn, so it is told without colour."""
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    grey = SHADES(np.linspace(0, 1, 50))[:, :3] @ weights
+    assert (np.diff(grey) < 0).all() and grey[0] - grey[-1] > 0.5
+
+
+def test_committed_results_could_be_submitted(tmp_path):
+    """The records of aspirin are complete, current, clean and paired with random selection."""
+    assert list(submission.problems(REFERENCE / "aspirin")) == []
+
+
+def test_what_a_submission_lacks_is_told(tmp_path):
+    shutil.copytree(REFERENCE / "aspirin" / "runs", tmp_path / "runs")
+    runs = sorted((tmp_path / "runs").iterdir())
+    random = [run for run in runs if '"RND"' in (run / "record.json").read_text().split('"selection"')[0]]
+    assert len(random) == 3
+    shutil.rmtree(random[0])
+    (random[1] / "model.pt").write_bytes(b"")
+    told = list(submission.problems(tmp_path))
+    assert sum("no random selection at seed" in line for line in told) == 3
+    assert sum("leave models out" in line for line in told) == 1 and len(told) == 4
+    assert [line for line in submission.problems(tmp_path, REFERENCE / "aspirin") if "random" in line] == []
+    damaged = runs[-1] if runs[-1] not in random else runs[-2]
+    text = (damaged / "record.json").read_text()
+    (damaged / "record.json").write_text(text.replace('"seed": ', '"seed": 1'))
+    assert any(damaged.name in line for line in submission.problems(tmp_path, REFERENCE / "aspirin"))
+    with pytest.raises(UserError, match="no results in"):
+        list(submission.problems(tmp_path / "nowhere"))
+
+
+def test_the_check_is_a_command(tmp_path):
+    command = [sys.executable, "-m", "analysis.pages.submission"]
+    done = subprocess.run([*command, REFERENCE / "aspirin"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.endswith("runs can be submitted\n"), done.stderr
+    nothing = subprocess.run([*command, tmp_path], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert nothing.returncode == 2 and nothing.stderr.startswith("error: no results in")
