@@ -21,7 +21,10 @@ from analysis.tables.sheet import Sheet
 from analysis.tables.sheets import Statistics
 
 TITLE = "Batch-mode active learning of interatomic potentials: what has been reproduced"
-PAPER = "V. Zaverkin, D. Holzmüller, I. Steinwart, J. Kästner, Digital Discovery 2022, 1, 605"
+PAPER = (
+    "V. Zaverkin, D. Holzmüller, I. Steinwart, J. Kästner, Digital Discovery 2022, 1, 605, doi:10.1039/D2DD00034B; its"
+    " numbers under CC BY 3.0"
+)
 KEYS = {"study": "study", "scenario": "study", "batch_size": "batch_size", "algorithm": "algorithm"}
 FIRST = "learning_curves_"
 
