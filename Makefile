@@ -68,7 +68,7 @@ lock:  ## write constraints.txt anew for every Python and system; LOCK=--upgrade
 
 wheelhouse: $(READY)  ## every package as a file in wheelhouse/; without internet: make setup WHEELHOUSE=wheelhouse
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir wheelhouse -c constraints.txt \
-		'.[test]' hatchling editables
+		'.[test]' hatchling hatch-vcs editables
 
 clean:  ## remove the environment and everything recorded outside results/reference
 	rm -rf $(VENV) results/runs results/initial results/launch results/analysis results/multirun
