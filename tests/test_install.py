@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -121,6 +123,27 @@ def test_a_wheel_holds_everything(tmp_path):
     assert record["status"] == "done" and record["sessions"][0].get("git_commit") is None
     listed = called(tmp_path, sys.executable, "-P", "-m", "bench", "data", "list", **here)
     assert f"data folder: {tmp_path}/data" in listed.stdout and "rmd17_aspirin" in listed.stdout
+
+
+def version_of(folder):
+    done = called(folder, sys.executable, "-m", "hatchling", "metadata", "version")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_version_is_that_of_the_tag(tmp_path):
+    """In a clone and in an archive of it; a clone without tags and a bare copy have one, too."""
+    clone, copy = tmp_path / "clone", tmp_path / "copy"
+    assert called(tmp_path, "git", "clone", "--quiet", "--no-tags", PROJECT, clone).returncode == 0
+    assert ".dev" in version_of(clone)
+    for command in ("-c user.name=a -c user.email=b tag --annotate --message=t v7.8.9", "archive -o ../a.tar HEAD"):
+        assert called(clone, "git", *command.split()).returncode == 0
+    assert version_of(clone) == "7.8.9"
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        archive.extractall(tmp_path / "archive", filter="data")
+    assert version_of(tmp_path / "archive") == "7.8.9"
+    shutil.copytree(clone, copy, ignore=shutil.ignore_patterns(".git"))
+    assert version_of(copy) == "0.1.0"
 
 
 @pytest.mark.long
