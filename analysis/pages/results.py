@@ -16,6 +16,9 @@ from bench.errors import UserError
 PAPER = [name for name in SCENARIOS if name != "demo"]
 """The paper's scenarios; the demo shows what the output looks like and ranks nothing."""
 
+ROW = ["study", "batch_size", "algorithm", "statistic", "quantity", "measure"]
+"""What a row of a table is of."""
+
 
 @dataclass
 class Results:
@@ -58,7 +61,11 @@ def _tables(folders: list[Path], name: str) -> pd.DataFrame:
     paths = [path for folder in folders if (path := folder / "tables" / f"{name}.csv").is_file()]
     table = pd.concat([pd.read_csv(path).assign(folder=path.parts[-3]) for path in paths], ignore_index=True)
     table["deviations"] = table["deviations"].fillna("")
-    return table[table["scenario"].isin(PAPER)].reset_index(drop=True)
+    table = table[table["scenario"].isin(PAPER)]
+    # what lies in several folders is taken where most seeds are
+    most = table.sort_values("pairs" if "pairs" in table else "seeds", ascending=False, kind="stable")
+    keys = [key for key in ROW if key in table]
+    return table.loc[sorted(most.drop_duplicates(keys).index)].reset_index(drop=True)
 
 
 def _costs(folder: Path) -> Iterable[tuple[str, tuple[float, int]]]:

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from analysis.pages import algorithms, submission
 from analysis.pages.__main__ import pages
 from analysis.pages.picture import POINTS, SHADES, points, save
-from analysis.pages.results import PAPER
+from analysis.pages.results import PAPER, Results
 from bench.config.compose import compose_run
 from bench.config.sweep import expand
 from bench.errors import UserError
@@ -46,6 +46,19 @@ def test_every_algorithm_and_scenario_has_a_page(written):
     assert len(PAPER) == 7 and {f"benchmark/{scenario}.md" for scenario in PAPER} <= set(written)
     said = algorithms.words()
     assert set(said["algorithms"]) == files and {path.stem for path in PICTURES} == files
+
+
+def test_runs_that_lie_in_several_folders_count_once(tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(REFERENCE / "aspirin" / "runs", tmp_path / name / "runs")
+        shutil.copytree(REFERENCE / "aspirin" / "tables", tmp_path / name / "tables")
+    errors = tmp_path / "a" / "tables" / "errors_final.csv"
+    table = pd.read_csv(errors)
+    table.loc[table["algorithm"] == "LCMD + FEAT(LL)", "seeds"] = 2
+    table.to_csv(errors, index=False)
+    found = Results.read(tmp_path)
+    assert len(found.finals) == len(table) and set(found.finals["seeds"]) == {3}
+    assert dict(found.finals.groupby("folder").size()) == {"a": len(table) - 2, "b": 2}
 
 
 def test_links_lead_somewhere(written):
