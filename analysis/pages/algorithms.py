@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.pages.picture import picture, points
-from analysis.pages.results import PAPER, Results, error, quantity_of, ratio, table, unit
+from analysis.pages.results import PAPER, Results, error, quantity_of, ratio, table
 from analysis.statistics.values import BASELINE
 from bench.config.places import CONF
 
@@ -195,23 +195,24 @@ def _seconds(name: str, k: Mapping[str, Any], found: Results) -> str:
 def _results(name: str, file: str, found: Results) -> str:
     rows = found.finals[found.finals["algorithm"] == name]
     chosen = [part[part["quantity"] == quantity_of(part)] for _, part in rows.groupby("study", sort=False)]
+    baseline = name == BASELINE
     cells = []
     for _, row in pd.concat(chosen).iterrows() if chosen else ():
-        cells.append(
-            [f"[`{row['scenario']}`](../benchmark/{row['scenario']}.md)", row["deviations"] or "as in the paper"]
-            + [f"{row['quantity']}, {unit(row['quantity'])}", str(row["batch_size"]), str(row["seeds"])]
-            + [error(row, "mae"), error(row, "rmse")]
-            + ([] if name == BASELINE else [ratio(found.ratios, row, measure) for measure in MEASURES])
-        )
+        form = f", {row['deviations']}" if row["deviations"] else ""
+        scenario = f"[`{row['scenario']}`](../benchmark/{row['scenario']}.md){form}"
+        values = [error(row, m) if baseline else ratio(found.ratios, row, m) for m in MEASURES]
+        cells.append([scenario, row["quantity"], str(row["batch_size"]), str(row["seeds"]), *values])
     if not cells:
         return f"""No run of this algorithm is committed yet. What is missing, and what it would take:
 
     bmdal-bench plan algorithm={file}
 
 How to add results is told in [Benchmark](../benchmark/index.md#submit-results)."""
-    heads = ["scenario", "form", "error of", "N_batch", "seeds", "MAE", "RMSE"]
-    heads += [] if name == BASELINE else [f"{measure.upper()} / random" for measure in MEASURES]
-    told = "Errors of the last step, mean ± standard error over seeds."
-    if name != BASELINE:
-        told += " Ratios are to random selection at equal seed: geometric mean and 95 % interval."
+    heads = ["scenario", "errors of", "N_batch", "seeds", *(measure.upper() for measure in MEASURES)]
+    told = "Errors of the last step in kcal/mol/Å (forces) or kcal/mol (energies), mean ± standard error over seeds:"
+    if not baseline:
+        told = (
+            "Errors of the last step over those of [random selection](maxdiag_rnd.md) at equal seed, geometric mean and"
+            " 95 % interval; below 1 is better than random:"
+        )
     return f"{told}\n\n{table(heads, cells)}"
