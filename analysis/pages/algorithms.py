@@ -92,7 +92,7 @@ def _said_of(said: Mapping[str, Any], kernel: str) -> str:
 
 
 def _seeds(found: Results, name: str) -> str:
-    rows = found.finals[(found.finals["algorithm"] == name) & (found.finals["quantity"] == "force")]
+    rows = found.finals[(found.finals["algorithm"] == name) & (found.finals["quantity"] == "energy")]
     told = []
     for scenario in PAPER:
         for form, part in rows[rows["scenario"] == scenario].groupby(rows["deviations"] != ""):

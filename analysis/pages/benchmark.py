@@ -1,5 +1,6 @@
 """A page for each of the paper's scenarios with what has been measured, and their index."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,16 @@ def pages(found: Results) -> dict[str, str]:
 
 
 def _index(found: Results) -> str:
-    known = {name: file for file, (name, *_) in algorithms().items()}
     rows = []
     for scenario in PAPER:
         finals = found.finals[found.finals["scenario"] == scenario]
-        full = finals[(finals["deviations"] == "") & (finals["quantity"] == "force")]
-        altered = finals[(finals["deviations"] != "") & (finals["quantity"] == "force")]
-        done, of = sum(len(runs.split()) for runs in full["runs"]), _planned(scenario)
+        full = finals[(finals["deviations"] == "") & (finals["quantity"] == "energy")]
+        altered = finals[(finals["deviations"] != "") & (finals["quantity"] == "energy")]
+        done, (of, algorithms_of) = sum(len(runs.split()) for runs in full["runs"]), _planned(scenario)
         hours = found.cost_of(_runs(finals))[0] if len(finals) else 0.0
         others = sum(len(runs.split()) for runs in altered["runs"])
         rows.append([f"[{style.SCENARIOS[scenario]}]({scenario}.md)", f"{done} of {of}", str(others)])
-        rows[-1] += [f"{full['algorithm'].nunique()} of {len(known)}", f"{hours:.1f}" if hours else ""]
+        rows[-1] += [f"{full['algorithm'].nunique()} of {algorithms_of}", f"{hours:.1f}" if hours else ""]
     listed = "\n".join(PAPER)
     heads = ["scenario", "runs", "runs of other forms", "algorithms", "core hours"]
     return f"""{MADE}
@@ -72,13 +72,11 @@ pool say; they have tables of their own and are never mixed with it.
 """
 
 
-def _planned(scenario: str) -> int:
-    """The runs of the scenario's sweep."""
+def _planned(scenario: str) -> tuple[int, int]:
+    """The runs and the algorithms of the scenario's sweep."""
     sweep = yaml.safe_load((CONF / "sweep" / f"{scenario}.yaml").read_text(encoding="utf-8"))
-    count = 1
-    for values in sweep["hydra"]["sweeper"]["params"].values():
-        count *= len(str(values).split(","))
-    return count
+    counts = {key: len(str(values).split(",")) for key, values in sweep["hydra"]["sweeper"]["params"].items()}
+    return math.prod(counts.values()), counts["algorithm"]
 
 
 def _runs(rows: pd.DataFrame) -> list[str]:

@@ -59,7 +59,10 @@ class Results:
 
 def _tables(folders: list[Path], name: str) -> pd.DataFrame:
     paths = [path for folder in folders if (path := folder / "tables" / f"{name}.csv").is_file()]
-    table = pd.concat([pd.read_csv(path).assign(folder=path.parts[-3]) for path in paths], ignore_index=True)
+    if not paths:
+        raise UserError(f"{folders[0].parent} holds no table {name}.csv: make it with bmdal-bench build")
+    read = [pd.read_csv(path, dtype={"deviations": str}).assign(folder=path.parts[-3]) for path in paths]
+    table = pd.concat(read, ignore_index=True)
     table["deviations"] = table["deviations"].fillna("")
     table = table[table["scenario"].isin(PAPER)]
     # what lies in several folders is taken where most seeds are

@@ -61,6 +61,32 @@ def test_runs_that_lie_in_several_folders_count_once(tmp_path):
     assert dict(found.finals.groupby("folder").size()) == {"a": len(table) - 2, "b": 2}
 
 
+def test_what_is_no_reference_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="holds no results"):
+        pages(tmp_path)
+    (tmp_path / "mine" / "runs").mkdir(parents=True)
+    (tmp_path / "mine" / "tables").mkdir()
+    with pytest.raises(UserError, match="no table errors_final.csv"):
+        pages(tmp_path)
+
+
+def test_energies_alone_are_told_too(tmp_path):
+    """Results as those of QM9, which has no forces, from runs that have: their tables, cut down."""
+    shutil.copytree(REFERENCE / "aspirin" / "runs", tmp_path / "qm9" / "runs")
+    (tmp_path / "qm9" / "tables").mkdir()
+    scenario = {"scenario": "qm9_1000_10000", "study": "qm9_1000_10000", "deviations": "", "batch_size": 250}
+    for name in ("errors_final", "comparisons", "seconds"):
+        table = pd.read_csv(REFERENCE / "aspirin" / "tables" / f"{name}.csv").assign(**scenario)
+        table = table[table["quantity"] == "energy"] if "quantity" in table else table
+        table.to_csv(tmp_path / "qm9" / "tables" / f"{name}.csv", index=False)
+    texts = pages(tmp_path)
+    assert "| 12 of 195 | 0 | 4 of 13 |" in texts["benchmark/index.md"]
+    assert "| 0.62 |" in texts["benchmark/qm9_1000_10000.md"], "the paper's MAE of LCMD + FEAT(LL)"
+    assert "`qm9_1000_10000`: 3 seeds" in texts["algorithms/index.md"]
+    row = next(line for line in texts["algorithms/lcmd_feat_ll.md"].splitlines() if line.startswith("| [`qm9"))
+    assert row.split("|")[2].strip() == "energy" and "0.93 (" in row
+
+
 def test_links_lead_somewhere(written):
     for name, text in written.items():
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", text):
