@@ -66,7 +66,7 @@ def test_what_is_no_reference_is_one_line(tmp_path):
         pages(tmp_path)
     (tmp_path / "mine" / "runs").mkdir(parents=True)
     (tmp_path / "mine" / "tables").mkdir()
-    with pytest.raises(UserError, match="no table errors_final.csv"):
+    with pytest.raises(UserError, match="no table errors_final"):
         pages(tmp_path)
 
 
