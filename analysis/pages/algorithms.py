@@ -21,6 +21,7 @@ SYMBOLS = (
     "$N_\\mathrm{pool}$, $N_\\mathrm{train}$ and $N_\\mathrm{batch}$ are numbers of structures, $d_\\mathrm{feature}$"
     " is the length of a feature vector; numbers in memory are of 8 bytes."
 )
+NO_SELECT = "`bmdal-bench select` refuses it: a pool has no labels."
 
 
 def algorithms() -> dict[str, tuple[str, str, str]]:
@@ -103,9 +104,11 @@ def _seeds(found: Results, name: str) -> str:
 def _page(file: str, name: str, kernel: str, selection: str, said: Mapping[str, Any], found: Results) -> str:
     k, s, a = said["kernels"][kernel], said["selections"][selection], said["algorithms"][file]
     warning = "**It reads the labels of the pool: a yardstick, no method to use.** " if a.get("labels") else ""
-    select = (
-        "" if a.get("labels") else f"    bmdal-bench select pool=frames.xyz n=50 labelled=train.xyz algorithm={file}\n"
+    run = shell("with tiny, small", f"bmdal-bench run scenario=demo algorithm={file} batch_size=5 seed=0")
+    chosen = shell(
+        "with training.epochs=2", f"bmdal-bench select pool=frames.xyz n=50 labelled=train.xyz algorithm={file}"
     )
+    select = NO_SELECT if a.get("labels") else chosen
     return f"""{MADE}
 
 # {name}
@@ -148,8 +151,10 @@ What the paper leaves open is settled in [The method](../method.md).
 
 ## Command
 
-    bmdal-bench run scenario=demo algorithm={file} batch_size=5 seed=0
+{run}
+
 {select}
+
 ## Results so far
 
 {_results(name, file, found)}
@@ -160,6 +165,12 @@ What the paper leaves open is settled in [The method](../method.md).
 [`conf/selection/{selection}.yaml`](../../conf/selection/{selection}.yaml); the classes are in
 [`{k["code"]}`](../../{k["code"]}) and [`{s["code"]}`](../../{s["code"]}).
 """
+
+
+def shell(run: str, *lines: str) -> str:
+    """A block of commands; `run` tells the tests of the pages how they are run."""
+    mark = f"<!-- run: {run} -->\n" if run else ""
+    return "\n".join([f"{mark}```bash", *lines, "```"])
 
 
 def _alt(name: str, k: Mapping[str, Any], s: Mapping[str, Any]) -> str:
@@ -205,7 +216,7 @@ def _results(name: str, file: str, found: Results) -> str:
     if not cells:
         return f"""No run of this algorithm is committed yet. What is missing, and what it would take:
 
-    bmdal-bench plan algorithm={file}
+{shell("", f"bmdal-bench plan algorithm={file}")}
 
 How to add results is told in [Benchmark](../benchmark/index.md#submit-results)."""
     heads = ["scenario", "errors of", "N_batch", "seeds", *(measure.upper() for measure in MEASURES)]

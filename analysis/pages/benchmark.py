@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from analysis import style
-from analysis.pages.algorithms import MADE, MEASURES, algorithms
+from analysis.pages.algorithms import MADE, MEASURES, algorithms, shell
 from analysis.pages.results import PAPER, Results, error, of_paper, quantity_of, ratio, table, unit
 from analysis.paper.numbers import is_reduced, paper_numbers, remark
 from analysis.statistics.values import BASELINE
@@ -91,6 +91,8 @@ def _page(scenario: str, found: Results) -> str:
     told = remark(scenario, "")
     note = f"\n\nOf the scenario: {told} ([why](../method.md#training))." if told else ""
     body = "\n\n".join(parts)
+    overrides = {key: value for default in settings["defaults"] for key, value in default.items()}
+    data, sweep = overrides["override /dataset"], f"sweep={scenario}"
     size = {name: _number(sizes[name]) for name in ("initial", "final", "pool", "validation", "test")}
     return f"""{MADE}
 
@@ -105,11 +107,15 @@ def _page(scenario: str, found: Results) -> str:
 
 ## Command
 
-    bmdal-bench plan sweep={scenario}
-    bmdal-bench launch sweep={scenario} seed=0 --dry-run
+Which runs are done, which are missing, and what they take:
 
-The first tells which runs are done, missing and what they take, the second what a launch would do; without `--dry-run`
-it does it. How to add results: [Submit results](index.md#submit-results).
+{shell("", f"bmdal-bench plan {sweep}")}
+
+The data, what a launch would do, and, without `--dry-run`, the launch:
+
+{shell("never, other data", f"bmdal-bench data prepare {data}", f"bmdal-bench launch {sweep} seed=0 --dry-run")}
+
+How to add results: [Submit results](index.md#submit-results).
 """
 
 

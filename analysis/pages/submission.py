@@ -44,18 +44,29 @@ def main() -> None:
 
 
 def problems(folder: Path, beside: Path | None = None) -> Iterator[str]:
-    """What keeps results from the benchmark, a line each. Raises UserError where there are none."""
+    """What keeps results from the benchmark, a line each; of runs that are committed no further ones are asked.
+
+    Raises UserError where there are no results.
+    """
     found, damaged = read_records(folder)
     yield from damaged
     if not found and not damaged:
         raise UserError(f"no results in {folder}: give a folder with runs/ in it")
     yield from (f"{path}: leave models out (merge --without-models)" for path in sorted(folder.glob(f"runs/*/{MODEL}")))
+    known = {one.run_id: one.record for one in read_records(beside)[0] if one.record} if beside else {}
     records = {one.run_id: one.record for one in found if one.record}
-    for run_id, record in records.items():
+    new = {run_id: record for run_id, record in records.items() if not _is_committed(record, known.get(run_id))}
+    for run_id, record in new.items():
         yield from (f"{run_id}: {problem}" for problem in _of_record(record))
-    done = [record for record in records.values() if record.status == "done"]
-    known = [one.record for one in read_records(beside)[0] if one.record] if beside else []
-    yield from _of_seeds(done, [record for record in known if record.status == "done"])
+    yield from _of_seeds(_done(new.values()), _done([*records.values(), *known.values()]))
+
+
+def _is_committed(record: Record, committed: Record | None) -> bool:
+    return committed is not None and len(record.steps) <= len(committed.steps)
+
+
+def _done(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.status == "done"]
 
 
 def _of_record(record: Record) -> Iterator[str]:
@@ -80,16 +91,16 @@ def _checksum(dataset: str) -> str | None:
 
 
 def _of_seeds(submitted: Iterable[Record], known: Iterable[Record]) -> Iterator[str]:
-    """Too few seeds of an algorithm, or seeds without random selection."""
+    """Too few seeds of an algorithm, or seeds without random selection, among all that are `known`."""
     random: dict[Cell, set[int]] = defaultdict(set)
-    others: dict[tuple[Cell, str], set[int]] = defaultdict(set)
-    submitted = list(submitted)
-    for record in (*submitted, *known):
+    seeds_of: dict[tuple[Cell, str], set[int]] = defaultdict(set)
+    for record in known:
+        seeds_of[_cell(record), algorithm_of(record.identity)].add(record.identity["seed"])
         if algorithm_of(record.identity) == BASELINE:
             random[_cell(record)].add(record.identity["seed"])
-    for record in submitted:
-        others[_cell(record), algorithm_of(record.identity)].add(record.identity["seed"])
-    for (cell, algorithm), seeds in sorted(others.items()):
+    asked = {(_cell(record), algorithm_of(record.identity)) for record in submitted}
+    for cell, algorithm in sorted(asked):
+        seeds = seeds_of[cell, algorithm]
         where = ", ".join(str(part) for part in (cell[0], cell[1], f"N_batch {cell[2]}") if part)
         if len(seeds) < SEEDS and algorithm != BASELINE:
             yield f"{algorithm}, {where}: {len(seeds)} seeds, {SEEDS} are needed"

@@ -1,5 +1,6 @@
 """The pages of docs/algorithms and docs/benchmark are what the committed results say, and what a submission needs."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from analysis.pages import algorithms, submission
 from analysis.pages.__main__ import pages
 from analysis.pages.picture import POINTS, SHADES, points, save
 from analysis.pages.results import PAPER, Results
+from bench.config import versions
 from bench.config.compose import compose_run
 from bench.config.sweep import expand
 from bench.errors import UserError
@@ -97,7 +99,7 @@ def test_links_lead_somewhere(written):
 
 
 def test_commands_compose(written):
-    lines = {line.strip() for text in written.values() for line in text.splitlines() if "    bmdal-bench" in line}
+    lines = {line for text in written.values() for line in text.splitlines() if line.startswith("bmdal-bench ")}
     run = [line.split()[2:] for line in lines if line.startswith("bmdal-bench run")]
     assert len(run) == 15 and all(compose_run(words) for words in run)
     swept = [line.split()[2:] for line in lines if line.split()[1] in ("launch", "plan") and "sweep=" in line]
@@ -136,21 +138,52 @@ def test_committed_results_could_be_submitted(tmp_path):
     assert list(submission.problems(REFERENCE / "aspirin")) == []
 
 
-def test_what_a_submission_lacks_is_told(tmp_path):
+@pytest.fixture
+def mine(tmp_path):
+    """Results to be submitted: those of aspirin; and their runs of random selection."""
     shutil.copytree(REFERENCE / "aspirin" / "runs", tmp_path / "runs")
     runs = sorted((tmp_path / "runs").iterdir())
-    random = [run for run in runs if '"RND"' in (run / "record.json").read_text().split('"selection"')[0]]
+    return tmp_path, [
+        run for run in runs if '"name": "RND"' in (run / "record.json").read_text().split('"batch_size"')[0]
+    ]
+
+
+def test_what_a_submission_lacks_is_told(mine):
+    """No random selection at a seed, of three algorithms and of two seeds of the baseline; a model that was left in."""
+    folder, random = mine
     assert len(random) == 3
     shutil.rmtree(random[0])
     (random[1] / "model.pt").write_bytes(b"")
-    told = list(submission.problems(tmp_path))
+    told = list(submission.problems(folder))
     assert sum("no random selection at seed" in line for line in told) == 3
     assert sum("leave models out" in line for line in told) == 1 and len(told) == 4
-    assert [line for line in submission.problems(tmp_path, REFERENCE / "aspirin") if "random" in line] == []
-    damaged = runs[-1] if runs[-1] not in random else runs[-2]
-    text = (damaged / "record.json").read_text()
-    (damaged / "record.json").write_text(text.replace('"seed": ', '"seed": 1'))
-    assert any(damaged.name in line for line in submission.problems(tmp_path, REFERENCE / "aspirin"))
+    assert len(list(submission.problems(folder, REFERENCE / "aspirin"))) == 1, "random selection is committed"
+
+
+def test_damaged_unfinished_and_changed_runs_are_told(mine, monkeypatch):
+    folder, random = mine
+    others = [run / "record.json" for run in sorted((folder / "runs").iterdir()) if run not in random]
+    one, two, three = others[:3]
+    one.write_text(one.read_text().replace('"seed": ', '"seed": 1'))
+    for path, key, value in ((two, "status", "running"), (three, "git_dirty", True)):
+        content = json.loads(path.read_text())
+        content.pop("checksum", None)
+        (content if key in content else content["sessions"][0])[key] = value
+        path.write_text(json.dumps(content))
+    told = "\n".join(submission.problems(folder))
+    assert one.parent.name in told
+    assert f"{two.parent.name}: is running" in told and f"{three.parent.name}: the checkout of commit" in told
+    assert "2 seeds, 3 are needed" in told
+    monkeypatch.setitem(versions.METHODS["selection"], "LCMD", 2)
+    assert sum("earlier version" in line for line in submission.problems(folder)) >= 2
+
+
+def test_what_is_committed_is_not_asked_about():
+    """Of TiO2 some runs are unfinished; they are no submission."""
+    assert list(submission.problems(REFERENCE / "tio2", REFERENCE / "tio2")) == []
+
+
+def test_no_results_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no results in"):
         list(submission.problems(tmp_path / "nowhere"))
 
