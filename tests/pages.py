@@ -3,7 +3,7 @@
 A comment before a block says how it is run:
 
     <!-- run: fast -->                as it stands by `make test`, too
-    <!-- run: fast with WORDS -->     by `make test` with these words added to each command
+    <!-- run: fast with WORDS -->     by `make test` with these words added to each run, launch and selection
     <!-- run: with WORDS -->          by `make test-long` with these words added, since as it stands it takes hours
     <!-- run: never, REASON -->       by nobody, for one of the REASONS
 
@@ -146,9 +146,10 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def with_words(text: str, added: str) -> str:
-    """A shell block with these words added to each command."""
+    """A shell block with these words added to each command that computes."""
     lines = [re.split(r"\s+#\s", line)[0].rstrip() for line in text.replace("\\\n", " ").splitlines()]
-    return "\n".join(f"{line} {_quoted(added)}" if line and added else line for line in lines)
+    computes = re.compile(r"(bmdal-bench (run|launch|select)|python (?!-m (analysis|bench\.(data|merge))))\b")
+    return "\n".join(f"{line} {_quoted(added)}" if added and computes.match(line) else line for line in lines)
 
 
 def _quoted(added: str) -> str:
@@ -217,7 +218,8 @@ def _check_ours(command: str, *words: str) -> None:
         own = [override for override in overrides if not (override.key_or_group or "").startswith("hydra")]
         assert compose_run([values_of(override)[0] for override in own if not override.is_sweep_override()])
     elif command in ("launch", "plan") and given:
-        of_cluster, own = split_cluster(given)
+        named = any(word.startswith("sweep=") for word in given)
+        of_cluster, own = split_cluster(given if named or command == "launch" else ["sweep=paper", *given])
         if command == "launch":
             cluster_of(of_cluster)
         assert expand(own)

@@ -104,8 +104,7 @@ def test_blocks_are_right(page, folder):
 
 @pytest.mark.parametrize("page", [page for page, found in BLOCKS.items() if any(block.fast for block in found)])
 def test_short_blocks_run(page, folder):
-    for block in BLOCKS[page]:
-        do(block, folder, fast=True)
+    do_all(page, folder, fast=True)
 
 
 @pytest.mark.long
@@ -116,22 +115,28 @@ def test_all_blocks_run(page, own_data, tmp_path):
     subprocess.run(["git", "clone", "--quiet", PROJECT, clone], check=True)
     (clone / ".venv").symlink_to(BIN.parent)
     shutil.copytree(own_data, clone, dirs_exist_ok=True)
+    do_all(page, clone, fast=False)
+
+
+def do_all(page: str, folder: Path, *, fast: bool) -> None:
+    """Write the files of a page and run its blocks, in their order."""
+    before = ""
     for block in BLOCKS[page]:
-        do(block, clone, fast=False)
+        if block.file:
+            path = folder / block.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+        if block.never is None and (block.fast or not fast) and block.language in ("bash", "python"):
+            do(block, folder, before, fast=fast)
+            if block.language == "python" and not block.file:
+                before += block.text
 
 
-def do(block: Block, folder: Path, *, fast: bool) -> None:
-    """Write the file that a block is, or run it."""
-    text = block.text
-    if block.file:
-        path = folder / block.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    if block.never is not None or (fast and not block.fast) or block.language not in ("bash", "python"):
-        return
-    text = with_a_run(text, folder)
+def do(block: Block, folder: Path, before: str, *, fast: bool) -> None:
+    """Run a block; Python goes on from the blocks before it."""
+    text = with_a_run(block.text, folder)
     if block.language == "python":
-        command = [sys.executable, "-W", "error::SyntaxWarning", "-c", text]
+        command = [sys.executable, "-c", with_a_run(before, folder) + text]
     else:
         made = f'make() {{ command make VENV={BIN.parent} READY=/dev/null "$@"; }}\n'
         command = ["bash", "-euo", "pipefail", "-c", made + with_words(text, block.words(fast=fast))]
@@ -141,6 +146,8 @@ def do(block: Block, folder: Path, *, fast: bool) -> None:
 def called(folder: Path, command: list[str], what: str) -> None:
     """Run a command that must not fail."""
     environment = subprocess_environment() | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    if (folder / "bench").is_dir():
+        environment["PYTHONPATH"] = str(folder)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{what}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
 
