@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
-.PHONY: help setup run test test-long faults perf reference pages simulation lock wheelhouse clean
+.PHONY: help setup run test test-long faults perf reference pages simulation lock docs wheelhouse clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ pages: $(READY)  ## make docs/algorithms and docs/benchmark again from results/r
 simulation: $(READY)  ## how often verdicts are right and wrong: the table in docs/statistics.md
 	$(BIN)/python -m tests.analysis.simulation --write
 
+docs: $(READY)  ## this documentation as a site: results/site/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d results/site/.doctrees . results/site
+
 lock:  ## write constraints.txt anew for every Python and system; LOCK=--upgrade takes the newest versions
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -71,4 +74,4 @@ wheelhouse: $(READY)  ## every package as a file in wheelhouse/; without interne
 		'.[test]' hatchling hatch-vcs editables
 
 clean:  ## remove the environment and everything recorded outside results/reference
-	rm -rf $(VENV) results/runs results/initial results/launch results/analysis results/multirun
+	rm -rf $(VENV) results/runs results/initial results/launch results/analysis results/multirun results/site

@@ -47,7 +47,7 @@ class Model:
 
     @property
     def reference_energies(self) -> dict[int, float]:
-        """EV per atomic number: the elements that it knows."""
+        """The elements that it knows, with their energies in eV, by atomic number."""
         return self.data.reference_energies
 
     def view(self, data: Structures) -> View:

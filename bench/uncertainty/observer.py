@@ -22,7 +22,7 @@ class TooUncertain(Exception):  # noqa: N818 (it ends a run as asked)
 
 
 class UncertaintyObserver:
-    """Keeps structures whose uncertainty is above a bound, and stops the run at the first of them.
+    """Keeps structures whose uncertainty is above a bound, and stops the run at the first of them::
 
         observer = UncertaintyObserver(atoms, max_force_std=0.5, path="uncertain.xyz")
         dynamics.attach(observer)

@@ -110,7 +110,7 @@ def test_studies_have_names_of_their_own():
 
 
 def test_from_a_file_to_a_study(tmp_path, caplog):
-    """An extended XYZ in kcal/mol with unusual names, as docs/data.md tells it, under its own name in every table."""
+    """An extended XYZ in kcal/mol with unusual names, as docs/own/data.md has it, named in every table."""
     caplog.set_level(logging.INFO)
     raw = np.load(PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz")
     frames = []
