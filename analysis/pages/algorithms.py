@@ -21,6 +21,7 @@ SYMBOLS = (
     "$N_\\mathrm{pool}$, $N_\\mathrm{train}$ and $N_\\mathrm{batch}$ are numbers of structures, $d_\\mathrm{feature}$"
     " is the length of a feature vector; numbers in memory are of 8 bytes."
 )
+PAUSES = "seconds hold the pauses of machines that did other work beside"
 NO_SELECT = "`bmdal-bench select` refuses it: a pool has no labels."
 
 
@@ -189,7 +190,7 @@ def _seconds(name: str, k: Mapping[str, Any], found: Results) -> str:
             for _, row in rows.iterrows()
         ]
         heads = ["scenario", "N_batch", "kernel / s", "selection / s", "seeds"]
-        parts.append("Measured in the committed runs, mean over the steps of a run, then over seeds:")
+        parts.append(f"Measured in the committed runs, mean over the steps of a run, then over seeds; {PAUSES}:")
         parts.append(table(heads, cells))
     measured = found.reference / "perf" / "per_structure.csv"
     if k.get("gradients") and measured.is_file():

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from analysis import style
-from analysis.pages.algorithms import MADE, MEASURES, algorithms, shell
+from analysis.pages.algorithms import MADE, MEASURES, PAUSES, algorithms, shell
 from analysis.pages.results import PAPER, Results, error, of_paper, quantity_of, ratio, table, unit
 from analysis.paper.numbers import is_reduced, paper_numbers, remark
 from analysis.statistics.values import BASELINE
@@ -197,8 +197,10 @@ def _cost(rows: pd.DataFrame, found: Results) -> str:
         hours, steps = found.cost_of(row["runs"].split())
         cells.append([row["algorithm"], str(row["batch_size"]), str(row["seeds"]), steps, f"{hours:.2f}"])
     heads = ["algorithm", "N_batch", "seeds", "steps of a run", "core hours, all seeds"]
-    told = "Cost: seconds of training, evaluation, features and selection, times threads. A run of one step is the last"
-    return f"{told} point alone, without a learning curve:\n\n{table(heads, cells)}"
+    told = (
+        f"Cost: seconds of training, evaluation, features and selection, times threads; {PAUSES}. A run of one step is"
+    )
+    return f"{told} the last point alone, without a learning curve:\n\n{table(heads, cells)}"
 
 
 def _paper(scenario: str) -> str:
