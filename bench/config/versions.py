@@ -17,7 +17,7 @@ ENGINE = 2
 DATA = 1
 """Conversion of published data, reference energies, the draw of the split."""
 
-MODELS = {"GM-NN": 1}
+MODELS = {"GM-NN": 1, "SchNet": 1, "PaiNN": 1, "TensorNet": 1, "NequIP": 1, "MACE": 1}
 """The potentials of conf/model, by name: the network, its initial draw and its training."""
 
 KERNELS = {
