@@ -8,6 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from conftest import make_structures, random_crystal, random_molecule
+from module_gradients import check_features
 from module_potential import Messages
 from small_sweeps import SIZES
 
@@ -77,38 +78,16 @@ def test_the_contract(files):
     check_potential(MESSAGES)
 
 
-def by_autograd(potential, inputs, layers):
-    """The gradient of each structure's energy with respect to W and b of layers, as (inputs + bias, outputs)."""
-    energies, _ = potential.energies(0, inputs.graphs[0])
-    rows = []
-    for energy in energies:
-        parts = []
-        for layer in layers:
-            of_layer = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-            found = torch.autograd.grad(energy, of_layer, retain_graph=True, allow_unused=True, materialize_grads=True)
-            parts.append(torch.cat([found[0].T, *(one[None] for one in found[1:])]))
-        rows.append(parts)
-    return rows
-
-
 def test_features_are_gradients(view):
     potential = drawn(view)
-    net = potential.modules[0]
-    layers = [net.filter, net.mix, net.last]
-    sizes = [(5, 6), (6, 6), (7, 1)]
-    assert potential.layer_sizes == sizes
+    assert potential.layer_sizes == [(5, 6), (6, 6), (7, 1)]
     inputs = view.prepare(np.array([4, 1, 0, 3, 2]), forces=False).gather(np.arange(5)[None])
-    expected = by_autograd(potential, inputs, layers)
-    last = potential.last_layer_features()(inputs)
-    torch.testing.assert_close(last, torch.stack([one[-1][:, 0] for one in expected]), rtol=1e-10, atol=1e-10)
-    generator = torch.Generator().manual_seed(0)
-    projections = [tuple(torch.randn(n, 7, dtype=torch.float64, generator=generator) for n in size) for size in sizes]
-    found = potential.projected_features(projections)(inputs)
-    by_hand = [
-        sum(torch.einsum("ip,io,op->p", u_in, g, u_out) for g, (u_in, u_out) in zip(of_one, projections, strict=True))
-        for of_one in expected
-    ]
-    torch.testing.assert_close(found, torch.stack(by_hand) * 7**-0.5, rtol=1e-10, atol=1e-10)
+    check_features(
+        lambda: potential.energies(0, inputs.graphs[0])[0],
+        potential._layers,
+        lambda: potential.last_layer_features()(inputs),
+        lambda projections: potential.projected_features(projections)(inputs),
+    )
 
 
 def test_drawing_leaves_torch_as_it_was(view):
