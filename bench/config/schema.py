@@ -94,7 +94,8 @@ class RunConfig:
 
     `deviations` are the values that differ from the scenario's, kernel's and selection's files: recorded, so that a
     reduced or altered run is never taken for the full one; `filed_final` is the final size in the scenario's file. A
-    training in progress is saved every `checkpoint_seconds`. `plugins`: the modules outside the project whose classes
+    training in progress is saved every `checkpoint_seconds`. The first training set is drawn at random, or selected by a
+    kernel that needs no model (`first_batch`). `plugins`: the modules outside the project whose classes
     `_target_` may name.
     """
 
@@ -112,6 +113,7 @@ class RunConfig:
     precision: Literal["float32", "float64"]
     threads: PositiveInt | None
     checkpoint_seconds: NonNegativeFloat = 120.0
+    first_batch: Literal["random", "selected"] = "random"
     objective: Objective = "validation"
     plugins: list[str] | str = field(default_factory=list)
     deviations: dict[str, Any] = field(default_factory=dict)

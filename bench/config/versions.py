@@ -31,6 +31,11 @@ KERNELS = {
     "GP(LL)": 1,
     "GP(RP)": 1,
     "FEAT(D)": 1,
+    "FEAT(CHGNet)": 1,
+    "FEAT(CHGNet-RP)": 1,
+    "FEAT(SevenNet-0)": 1,
+    "FEAT(SevenNet-0-RP)": 1,
+    "FEAT(SOAP)": 1,
 }
 """The kernels of conf/kernel, by name."""
 

@@ -1,15 +1,16 @@
 """Gradient features of a torch module (Eqs. 14, 19) by hooks on its linear layers.
 
-A layer z = W x + b is called with rows that belong to atoms, pairs or structures. With x̃ = (x, 1), or x without a bias,
-the gradient of a structure's energy with respect to W and b is Σ x̃ ⊗ ∂E/∂z over its rows, of all calls. Of structures
-that share a batch ∂E/∂z of the sum of energies is each row's own: one backward pass serves all.
+A layer z = W x + b is called with rows that belong to atoms, pairs or whatever else a structure has. With
+x̃ = (x, 1), or x without a bias, the gradient of a structure's energy with respect to W and b is Σ x̃ ⊗ ∂E/∂z over its
+rows, of all calls. Of structures that share a batch ∂E/∂z of the sum of energies is each row's own: one backward pass
+serves all.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from bench.errors import UserError
 from bench.potentials.base import Projections
 from bench.potentials.modules.graph import Graph
 
-Of = Literal["atoms", "pairs", "structures"]
 Total = Callable[[], Float[Tensor, ""]]
-"""Evaluates the sum of all energies of a graph."""
+"""Evaluates the sum of the energies of some structures."""
+Owners = Mapping[str, Int[Tensor, " items"]]
+"""The structure of each atom, pair, … by the name of what there is; `structures` are there, too."""
 
 
 class Call(NamedTuple):
@@ -34,7 +36,7 @@ class Call(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """x̃ and z (or ∂E/∂z) of the rows of each atom, pair or structure."""
+    """x̃ and z (or ∂E/∂z) of the rows of each atom, pair, …."""
 
     inputs: Float[Tensor, "items repeats inputs"]
     outputs: Float[Tensor, "items repeats outputs"]
@@ -46,7 +48,7 @@ class Block(NamedTuple):
     layer: nn.Module
     path: int
     size: tuple[int, int]
-    of: Of
+    of: str
 
 
 def _is_equivariant(layer: nn.Module) -> bool:
@@ -84,7 +86,7 @@ def _rows(call: Call, path: int, outputs: Tensor) -> Rows:
 
 
 @contextmanager
-def _recorded(layers: list[nn.Module]) -> Iterator[list[Call]]:
+def _recorded(layers: Sequence[nn.Module]) -> Iterator[list[Call]]:
     """The calls of some layers, in their order."""
     calls: list[Call] = []
 
@@ -118,62 +120,64 @@ class Layers:
         return found
 
     @torch.enable_grad()
-    def _found(self, total: Total, layers: list[nn.Module]) -> list[tuple[Call, Tensor]]:
+    def _found(self, total: Total, layers: Sequence[nn.Module]) -> list[tuple[Call, Tensor]]:
         """The calls of some layers with ∂E/∂z, where the energy depends on them."""
         with _recorded(layers) as calls:
             energy = total()
         by_output = torch.autograd.grad(energy, [call.outputs for call in calls], allow_unused=True)
         return [(call, gradient) for call, gradient in zip(calls, by_output, strict=True) if gradient is not None]
 
-    def last_layer(self, total: Total, graph: Graph) -> Float[Tensor, "structures features"]:
+    def last_layer(self, total: Total, owners: Owners) -> Float[Tensor, "structures features"]:
         """Σ x̃ ∂E/∂z of the last layer, in float64."""
         last = self.blocks[-1]
-        features = torch.zeros(graph.n_structures, last.size[0], dtype=torch.float64, device=graph.vectors.device)
+        features = _zeros(owners, last.size[0])
         for call, gradient in self._found(total, [last.layer]):
             rows = _rows(call, last.path, gradient)
-            features.index_add_(0, _structure(graph, last.of), (rows.inputs * rows.outputs).sum(1).double())
+            features.index_add_(0, owners[last.of], (rows.inputs * rows.outputs).sum(1).double())
         return features
 
     def projected(
-        self, total: Total, graph: Graph, projections: Projections
+        self, total: Total, owners: Owners, projections: Projections
     ) -> Float[Tensor, "structures projections"]:
         """p^(−1/2) Σ_layers Σ_rows (U_in x̃) ⊙ (U_out ∂E/∂z), in float64."""
         n = projections[0][0].shape[1]
-        features = torch.zeros(graph.n_structures, n, dtype=torch.float64, device=graph.vectors.device)
+        features = _zeros(owners, n)
         found = self._found(total, list({id(block.layer): block.layer for block in self.blocks}.values()))
         for block, (u_in, u_out) in zip(self.blocks, projections, strict=True):
             for call, gradient in found:
                 if call.layer is block.layer:
                     rows = _rows(call, block.path, gradient)
                     summed = ((rows.inputs @ u_in) * (rows.outputs @ u_out)).sum(1)
-                    features.index_add_(0, _structure(graph, block.of), summed.double())
+                    features.index_add_(0, owners[block.of], summed.double())
         return features * n**-0.5
 
 
-def _structure(graph: Graph, of: Of) -> Int[Tensor, " items"]:
-    """The structure of each atom, pair or structure."""
-    if of == "atoms":
-        return graph.structure
-    if of == "pairs":
-        return graph.structure[graph.centres]
-    return torch.arange(graph.n_structures, device=graph.structure.device)
+def _zeros(owners: Owners, n: int) -> Float[Tensor, "structures features"]:
+    structures = owners["structures"]
+    return torch.zeros(len(structures), n, dtype=torch.float64, device=structures.device)
 
 
-def layers_of(
-    module: nn.Module, species: tuple[int, ...], r_max: float, dtype: torch.dtype, device: torch.device
-) -> Layers:
-    """The linear maps that a module uses, found by calling it on 5 atoms in 2 structures with 8 pairs."""
-    graph = _small(species, r_max, dtype, device)
-    of_length: dict[int, Of] = {5: "atoms", 8: "pairs", 2: "structures"}
-    with torch.no_grad(), _recorded(linear_layers(module)) as calls:
-        module(graph)
-    used = {call.layer: of_length[len(call.inputs)] for call in calls if len(call.inputs) in of_length}
+def layers_of(layers: Sequence[nn.Module], evaluate: Callable[[], Any], owners: Owners) -> Layers:
+    """The linear maps that a module uses, found by evaluating it on structures that have as many of nothing else."""
+    lengths = {len(structures): name for name, structures in owners.items()}
+    if len(lengths) < len(owners):
+        raise ValueError(f"as many of one thing as of another: {[len(one) for one in owners.values()]}")
+    with torch.no_grad(), _recorded(layers) as calls:
+        evaluate()
+    used = {call.layer: lengths[len(call.inputs)] for call in calls if len(call.inputs) in lengths}
     return Layers(
         [Block(layer, path, size, of) for layer, of in used.items() for path, size in enumerate(_sizes(layer))]
     )
 
 
-def _small(species: tuple[int, ...], r_max: float, dtype: torch.dtype, device: torch.device) -> Graph:
+def owners_of(graph: Graph) -> Owners:
+    """The structures of a graph's atoms and pairs."""
+    structures = torch.arange(graph.n_structures, device=graph.structure.device)
+    return {"atoms": graph.structure, "pairs": graph.structure[graph.centres], "structures": structures}
+
+
+def small_graph(species: tuple[int, ...], r_max: float, dtype: torch.dtype, device: torch.device) -> Graph:
+    """5 atoms in 2 structures, with 8 pairs."""
     positions = np.random.default_rng(0).uniform(0, 0.5 * r_max, (5, 3))
     structure = np.array([0, 0, 1, 1, 1])
     centres, neighbours = np.nonzero((structure[:, None] == structure) & ~np.eye(5, dtype=bool))

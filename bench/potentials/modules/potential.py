@@ -181,7 +181,9 @@ class ModulePotential:
     @cached_property
     def _layers(self) -> features.Layers:
         # made from a fixed small graph, once
-        return features.layers_of(self.modules[0], self.species, self.architecture.r_max, self.dtype, self.device)
+        module = self.modules[0]
+        graph = features.small_graph(self.species, self.architecture.r_max, self.dtype, self.device)
+        return features.layers_of(features.linear_layers(module), lambda: module(graph), features.owners_of(graph))
 
     @property
     def layer_sizes(self) -> list[tuple[int, int]]:
@@ -191,12 +193,18 @@ class ModulePotential:
     def last_layer_features(self) -> OfInputs:
         """Σ x̃ ∂E/∂z of the last layer (Eq. 14)."""
         self.layer_sizes  # noqa: B018 - says so where the last layer is none
-        return lambda inputs: self._layers.last_layer(lambda: self._total(inputs), inputs.graphs[0])
+        return lambda inputs: self._layers.last_layer(*self._total(inputs))
 
     def projected_features(self, projections: Projections) -> OfInputs:
         """Eq. (19) over all linear layers."""
         self.layer_sizes  # noqa: B018
-        return lambda inputs: self._layers.projected(lambda: self._total(inputs), inputs.graphs[0], projections)
+        return lambda inputs: self._layers.projected(*self._total(inputs), projections)
 
-    def _total(self, inputs: ModuleInputs) -> Float[Tensor, ""]:
-        return self.energies(0, inputs.graphs[0])[0].sum()
+    def _total(self, inputs: ModuleInputs) -> tuple[features.Total, features.Owners]:
+        graph = inputs.graphs[0]
+
+        def total() -> Float[Tensor, ""]:
+            energies, _ = self.energies(0, graph)
+            return energies.sum()
+
+        return total, features.owners_of(graph)
