@@ -22,8 +22,11 @@ def _gradient(energy, block):
     return of(layer.weight).split(sizes)[block.path].reshape(block.size)
 
 
-def check_features(energies_of, layers, last_layer, projected):
-    """`last_layer()` and `projected(projections)` are the gradients of `energies_of()`, projected by hand, to 1e-10."""
+def check_features(energies_of, layers, last_layer, projected, *, matter=1.0):
+    """`last_layer()` and `projected(projections)` are the gradients of `energies_of()`, projected by hand, to 1e-10.
+
+    Of the linear maps at least a fraction `matter` has a gradient.
+    """
     gradients = by_autograd(energies_of(), layers.blocks)
     generator = torch.Generator().manual_seed(0)
     projections = [
@@ -38,7 +41,8 @@ def check_features(energies_of, layers, last_layer, projected):
     )
     close(last_layer(), torch.stack([one[-1][:, 0] for one in gradients]))
     close(projected(projections), by_hand * 7**-0.5)
-    assert all(any(one[place].abs().max() > 0 for one in gradients) for place in range(len(layers.blocks)))
+    matters = [any(one[place].abs().max() > 0 for one in gradients) for place in range(len(layers.blocks))]
+    assert sum(matters) >= matter * len(matters)
 
 
 def close(found, expected):

@@ -94,9 +94,9 @@ class RunConfig:
 
     `deviations` are the values that differ from the scenario's, kernel's and selection's files: recorded, so that a
     reduced or altered run is never taken for the full one; `filed_final` is the final size in the scenario's file. A
-    training in progress is saved every `checkpoint_seconds`. The first training set is drawn at random, or selected by a
-    kernel that needs no model (`first_batch`). `plugins`: the modules outside the project whose classes
-    `_target_` may name.
+    training in progress is saved every `checkpoint_seconds`. The first training set is drawn at random, or selected
+    by a kernel that needs no model (`first_batch`). `plugins`: the modules outside the project whose classes `_target_`
+    may name.
     """
 
     scenario: Scenario

@@ -42,8 +42,8 @@ def check(run: RunConfig) -> Facts:
         raise UserError(without_gradients(facts.kernel, architecture.name))
     if run.first_batch == "selected" and facts.needs_model:
         raise UserError(
-            f"first_batch = 'selected', but kernel {facts.kernel} needs a trained model: choose kernel=descriptor, chgnet,"
-            " sevennet or soap, or first_batch=random"
+            f"first_batch = 'selected', but kernel {facts.kernel} needs a trained model: choose kernel=descriptor,"
+            " chgnet, sevennet or soap, or first_batch=random"
         )
     if facts.needs_forces and not run.training.forces:
         raise UserError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ BATCH = 8
 """Structures that are evaluated together."""
 
 
+@runtime_checkable
 class Network(Protocol):
     """A trained network that gives the energy of structures, by linear layers that can be looked at."""
 

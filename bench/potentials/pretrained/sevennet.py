@@ -44,7 +44,8 @@ class SevenNet0(NetworkSource):
 def _loaded() -> "SevenNetNetwork":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from sevenn import util  # noqa: PLC0415 - optional, seconds
+        from sevenn import atom_graph_data, util  # noqa: F401, PLC0415 - optional, seconds
+        from sevenn.train import dataload  # noqa: F401, PLC0415
 
         checkpoint = util.load_checkpoint(util.pretrained_name_to_path(WEIGHTS))
         model = checkpoint.build_model()
@@ -70,10 +71,13 @@ class SevenNetNetwork:
         from sevenn.train.dataload import unlabeled_atoms_to_graph  # noqa: PLC0415
         from torch_geometric.data import Batch  # noqa: PLC0415
 
-        graphs = [
-            AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(one, self.cutoff, with_shift=False))
-            for one in structures
-        ]
+        dtype = next(self.model.parameters()).dtype
+
+        def graph_of(one: Atoms) -> Any:
+            graph = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(one, self.cutoff, with_shift=False))
+            return graph.apply(lambda values: values.to(dtype) if values.is_floating_point() else values)
+
+        graphs = [graph_of(one) for one in structures]
         every = torch.arange(len(graphs))
         n_atoms = torch.tensor([len(one) for one in structures])
         n_pairs = torch.tensor([graph["edge_index"].shape[1] for graph in graphs])
