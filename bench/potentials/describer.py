@@ -28,10 +28,10 @@ class Describer(Protocol):
         """A row for each structure, in float64, independent of the others; `species` are the dataset's elements."""
 
 
-def check_installed(package: str, source: str, extra: str) -> None:
+def check_installed(package: str, source: str, extra: str, where: str = "") -> None:
     """Raise UserError where a package is missing."""
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"{source} needs {package}, which is not installed: pip install 'bmdal-bench[{extra}]'")
+        raise UserError(f"{source} needs {package}, which is not installed: pip install 'bmdal-bench[{extra}]'{where}")
 
 
 def check_elements(data: Structures, known: Sequence[int], source: str) -> None:

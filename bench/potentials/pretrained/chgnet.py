@@ -38,7 +38,7 @@ class Chgnet(NetworkSource):
 
     def check(self, data: Structures) -> None:
         """See `bench.potentials.describer.Describer`."""
-        check_installed("chgnet", NAME, "chgnet")
+        check_installed("chgnet", NAME, "chgnet", " (Python 3.11 or 3.12)")
         check_elements(data, range(1, 95), NAME)
         if self.box is None:
             check_cells(data, NAME)
