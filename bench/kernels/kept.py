@@ -3,6 +3,8 @@
 import hashlib
 import io
 import logging
+import uuid
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,83 +25,88 @@ from bench.runs.stopping import raise_if_asked
 
 log = logging.getLogger(__name__)
 BLOCK = 16
-"""Structures of a file: a kill costs no more than these."""
+"""Structures that are described at once and kept in a file: a kill costs no more than these."""
 
 
 @dataclass
 class KeptFeatures:
-    """Features of a dataset's structures, a file for each block of them that is asked for."""
+    """Features of a dataset's structures: from files where they are there, else computed and added to these."""
 
     source: Describer
     data: Structures
     device: torch.device
-    blocks: dict[int, Float[np.ndarray, "block features"]] = field(default_factory=dict)
+    known: dict[bytes, Float[np.ndarray, " features"]] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
 
     @property
     def folder(self) -> Path:
-        """Where the features of this source for these elements are kept."""
+        """Where the features by this source for these elements are kept."""
         content = f"{self.source.content()}, elements {self.data.species}"
         return cache_folder() / "features" / hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def __call__(self, structures: Int[np.ndarray, " n"]) -> Float[Tensor, "n features"]:
         """A row for each structure, in float64. Raises Stopped after a signal; what is done by then is kept."""
-        wanted = np.unique(structures // BLOCK) if len(structures) else np.zeros(1, dtype=np.int64)
-        for block in progress(wanted.tolist(), "features", unit="block"):
-            if block not in self.blocks:
-                self.blocks[block] = self._block(block)
-                raise_if_asked()
-        first = next(iter(self.blocks.values()))
-        rows = np.empty((len(structures), first.shape[1]))
-        for row, structure in enumerate(structures.tolist()):
-            rows[row] = self.blocks[structure // BLOCK][structure % BLOCK]
+        # of none the first structure says how many features there are
+        parts = [self.data.part(np.array([one])) for one in (structures.tolist() or [0])]
+        keys = [_digest(part) for part in parts]
+        self._read()
+        missing = {key: part for key, part in zip(keys, parts, strict=True) if key not in self.known}
+        for start in progress(range(0, len(missing), BLOCK), "features", unit="block"):
+            self._add(dict(list(missing.items())[start : start + BLOCK]))
+            raise_if_asked()
+        rows = np.stack([self.known[key] for key in keys])[: len(structures)]
         return torch.from_numpy(rows).to(self.device)
 
-    def _block(self, block: int) -> Float[np.ndarray, "block features"]:
-        part = self.data.part(np.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.data))))
-        path = self.folder / f"{_digest(part)}.npy"
-        found = _read(path, len(part))
-        if found is not None:
-            return found
+    def _add(self, missing: dict[bytes, Structures]) -> None:
+        """Describe some structures and keep them; what another process has added meanwhile is taken."""
         try:
             make_folder(self.folder)
             with locked(self.folder / "features.lock", wait=True):
-                found = _read(path, len(part))
-                if found is None:
-                    found = self._described(part)
-                    buffer = io.BytesIO()
-                    np.save(buffer, found, allow_pickle=False)
-                    write_atomically(path, buffer.getvalue())
+                self._read()
+                left = {key: part for key, part in missing.items() if key not in self.known}
+                self._describe(left)
+                if left:
+                    self._write(list(left))
         except (OSError, WriteError) as error:
             log.info("note: features are not kept (%s)", error)
-        return self._described(part) if found is None else found
+            self._describe({key: part for key, part in missing.items() if key not in self.known})
 
-    def _described(self, part: Structures) -> Float[np.ndarray, "block features"]:
-        atoms = [
-            Atoms(part.atomic_numbers[rows], positions=part.positions[rows], cell=part.cells[i], pbc=part.periodic[i])
-            for i in range(len(part))
-            for rows in [slice(part.offsets[i], part.offsets[i + 1])]
-        ]
-        return self.source.describe(atoms, self.data.species)
+    def _describe(self, missing: dict[bytes, Structures]) -> None:
+        if missing:
+            atoms = [
+                Atoms(one.atomic_numbers, positions=one.positions, cell=one.cells[0], pbc=one.periodic[0])
+                for one in missing.values()
+            ]
+            self.known |= zip(missing, self.source.describe(atoms, self.data.species), strict=True)
+
+    def _write(self, keys: list[bytes]) -> None:
+        buffer = io.BytesIO()
+        found = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
+        np.savez(buffer, keys=found, rows=np.stack([self.known[key] for key in keys]))
+        path = self.folder / f"{uuid.uuid4().hex}.npz"
+        write_atomically(path, buffer.getvalue())
+        self.read.add(path.name)
+
+    def _read(self) -> None:
+        """Take in the files that were not there before; one that is damaged is as good as none."""
+        for path in sorted(self.folder.glob("*.npz")):
+            if path.name not in self.read:
+                self.read.add(path.name)
+                try:
+                    with np.load(path, allow_pickle=False) as held:
+                        self.known |= zip((key.tobytes() for key in held["keys"]), held["rows"], strict=True)
+                except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                    log.warning("%s is damaged: its features are computed again", path)
 
 
-def _digest(part: Structures) -> str:
-    """SHA-256 of structures without their labels."""
+def _digest(part: Structures) -> bytes:
+    """SHA-256 of a structure without its labels."""
     digest = hashlib.sha256()
     for array, dtype in (
         (part.atomic_numbers, "<u1"),
         (part.positions, "<f8"),
-        (part.offsets, "<i8"),
         (part.cells, "<f8"),
         (part.periodic, "<u1"),
     ):
         digest.update(np.ascontiguousarray(array, dtype=dtype).data)
-    return digest.hexdigest()
-
-
-def _read(path: Path, n: int) -> Float[np.ndarray, "block features"] | None:
-    """The features in a file; None if it is not there or damaged."""
-    try:
-        found: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return found if found.ndim == 2 and len(found) == n else None
+    return digest.digest()
