@@ -1,5 +1,6 @@
 """Features that depend on a structure alone, computed once and kept in the user's cache folder by content."""
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -93,10 +94,12 @@ class KeptFeatures:
             if path.name not in self.read:
                 self.read.add(path.name)
                 try:
-                    with np.load(path, allow_pickle=False) as held:
+                    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
                         self.known |= zip((key.tobytes() for key in held["keys"]), held["rows"], strict=True)
                 except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                     log.warning("%s is damaged: its features are computed again", path)
+                    with contextlib.suppress(OSError):
+                        path.unlink()
 
 
 def _digest(part: Structures) -> bytes:
