@@ -5,6 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from bench_commands import command, records
 from conftest import make_structures, random_crystal, random_molecule
 from module_gradients import check_features
 from small_sweeps import SIZES
@@ -127,6 +128,22 @@ def test_one_step(model):
 @pytest.mark.parametrize("model", MODELS)
 def test_one_step_of_the_published_size(model):
     one_step(model)
+
+
+@needs_graph_pes
+@pytest.mark.long
+@pytest.mark.parametrize("model", MODELS)
+def test_a_launch_in_packs(tmp_path, model):
+    """Two seeds of each model by one worker, as a pack; once more, and everything is there."""
+    words = [word for word in SIZES if not word.startswith("model")]
+    words += ["scenario.final=4", "training.epochs=2", "algorithm=maxdet_gp_ll", "seed=0,1", "cluster.pack=2"]
+    for _ in range(2):
+        done = command(
+            "sweep=demo", f"model={model}", SMALL[model], *words, f"results={tmp_path}", "--wait", module="bench.launch"
+        )
+        assert done.returncode == 0, done.stderr
+    found = records(tmp_path)
+    assert [one["status"] for one in found] == ["done"] * 2 and [len(one["steps"]) for one in found] == [2, 2]
 
 
 @needs_graph_pes
