@@ -13,6 +13,7 @@ from small_sweeps import SIZES
 from bench.calculator import PotentialCalculator
 from bench.check import check_potential
 from bench.config.compose import compose_run
+from bench.config.files import PROJECT_FILES
 from bench.config.identity import identity_of
 from bench.config.plugins import plugin
 from bench.errors import UserError
@@ -36,6 +37,10 @@ SCALING = EnergyScaling(0.7, np.zeros(3), False)
 
 def run_of(model, *words):
     return compose_run(["scenario=demo", f"model={model}", *words])
+
+
+def test_every_file_is_here():
+    assert {name for name in PROJECT_FILES.options("model") if not name.startswith("gmnn")} == set(MODELS)
 
 
 @pytest.mark.parametrize("model", MODELS)

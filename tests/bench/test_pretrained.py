@@ -7,6 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+import yaml
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import write
@@ -15,10 +16,12 @@ from module_gradients import check_features
 from own_describer import Distances
 from small_sweeps import SIZES
 
+from bench.check import check_kernel
 from bench.config.compose import compose_run
 from bench.config.files import PROJECT_FILES
 from bench.config.identity import identity_of
-from bench.config.plugins import plugin
+from bench.config.places import CONF
+from bench.config.plugins import name_plugins, plugin
 from bench.errors import UserError
 from bench.kernels.base import KernelInputs
 from bench.learning.cycle import run_active_learning
@@ -182,8 +185,19 @@ def crystals():
     return make_structures([random_crystal(generator, n, (8, 22)) for n in (4, 5, 6)])
 
 
+def contract(name, **source):
+    config = yaml.safe_load((CONF / "kernel" / f"{name}.yaml").read_text(encoding="utf-8"))
+    check_kernel(config | {"source": config["source"] | source}, {"_target_": "pair_potential.Pairs", **PAIR})
+
+
+PAIR = {"r_max": 4.0, "name": "PAIR"}
+
+
 @needs("chgnet", "chgnet")
 def test_chgnet(monkeypatch):
+    name_plugins("pair_potential")
+    contract("chgnet", box=8.0)
+    contract("chgnet_rp", box=8.0, n_projections=7)
     assert features_of(kernel_of("chgnet"), crystals()).shape == (3, 65)
     refused(kernel_of("chgnet"), make_structures([random_molecule(np.random.default_rng(0))]), "kernel.source.box=10")
     refused(kernel_of("chgnet"), make_structures([([95], [[0, 0, 0]], np.eye(3) * 9)]), r"does not know Z = \[95\]")
@@ -196,6 +210,9 @@ def test_chgnet(monkeypatch):
 
 @needs("sevenn", "sevennet")
 def test_sevennet():
+    name_plugins("pair_potential")
+    contract("sevennet")
+    contract("sevennet_rp", n_projections=7)
     assert features_of(kernel_of("sevennet"), crystals()).shape == (3, 64)
     assert (
         features_of(kernel_of("sevennet"), make_structures([random_molecule(np.random.default_rng(0))])).shape[0] == 1
@@ -248,5 +265,7 @@ def check_network(module):
 
 @needs("dscribe", "soap")
 def test_soap():
+    name_plugins("pair_potential")
+    contract("soap")
     features = features_of(kernel_of("soap", "kernel.source.n_max=3", "kernel.source.l_max=2"), crystals())
     assert features.shape == (3, 6 * 7 // 2 * 3) and float(features.std(0).max()) > 0
