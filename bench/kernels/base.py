@@ -90,7 +90,7 @@ class Kernel(Protocol):
 
 @runtime_checkable
 class ChecksData(Protocol):
-    """A kernel that looks at a dataset before anything is trained on it; optional."""
+    """A kernel or an architecture that looks at a dataset before a run on it begins; optional."""
 
     def check_data(self, data: Structures) -> None:
         """Refuse data that it cannot serve. Raises UserError."""

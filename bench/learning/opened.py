@@ -80,8 +80,9 @@ def open_run(run: RunConfig, shared: Shared, held: contextlib.ExitStack | None) 
     kernel: Kernel = plugin(run.kernel, "kernel")
     selection: Selection = plugin(run.selection, "selection")
     data = shared.data(run)
-    if isinstance(kernel, ChecksData):
-        kernel.check_data(data)
+    for part in (kernel, plugin(run.model, "model")):
+        if isinstance(part, ChecksData):
+            part.check_data(data)
     if run.training.forces and data.forces is None:
         found = f"give dataset.forces_key={data.like_forces[0]}, or " if data.like_forces else ""
         raise UserError(

@@ -54,12 +54,15 @@ def test_configuration(model):
     assert identity["training"]["decay"] == run.training.decay
 
 
-def test_a_missing_library_is_named(monkeypatch):
+def test_a_missing_library_is_named(monkeypatch, tmp_path):
     architecture = plugin(run_of("schnet").model, "model")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="SchNet needs graph-pes, which is not installed: pip install") as told:
         architecture.module((1, 6))
     assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match="SchNet needs graph-pes"):
+        run_active_learning(run_of("schnet", f"results={tmp_path}"))
+    assert not list(tmp_path.glob("runs/*"))
 
 
 @needs_graph_pes

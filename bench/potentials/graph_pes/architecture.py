@@ -19,12 +19,16 @@ class GraphPes(ModuleArchitecture):
 
     version: ClassVar[int] = 1
 
-    def module(self, species: tuple[int, ...]) -> Any:
-        """See `ModuleArchitecture`. Raises UserError where graph-pes is missing or refuses the arguments."""
+    def check_data(self, data: Any) -> None:
+        """Raise UserError where graph-pes is missing, before a run begins."""
         if importlib.util.find_spec("graph_pes") is None:
             raise UserError(
                 f"model {self.name} needs graph-pes, which is not installed: pip install 'bmdal-bench[{EXTRA}]'"
             )
+
+    def module(self, species: tuple[int, ...]) -> Any:
+        """See `ModuleArchitecture`. Raises UserError where graph-pes is missing or refuses the arguments."""
+        self.check_data(None)
         from bench.potentials.graph_pes.module import GraphPesModule  # noqa: PLC0415 - torch, seconds
 
         return GraphPesModule(self.model, self.r_max, self.arguments, species)
