@@ -25,8 +25,19 @@ run: $(READY)  ## a small real sweep on the embedded aspirin data, its figures, 
 test: $(READY)  ## every test that this machine can run
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
-test-long: $(READY)  ## the tests that take longer: campaigns of faults, 1460 runs, real time limits
+# graph-pes and sevenn need versions of e3nn that exclude each other: an environment for each
+$(VENV)-graph-pes/.ready: EXTRAS = graph-pes,chgnet,soap
+$(VENV)-sevennet/.ready: EXTRAS = sevennet,soap
+$(VENV)-%/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check $(OFFLINE) -c constraints.txt \
+		-e '.[test,$(EXTRAS)]'
+	touch $@
+
+test-long: $(READY) $(VENV)-graph-pes/.ready $(VENV)-sevennet/.ready  ## the tests that take longer, and those of the extras
 	$(BIN)/python -m pytest -m long
+	$(VENV)-graph-pes/bin/python -m pytest tests/bench/test_graph_pes.py tests/bench/test_pretrained.py
+	$(VENV)-sevennet/bin/python -m pytest tests/bench/test_pretrained.py
 
 SEED ?= 0
 faults: $(READY)  ## campaigns of faults: signals here and on SLURM, damaged files, kills; SEED=1 draws others
@@ -74,4 +85,5 @@ wheelhouse: $(READY)  ## every package as a file in wheelhouse/; without interne
 		'.[test]' hatchling hatch-vcs editables
 
 clean:  ## remove the environment and everything recorded outside results/reference
-	rm -rf $(VENV) results/runs results/initial results/launch results/analysis results/multirun results/site
+	rm -rf $(VENV) $(VENV)-graph-pes $(VENV)-sevennet
+	rm -rf results/runs results/initial results/launch results/analysis results/multirun results/site

@@ -11,6 +11,8 @@ from bench.config.schema import REFERENCES, RunConfig
 
 PRECISION = "float32"
 """The precision that an identity need not name."""
+FIRST_BATCH = "random"
+"""How the first training set comes about where an identity does not name it."""
 
 
 def identity_of(run: RunConfig, data_checksum: str) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def identity_of(run: RunConfig, data_checksum: str) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "seed": run.seed,
         **({} if run.precision == PRECISION else {"precision": run.precision}),
+        **({} if run.first_batch == FIRST_BATCH else {"first_batch": run.first_batch}),
     }
 
 

@@ -42,13 +42,14 @@ class Scenario:
 class TrainingSettings:
     """`force_weight` is λ_F/3N in Å² (0: energies only, whatever forces the data have).
 
-    The minibatch is the model's unless given, the learning rates are the model's: initial rates of its groups of
-    parameters.
+    The minibatch and the schedule are the model's unless given, the learning rates are the model's: initial rates of
+    its groups of parameters.
     `validation_checks` epochs are checked in all, half of them in the last quarter, the last epoch always (1: no early
-    stopping). What the paper leaves open: c of Eq. (4) is multiplied by `energy_scale_factor`; the `last_minibatch` of
-    an epoch, where it is incomplete, is dropped, kept, or filled from the next epoch (carry); `decay` of the learning
-    rates; `early_stopping` by the validation MAE(E) + MAE(F) (energies alone without forces), by one of them, or by the
-    loss of Eq. (5).
+    stopping). `decay` of the learning rates: linear to zero, exponential (by `decay_factor` every `decay_every`
+    minibatches), or plateau (by that factor when the validation error has not fallen for so many epochs). What the
+    paper leaves open: c of Eq. (4) is multiplied by `energy_scale_factor`; the `last_minibatch` of an epoch, where it
+    is incomplete, is dropped, kept, or filled from the next epoch (carry); `early_stopping` by the validation
+    MAE(E) + MAE(F) (energies alone without forces), by one of them, or by the loss of Eq. (5).
     """
 
     epochs: PositiveInt
@@ -60,7 +61,9 @@ class TrainingSettings:
     adam_epsilon: PositiveFloat = 1e-7
     energy_scale_factor: PositiveFloat = 1.0
     last_minibatch: Literal["drop", "keep", "carry"] = "drop"
-    decay: Literal["linear", "none"] = "linear"
+    decay: Literal["linear", "none", "exponential", "plateau"] = "linear"
+    decay_factor: PositiveFloat = 0.5
+    decay_every: PositiveInt = 50
     early_stopping: Literal["energies_and_forces", "energies", "forces", "loss"] = "energies_and_forces"
 
     @property
@@ -91,8 +94,9 @@ class RunConfig:
 
     `deviations` are the values that differ from the scenario's, kernel's and selection's files: recorded, so that a
     reduced or altered run is never taken for the full one; `filed_final` is the final size in the scenario's file. A
-    training in progress is saved every `checkpoint_seconds`. `plugins`: the modules outside the project whose classes
-    `_target_` may name.
+    training in progress is saved every `checkpoint_seconds`. The first training set is drawn at random, or selected
+    by a kernel that needs no model (`first_batch`). `plugins`: the modules outside the project whose classes `_target_`
+    may name.
     """
 
     scenario: Scenario
@@ -109,6 +113,7 @@ class RunConfig:
     precision: Literal["float32", "float64"]
     threads: PositiveInt | None
     checkpoint_seconds: NonNegativeFloat = 120.0
+    first_batch: Literal["random", "selected"] = "random"
     objective: Objective = "validation"
     plugins: list[str] | str = field(default_factory=list)
     deviations: dict[str, Any] = field(default_factory=dict)
@@ -152,7 +157,8 @@ def _with_model(config: Mapping[str, Any]) -> RunConfig:
     """Build a run, with the learning rates and all values of its model. Raises UserError."""
     model, training = (dict(config.get(key) or {}) for key in ("model", "training"))
     rates, of_energies = (model.pop(key, None) for key in ("learning_rates", "learning_rates_of_energies"))
-    model.pop("minibatch", None)
+    for key in ("minibatch", "decay", "decay_factor", "decay_every"):
+        model.pop(key, None)
     if "learning_rates" in training:
         raise UserError("configuration key training.learning_rates: they belong to the model: set model.learning_rates")
     trains_forces = training.get("force_weight") not in (0, 0.0)

@@ -17,7 +17,7 @@ ENGINE = 2
 DATA = 1
 """Conversion of published data, reference energies, the draw of the split."""
 
-MODELS = {"GM-NN": 1}
+MODELS = {"GM-NN": 1, "SchNet": 1, "PaiNN": 1, "TensorNet": 1, "NequIP": 1, "MACE": 1}
 """The potentials of conf/model, by name: the network, its initial draw and its training."""
 
 KERNELS = {
@@ -31,6 +31,11 @@ KERNELS = {
     "GP(LL)": 1,
     "GP(RP)": 1,
     "FEAT(D)": 1,
+    "FEAT(CHGNet)": 1,
+    "FEAT(CHGNet-RP)": 1,
+    "FEAT(SevenNet-0)": 1,
+    "FEAT(SevenNet-0-RP)": 1,
+    "FEAT(SOAP)": 1,
 }
 """The kernels of conf/kernel, by name."""
 

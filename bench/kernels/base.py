@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bench.data.structures import Structures
 from bench.potentials.base import Potential, View
 from bench.runs.record_schema import Quantity
 from bench.training.evaluate import StructureErrors
@@ -85,6 +86,14 @@ class Kernel(Protocol):
 
     def prepare(self, inputs: KernelInputs) -> PreparedKernel:
         """Fix the kernel to trained models."""
+
+
+@runtime_checkable
+class ChecksData(Protocol):
+    """A kernel or an architecture that looks at a dataset before a run on it begins; optional."""
+
+    def check_data(self, data: Structures) -> None:
+        """Refuse data that it cannot serve. Raises UserError."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class FeatureMap:
 class PreparedFeatures:
     """A feature map with its training features: as it is (FEAT) or conditioned on them (GP)."""
 
-    features: FeatureMap
+    features: Callable[[Int[np.ndarray, " n"]], Float[Tensor, "n features"]]
     training: Float[Tensor, "labelled features"]
     posterior: Posterior | None
 

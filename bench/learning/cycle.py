@@ -14,6 +14,7 @@ from bench.config.seeds import stream
 from bench.errors import WriteError
 from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
 from bench.learning.ends import add_correlations, complete, save_end, saved_model
+from bench.learning.first_batch import with_first_batch
 from bench.learning.opened import Opened, Shared, begin_session, open_run
 from bench.runs.provenance import peak_memory_mb
 from bench.runs.record import TRAINING, RunRecord, describe
@@ -53,7 +54,7 @@ def answer(cycle: Cycle, fitted: FitResult | Exception | None) -> Request:
 
 def cycle_of(run: RunConfig, shared: Shared, held: contextlib.ExitStack | None) -> Cycle:
     """One run from opening its record to its end; a failure is recorded. `held` keeps its lock."""
-    opened = open_run(run, shared, held)
+    opened = with_first_batch(open_run(run, shared, held))
     record = opened.record
     if record.done:
         complete(opened)

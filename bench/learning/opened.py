@@ -15,7 +15,7 @@ from bench.data.duplicates import first_copies
 from bench.data.split import Split, draw_split
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.kernels.base import Kernel
+from bench.kernels.base import ChecksData, Kernel
 from bench.potentials.architecture import Architecture
 from bench.potentials.base import View
 from bench.runs.locks import locked
@@ -80,6 +80,9 @@ def open_run(run: RunConfig, shared: Shared, held: contextlib.ExitStack | None) 
     kernel: Kernel = plugin(run.kernel, "kernel")
     selection: Selection = plugin(run.selection, "selection")
     data = shared.data(run)
+    for part in (kernel, plugin(run.model, "model")):
+        if isinstance(part, ChecksData):
+            part.check_data(data)
     if run.training.forces and data.forces is None:
         found = f"give dataset.forces_key={data.like_forces[0]}, or " if data.like_forces else ""
         raise UserError(

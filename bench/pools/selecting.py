@@ -166,7 +166,7 @@ def _check(kernel: Kernel, selection: Selection, model: Model | None) -> None:
     if model is None:
         raise UserError(
             f"kernel {kernel.name} needs a trained model: give model=RUN_FOLDER or labelled=FILE, or choose"
-            " kernel=descriptor"
+            " kernel=descriptor, chgnet, sevennet or soap"
         )
     if kernel.members > model.potential.n_models:
         raise UserError(

@@ -295,7 +295,8 @@ def run_folder(results: str | Path, identity: Mapping[str, Any]) -> Path:
 def initial_model(run: RunConfig, data_checksum: str, members: int) -> Path:
     """Where the initial model lies. It depends on the run's identity without what comes after it."""
     identity = identity_of(run, data_checksum)
-    for later in ("kernel", "selection", "batch_size"):
+    chosen = () if run.first_batch == "random" else ("kernel", "selection")
+    for later in {"kernel", "selection", "batch_size"} - set(chosen):
         del identity[later]
     return Path(run.results) / "initial" / f"{hash_of(identity | {'members': members})}.pt"
 

@@ -24,6 +24,7 @@ class Facts:
     has_features: bool
     needs_forces: bool
     needs_gradients: bool
+    needs_model: bool
     selection: str
     needs_features: bool
 
@@ -39,6 +40,11 @@ def check(run: RunConfig) -> Facts:
         raise UserError(without_distances(facts.selection, facts.kernel))
     if facts.needs_gradients and not architecture.gradient_features:
         raise UserError(without_gradients(facts.kernel, architecture.name))
+    if run.first_batch == "selected" and facts.needs_model:
+        raise UserError(
+            f"first_batch = 'selected', but kernel {facts.kernel} needs a trained model: choose kernel=descriptor,"
+            " chgnet, sevennet or soap, or first_batch=random"
+        )
     if facts.needs_forces and not run.training.forces:
         raise UserError(
             f"kernel {facts.kernel} needs forces, but training.force_weight = 0 in scenario {run.scenario.name}:"
@@ -82,8 +88,8 @@ def _stated(kernel: dict[str, Any], selection: dict[str, Any]) -> Facts:
 
     k: Kernel = offers(plugin(kernel, "kernel"), Kernel, "kernel")
     s: Selection = offers(plugin(selection, "selection"), Selection, "selection")
-    gradients = bool(getattr(k, "needs_gradients", False))
-    return Facts(k.name, k.members, k.has_features, k.needs_forces, gradients, s.name, s.needs_features)
+    gradients, model = bool(getattr(k, "needs_gradients", False)), bool(getattr(k, "needs_model", True))
+    return Facts(k.name, k.members, k.has_features, k.needs_forces, gradients, model, s.name, s.needs_features)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from bench.config.schema import TrainingSettings
 from bench.potentials.base import Draw, Potential, View
 from bench.training.minibatches import Minibatch, Minibatches, TrainingData, held_out
 from bench.training.optimizer import Optimizer
+from bench.training.schedule import rate_factor
 from bench.training.state import TrainingState
 from bench.training.validation import validation_error
 
@@ -43,13 +44,22 @@ class Group:
         self.minibatches, self.held_out = minibatches, held_out
         self.optimizer = Optimizer(potential, settings)
         self.state = TrainingState(potential, self.optimizer.moments)
+        self._told: list[float] = []
 
     def step(self, minibatch: int, done: float) -> None:
         """One minibatch, counted from 0, of every model, after a fraction `done` of all minibatches."""
         inputs, energies, forces = self.minibatches.at(minibatch)
         self.potential.observe(inputs, max(OBSERVATION_RATE, 1 / (minibatch + 1)))
         _, gradient = self.potential.loss_gradient(inputs, energies, forces, self.settings.force_weight)
-        self.optimizer.step(gradient, done)
+        self.optimizer.step(gradient, rate_factor(self.settings, minibatch, done, self._errors()))
+
+    def _errors(self) -> list[float]:
+        """The validation errors so far where the learning rates depend on them: of the one model of this group."""
+        if self.settings.decay != "plateau":
+            return []
+        if len(self._told) != len(self.state.history):
+            self._told = [float(error[0]) for error in self.state.history]
+        return self._told
 
     def check(self) -> None:
         """Take note of the validation error of every model."""
@@ -57,10 +67,14 @@ class Group:
 
 
 def in_groups(view: View, settings: TrainingSettings, models: Sequence[Model]) -> list[Group]:
-    """All models in one group, or each by itself where the view does not serve lockstep; in their order."""
+    """All models in one group, in their order; each by itself where the view does not serve lockstep.
+
+    So, too, where learning rates follow the validation error, which is each model's own.
+    """
     gathered: dict[tuple[int, ...], tuple[TrainingData, list[Minibatch]]] = {}
     groups = []
-    for together in [models] if view.lockstep else [[one] for one in models]:
+    lockstep = view.lockstep and settings.decay != "plateau"
+    for together in [models] if lockstep else [[one] for one in models]:
         sets = {id(one.training): one.training for one in together}
         key = tuple(sets)
         if key not in gathered:

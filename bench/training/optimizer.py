@@ -31,9 +31,8 @@ class Optimizer:
         }
 
     @torch.no_grad()
-    def step(self, gradient: Parameters, done: float) -> None:
-        """One step after a fraction `done` of all minibatches."""
-        decay = 1 - done if self.settings.decay == "linear" else 1.0
+    def step(self, gradient: Parameters, factor: float) -> None:
+        """One step, with the initial rates multiplied by a factor (`bench.training.schedule`)."""
         beta1, beta2 = self.settings.adam_betas
         for rate, names in self.names_of_rate.items():
             adam(
@@ -47,7 +46,7 @@ class Optimizer:
                 amsgrad=False,
                 beta1=beta1,
                 beta2=beta2,
-                lr=rate * decay,
+                lr=rate * factor,
                 weight_decay=0.0,
                 eps=self.settings.adam_epsilon,
                 maximize=False,

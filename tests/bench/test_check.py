@@ -30,12 +30,19 @@ def filed(group, name):
     return yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", PROJECT_FILES.options("model"))
+def own(group):
+    """The files of a group that need no extra: the others are tried in test_graph_pes and test_pretrained."""
+    needs = ("bench.potentials.graph_pes.", "bench.kernels.pretrained.")
+    found = {name: compose_run([f"{group}={name}", "selection=max_diag"]) for name in PROJECT_FILES.options(group)}
+    return [name for name, run in found.items() if not getattr(run, group)["_target_"].startswith(needs)]
+
+
+@pytest.mark.parametrize("name", own("model"))
 def test_models(name):
     check_potential(compose_run([f"model={name}", *SMALLER]).model)
 
 
-@pytest.mark.parametrize("name", PROJECT_FILES.options("kernel"))
+@pytest.mark.parametrize("name", own("kernel"))
 def test_kernels(name):
     check_kernel(filed("kernel", name), PAIR)
 

@@ -132,7 +132,7 @@ def test_keys_are_those_that_hydra_composes(folder, words):
     [
         ("bmdal-bench run training.epochs=", ["100 "]),
         ("bmdal-bench run training.force_weight=4", ["4.0 "]),
-        ("bmdal-bench run ~training.dec", ["~training.decay "]),
+        ("bmdal-bench run ~training.last", ["~training.last_minibatch "]),
         ("bmdal-bench run +sw", ["+sweep="]),
         ("bmdal-bench plan swe", ["sweep="]),
         ("bmdal-bench launch cluster=slurm cluster.part", ["cluster.partition="]),

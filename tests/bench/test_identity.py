@@ -153,7 +153,7 @@ def test_every_default_is_found_in_an_identity():
     """A value that differs from the default is named, whichever setting it belongs to."""
     settings = compose_run([]).training
     other = {"adam_betas": (0.8, 0.99), "adam_epsilon": 1e-3, "energy_scale_factor": 2.0, "last_minibatch": "carry"}
-    other |= {"decay": "none", "early_stopping": "loss"}
+    other |= {"decay": "none", "decay_factor": 0.1, "decay_every": 7, "early_stopping": "loss"}
     defaulted = {f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING}
     assert set(other) == defaulted
     for key, value in other.items():

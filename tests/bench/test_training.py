@@ -418,7 +418,7 @@ def test_adam_is_torch_s(builder, generator):
             values = theirs.parameters[name]
             values.grad = torch.from_numpy(generator.normal(size=values.shape)).to(values.dtype)
             group["lr"] = RATES[theirs.rates[name]] * (1 - step / 5)
-        adam.step({name: theirs.parameters[name].grad for name in names}, step / 5)
+        adam.step({name: theirs.parameters[name].grad for name in names}, 1 - step / 5)
         reference.step()
     for name in names:
         assert torch.equal(ours.parameters[name], theirs.parameters[name]), name
