@@ -69,16 +69,7 @@ def plain_bars(app: Sphinx, what: str, name: str, shown: Any, options: Any, line
     lines[:] = [line.replace("|", r"\|") for line in lines]
 
 
-def only_what_is_there(app: Sphinx, page: str, source: list[str]) -> None:
-    """Leave out of the contents what this checkout lacks."""
-    if page == root_doc:
-        here = (ROOT / root_doc).parent
-        optional = re.compile(r"^(potentials|algorithms/index|paper_to_code|benchmark/index|\.\./CONTRIBUTING)\n", re.M)
-        source[0] = optional.sub(lambda one: one[0] if (here / f"{one[1]}.md").exists() else "", source[0])
-
-
 def setup(app: Sphinx) -> None:
     """Sphinx's hook."""
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
     app.connect("autodoc-process-docstring", plain_bars)
-    app.connect("source-read", only_what_is_there)

@@ -8,7 +8,7 @@ A comment before a block says how it is run:
     <!-- run: never, REASON -->       by nobody, for one of the REASONS
 
 All but the last two are run by `make test-long` as they stand, in the order of the page, in a fresh clone. A block
-whose first line (after Hydra's own) is a comment with the name of a file is written to that file.
+whose first line (after Hydra's own) is a comment with a file's name is written to it, and run if a comment says so.
 """
 
 import ast
@@ -40,8 +40,7 @@ REASONS = {
     "this test": "would run this test",
     "days": "takes days",
     "another shell": "is for a shell that may not be here",
-    "other data": "needs data that are not here",
-    "gpu": "needs a GPU",
+    "extra": "needs an extra that the tests are without",
 }
 WORDS = {
     "tiny": "scenario.initial=2 scenario.final=4 scenario.pool=12 scenario.validation=4 scenario.test=6 batch_size=2"

@@ -126,7 +126,8 @@ def do_all(page: str, folder: Path, *, fast: bool) -> None:
             path = folder / block.file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
-        if block.never is None and (block.fast or not fast) and block.language in ("bash", "python"):
+        runs = block.fast if fast or block.file else block.never is None
+        if runs and block.language in ("bash", "python"):
             do(block, folder, before, fast=fast)
             if block.language == "python" and not block.file:
                 before += block.text
