@@ -40,6 +40,7 @@ REASONS = {
     "this test": "would run this test",
     "days": "takes days",
     "another shell": "is for a shell that may not be here",
+    "other data": "needs data that are not here",
     "extra": "needs an extra that the tests are without",
 }
 WORDS = {
