@@ -6,7 +6,12 @@ import importlib
 import re
 
 import pytest
+import yaml
 from conftest import PROJECT
+
+from analysis import style
+from analysis.pages.algorithms import algorithms
+from analysis.pages.results import PAPER
 
 PAGE = (PROJECT / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
 NAMES = sorted({name for name in re.findall(r"`([^`\n]+)`", PAGE) if not name.startswith("bmdal-bench")})
@@ -57,13 +62,28 @@ def test_files_exist():
     assert [name for name in FILES if not (PROJECT / name).is_file()] == []
 
 
-@pytest.mark.parametrize("group", ["algorithm", "selection", "kernel", "scenario"])
+def files_of(group, names):
+    """The files of conf/ whose classes are called so."""
+    found = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in (PROJECT / "conf" / group).glob("*.yaml")
+    }
+    return {file for file, content in found.items() if content["name"] in names}
+
+
+@pytest.mark.parametrize("group", ["selection", "kernel", "algorithm", "scenario"])
 def test_all_of_the_paper_s_configuration_is_named(group):
-    """What is not the paper's says so: the demo, one's own data, one training, a descriptor without training."""
-    others = {"demo", "own", "single_training", "descriptor"}
+    """And nothing else: kernels and scenarios of this project's own are no part of the map."""
+    selections, kernels = zip(*(name.split(" + ") for name in style.METHODS), strict=True)
+    expected = {
+        "selection": files_of("selection", selections),
+        "kernel": files_of("kernel", kernels),
+        "algorithm": set(algorithms()),
+        "scenario": set(PAPER),
+    }
     pattern = r"\(algorithms/(?!index)(\w+)\.md\)" if group == "algorithm" else rf"conf/{group}/(\w+)\.yaml"
-    named = set(re.findall(pattern, PAGE))
-    assert named == {path.stem for path in (PROJECT / "conf" / group).glob("*.yaml")} - others
+    assert set(re.findall(pattern, PAGE)) == expected[group]
+    assert [len(expected[key]) for key in ("selection", "kernel", "algorithm", "scenario")] == [4, 9, 15, 7]
 
 
 def test_all_figures_of_the_paper_are_named():

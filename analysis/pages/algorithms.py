@@ -26,7 +26,7 @@ NO_SELECT = "`bmdal-bench select` refuses it: a pool has no labels."
 
 
 def algorithms() -> dict[str, tuple[str, str, str]]:
-    """By the name of its file: how an algorithm is called, and the files of its kernel and selection."""
+    """By the name of its file: how each of the paper's is called, and the files of its kernel and selection."""
     found = {}
     for path in sorted((CONF / "algorithm").glob("*.yaml")):
         defaults = yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"]
@@ -34,6 +34,7 @@ def algorithms() -> dict[str, tuple[str, str, str]]:
         names = [_name(group, parts[group]) for group in ("selection", "kernel")]
         found[path.stem] = (" + ".join(names), parts["kernel"], parts["selection"])
     order = list(style.METHODS)
+    found = {file: algorithm for file, algorithm in found.items() if algorithm[0] in order}
     return dict(sorted(found.items(), key=lambda item: order.index(item[1][0])))
 
 
