@@ -101,7 +101,15 @@ LONGEST = [
         "test_hydra",
         "test_training",
     ),
-    *("test_build", "test_own_potential", "test_install", "test_completion", "test_merge", "test_migrate"),
+    *(
+        "test_build",
+        "test_own_potential",
+        "test_module_potential",
+        "test_install",
+        "test_completion",
+        "test_merge",
+        "test_migrate",
+    ),
     *("test_own_scenario", "test_continue", "test_ready", "test_identity", "test_campaigns"),
     *("test_faults_data", "test_faults_input"),
 ]

@@ -56,7 +56,7 @@ def against_paper(steps: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     rows that name the `deviations`.
     """
     ours = [_curve_points(steps), _summary(values, [*RUN_CASE, "deviations"]).assign(n_train=np.nan)]
-    found = pd.concat([part for part in ours if len(part)], ignore_index=True)
+    found = pd.concat([part for part in ours if len(part)] or ours, ignore_index=True)
     wanted = paper_numbers().rename(columns={"value": "paper"}).reset_index(names="row")
     wanted["quantity"] = wanted["quantity"].fillna("")
     grown = wanted[wanted["statistic"] == "curve"].assign(statistic="curve_grown")

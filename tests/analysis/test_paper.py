@@ -53,6 +53,14 @@ def test_ours_beside_the_papers():
     assert (table["statistic"] == "curve").sum() == (table["statistic"] == "curve_grown").sum() == 8
 
 
+def test_one_run_that_is_not_finished():
+    """All that there is, in no scenario of the paper: no number of ours stands beside the paper's."""
+    only = records.record("MaxDiag", "RND", 0, [40.0, 30.0], scenario="mine", status="running", final=60)
+    steps = tables_of([only]).steps
+    table = against_paper(steps, run_values(steps))
+    assert len(table) == 55 + 8 and not table["seeds"].any()
+
+
 def test_what_five_more_runs_would_give():
     """The interval is computed on logarithms; from five seeds on, and never for a maximum over other test sets."""
     finals = [12.0, 15.0, 9.0, 11.0, 13.0]
