@@ -21,6 +21,7 @@ from bench.potentials.gmnn.architecture import GaussianMoments
 from bench.potentials.gmnn.descriptor import describe
 from bench.potentials.gmnn.invariants import n_invariants
 from bench.potentials.gmnn.moments import Geometry
+from bench.potentials.gmnn.products import Products
 
 INVARIANT_MEAN, INVARIANT_VARIANCE = "invariant_mean", "invariant_variance"
 NORMALISATION = (INVARIANT_MEAN, INVARIANT_VARIANCE)
@@ -86,6 +87,7 @@ class MomentPotential:
     """Parameters of one or many models and what can be computed with them.
 
     `energy_scale` is c of Eq. (4) in eV, one per model. Energies are relative to the dataset's reference energies.
+    `products` says how the network multiplies in training and prediction.
     """
 
     def __init__(
@@ -94,8 +96,10 @@ class MomentPotential:
         species: tuple[int, ...],
         parameters: Parameters,
         energy_scale: Float[Tensor, " models"],
+        products: Products = Products(),  # noqa: B008 - immutable
     ) -> None:
         self.architecture = architecture
+        self.products = products
         self.species = species
         self.parameters = parameters
         self.energy_scale = energy_scale
@@ -203,11 +207,12 @@ class MomentPotential:
         return entering
 
     def state(self) -> dict[str, Any]:
-        """Species, c of Eq. (4) and parameters."""
+        """Species, c of Eq. (4), parameters, and how the network multiplies where that is rounded."""
         return {
             "species": list(self.species),
             "energy_scale": self.energy_scale.cpu(),
             "parameters": {name: values.cpu().contiguous() for name, values in self.parameters.items()},
+            **({"products": self.products.rounded} if self.products.rounded else {}),
         }
 
     @torch.no_grad()
@@ -237,6 +242,7 @@ class MomentPotential:
             self.species,
             {k: v[chosen] for k, v in self.parameters.items()},
             self.energy_scale[chosen],
+            self.products,
         )
 
 
@@ -273,7 +279,7 @@ class _Evaluation:
         beta = parameters["beta"].flatten(0, 1)
         self.descriptor = describe(geometry, beta, self.model_species, differentiate=differentiate)
         inputs = potential.normalise(batch.to_slots(self.descriptor.invariants))
-        self.passed = network.forward(potential.weights, potential.biases, inputs)
+        self.passed = network.forward(potential.weights, potential.biases, inputs, potential.products)
         self.outputs = batch.from_slots(self.passed.outputs)
         shifts = parameters["shift"].flatten()[self.model_species]
         self.atomic = self.output_weights * self.outputs + self.scale * shifts
@@ -281,7 +287,8 @@ class _Evaluation:
         if differentiate:
             self.slopes = self.passed.slopes
         if forces:
-            self.backward = network.backward(potential.weights, self.slopes, batch.to_slots(self.output_weights))
+            output_weights = batch.to_slots(self.output_weights)
+            self.backward = network.backward(potential.weights, self.slopes, output_weights, potential.products)
             input_gradient = potential.through_normalisation(self.backward.inputs)
             self.invariant_gradient = batch.from_slots(input_gradient)
             self.energy_gradient = self.descriptor.pull_back(self.invariant_gradient)
@@ -304,8 +311,9 @@ class _Evaluation:
             input_tangent = potential.through_normalisation(batch.to_slots(invariant_tangent))
             tangent = (self.backward, batch.to_slots(self.output_weights), input_tangent)
 
+        output_adjoint = batch.to_slots(atom_adjoint * self.output_weights)
         weights, biases, input_adjoint, output_tangent = network.parameter_gradient(
-            potential.weights, self.passed, self.slopes, batch.to_slots(atom_adjoint * self.output_weights), tangent
+            potential.weights, self.passed, self.slopes, output_adjoint, tangent, potential.products
         )
         invariant_adjoint = batch.from_slots(potential.through_normalisation(input_adjoint))
         beta = self.descriptor.beta_gradient(invariant_adjoint)

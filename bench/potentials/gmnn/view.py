@@ -18,6 +18,7 @@ from bench.potentials.gmnn.compiled.monomials import MONOMIALS
 from bench.potentials.gmnn.invariants import n_invariants
 from bench.potentials.gmnn.moments import Basis, Geometry, RadialGrid, sum_segments
 from bench.potentials.gmnn.potential import Batch, MomentPotential, initial_parameters, make_batch
+from bench.potentials.gmnn.products import Products
 from bench.potentials.gmnn.radial import radial_basis
 from bench.potentials.gmnn.ready import make_ready
 from bench.potentials.scaling import EnergyScaling
@@ -41,6 +42,7 @@ class MomentView:
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default=torch.device("cpu"))
     plain: bool = False
+    products: Products = field(default=Products())
 
     @property
     def compiled(self) -> bool:
@@ -106,7 +108,7 @@ class MomentView:
     def potential(self, parameters: Parameters, scalings: Sequence[EnergyScaling]) -> MomentPotential:
         """Models with these parameters; c of Eq. (4) is no parameter."""
         scales = torch.tensor([scaling.scale for scaling in scalings], dtype=self.dtype, device=self.device)
-        return MomentPotential(self.architecture, self.data.species, parameters, scales)
+        return MomentPotential(self.architecture, self.data.species, parameters, scales, self.products)
 
     def descriptor(self) -> tuple[OfInputs, int]:
         """The invariants of one fixed draw of β, averaged over the atoms of a structure."""
