@@ -75,7 +75,7 @@ class Products:
             return torch.add(start if beta == 1 else beta * start, product, alpha=alpha, out=out)
         if self.rounded == "tf32" and not left.is_cuda:
             left, right = _to_tf32(left), _to_tf32(right)
-        with _tensor_cores(self.rounded == "tf32" and left.is_cuda):
+        with tensor_cores(self.rounded == "tf32" and left.is_cuda):
             return torch.baddbmm(start, left, right, beta=beta, alpha=alpha, out=out)
 
 
@@ -87,7 +87,7 @@ def _to_tf32(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 @contextlib.contextmanager
-def _tensor_cores(wanted: bool) -> Iterator[None]:
+def tensor_cores(wanted: bool) -> Iterator[None]:
     """Let products use TF32 for a moment: torch knows one setting for all of them, and selections must not see it."""
     if not wanted:
         yield
