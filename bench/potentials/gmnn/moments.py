@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.potentials.base import to_device
+from bench.potentials.gmnn.compiled.gather import Prepared, select_structures
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 
 
@@ -93,8 +94,9 @@ class Geometry:
     """Atoms and pairs of some structures: everything positions contribute to energies and forces.
 
     Pairs are sorted by centre: those of atom i are the rows first_pair[i]:first_pair[i + 1]. The compiled engine needs
-    nothing else; the plain one has its `basis`. The numbers of atoms and pairs of each structure stand on the host too,
-    so that parts are picked without waiting for the device.
+    nothing else, and has `sums`, the basis moments A, where they are used again; the plain one has its `basis`. The
+    numbers of atoms and pairs of each structure stand on the host too, so that parts are picked without waiting for the
+    device.
     """
 
     grid: RadialGrid
@@ -108,6 +110,7 @@ class Geometry:
     neighbours: Int[Tensor, " pairs"]
     vectors: Float[Tensor, "pairs 3"]
     basis: Basis | None
+    sums: Float[Tensor, "atoms channels 20"] | None = None
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -125,6 +128,8 @@ class Geometry:
 
     def select(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool) -> "Geometry":
         """The geometry of some structures, repeats allowed; without pairs the plain engine gives energies only."""
+        if self.basis is None:
+            return self._select_compiled(picked)
         atom_counts, pair_counts = self.atom_counts[picked], self.pair_counts[picked]
         total_pairs = int(pair_counts.sum())
         rows = to_device(picked, self.n_atoms.device)
@@ -147,7 +152,27 @@ class Geometry:
             centres=self.centres[pairs] + shift,
             neighbours=self.neighbours[pairs] + shift,
             vectors=self.vectors.index_select(0, pairs),
-            basis=None if self.basis is None else self.basis.select(atoms, pairs[kept], shift[kept]),
+            basis=self.basis.select(atoms, pairs[kept], shift[kept]),
+        )
+
+    def _select_compiled(self, picked: Int[np.ndarray, " picked"]) -> "Geometry":
+        sums = self.vectors.new_empty(0, 0, N_MONOMIALS) if self.sums is None else self.sums
+        arrays = self.first_atom, self.first_pair, self.centres, self.neighbours, self.species, self.vectors, sums
+        chosen = select_structures(Prepared(*(values.numpy() for values in arrays)), picked)
+        first, first_pair, centres, neighbours, species, vectors, sums = map(torch.from_numpy, chosen)
+        return Geometry(
+            grid=self.grid,
+            n_species=self.n_species,
+            atom_counts=self.atom_counts[picked],
+            pair_counts=self.pair_counts[picked],
+            n_atoms=first.diff(),
+            species=species,
+            first_pair=first_pair,
+            centres=centres,
+            neighbours=neighbours,
+            vectors=vectors,
+            basis=None,
+            sums=None if self.sums is None else sums,
         )
 
 

@@ -1,12 +1,17 @@
-"""The moments of Eq. (2) and their derivatives straight from pair vectors, compiled: nothing else is kept of a pair.
+"""The moments of Eq. (2) and their derivatives straight from pair vectors, compiled.
 
 For the pairs p = (i, j) of an atom i, with r and u the length and direction of p, the radial functions
 R_s = Σ_k β_sk h_k(r), the monomials Y_m(u), and E = E(Ψ):
 
     moments        Ψ_sm = Σ_p R_s Y_m
-    tangent        Ψ̇_sm = Σ_p R_s Ẏ_m + R'_s ṙ Y_m    along displacements v of the pairs: ṙ = u·v, u̇ = (v − u ṙ)/r
     pull_back      ∂E/∂p = Σ_sm Ψ̄_sm (R'_s Y_m u + R_s (∂Y_m − u (u·∂Y_m))/r)    with Ψ̄ = ∂E/∂Ψ
-    beta_gradient  ∂/∂β_sk Σ_sm (a_sm Ψ_sm + Ψ̄_sm Ψ̇_sm) = Σ_p h_k Σ_m (a_sm Y_m + Ψ̄_sm Ẏ_m) + h'_k ṙ Σ_m Ψ̄_sm Y_m
+
+Training goes through the sums over pairs that β does not enter, one for each species Z of neighbours:
+
+    basis          A_Zkm = Σ_p h_k Y_m, once for structures that are trained on
+    tangent_basis  Ȧ_Zkm = Σ_p h_k Ẏ_m + h'_k ṙ Y_m    along displacements v of the pairs: ṙ = u·v, u̇ = (v − u ṙ)/r
+    contract       Ψ_sm = Σ_Zk β_sZk A_Zkm, and likewise Ψ̇
+    beta_gradient  ∂/∂β_sZk Σ_sm (a_sm Ψ_sm + Ψ̄_sm Ψ̇_sm) = Σ_m a_sm A_Zkm + Ψ̄_sm Ȧ_Zkm
 
 The radial functions fill rows of SHORT_ROW columns, the monomials rows of ROW columns (see `vectors`).
 """
@@ -19,7 +24,14 @@ from numba import prange
 
 from bench.potentials.gmnn.compiled.jit import compiled
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
-from bench.potentials.gmnn.compiled.vectors import ROW, SHORT_ROW, add_rows, add_short_rows
+from bench.potentials.gmnn.compiled.vectors import (
+    ROW,
+    SHORT_ROW,
+    add_monomial_rows,
+    add_outer,
+    add_rows,
+    add_short_rows,
+)
 from bench.potentials.gmnn.compiled.windows import fill, fill_tangent, monomial_gradient, new_window
 
 ATOMS_PER_TASK = 32
@@ -90,12 +102,27 @@ def _moments_of(first_atom, last_atom, pairs, of, moments):
 
 
 @compiled
-def _tangent_of(first_atom, last_atom, pairs, of, velocities, tangent):
-    window = new_window(tangent.dtype, pairs.n_gaussians)
-    values = np.empty((of.n_parts, SHORT_ROW), tangent.dtype)
-    slopes = np.empty_like(values)
-    by_function, slope_by_function = values.reshape(1, -1), slopes.reshape(1, -1)
-    total = np.empty((of.n_radial, ROW), tangent.dtype)
+def _basis_of(first_atom, last_atom, pairs, sums):
+    window = new_window(sums.dtype, pairs.n_gaussians)
+    nothing, no_row = np.zeros_like(window.radial), np.zeros_like(window.angular)
+    total = np.empty((sums.shape[1], ROW), sums.dtype)
+    start = stop = pairs.first[first_atom]
+    for i in range(first_atom, last_atom):
+        total[:] = 0
+        for pair in range(pairs.first[i], pairs.first[i + 1]):
+            if pair == stop:
+                start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
+            row = pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
+            add_outer(total, row, pairs.n_gaussians, window.radial, window.angular, pair - start, nothing, no_row)
+        for channel in range(sums.shape[1]):
+            for m in range(N_MONOMIALS):
+                sums[i, channel, m] = total[channel, m]
+
+
+@compiled
+def _tangent_basis_of(first_atom, last_atom, pairs, velocities, sums):
+    window = new_window(sums.dtype, pairs.n_gaussians)
+    total = np.empty((sums.shape[1], ROW), sums.dtype)
     start = stop = pairs.first[first_atom]
     for i in range(first_atom, last_atom):
         total[:] = 0
@@ -103,16 +130,27 @@ def _tangent_of(first_atom, last_atom, pairs, of, velocities, tangent):
             if pair == stop:
                 start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
                 fill_tangent(pairs, start, stop, velocities, window)
-            p = pair - start
-            _radial_functions(pairs, of, pair, window.radial, p, values)
-            _radial_functions(pairs, of, pair, window.slope, p, slopes)
-            for s in range(of.n_radial):
-                slope_by_function[0, s] *= window.stretch[p]
-                add_rows(total, s, by_function, 0, s, 1, window.angular_tangent, p)
-                add_rows(total, s, slope_by_function, 0, s, 1, window.angular, p)
-        for s in range(of.n_radial):
+                for k in range(pairs.n_gaussians):
+                    for p in range(stop - start):
+                        window.slope[k, p] *= window.stretch[p]
+            p, row = pair - start, pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
+            add_outer(
+                total, row, pairs.n_gaussians, window.radial, window.angular_tangent, p, window.slope, window.angular
+            )
+        for channel in range(sums.shape[1]):
             for m in range(N_MONOMIALS):
-                tangent[i, s, m] = total[s, m]
+                sums[i, channel, m] = total[channel, m]
+
+
+@compiled
+def _contract_of(first_atom, last_atom, sums, of, moments):
+    rows, targets = sums.reshape(-1, N_MONOMIALS), moments.reshape(-1, N_MONOMIALS)
+    for i in range(first_atom, last_atom):
+        for s in range(of.n_radial):
+            start, target = (of.rows[i] * of.n_parts + s // SHORT_ROW) * of.n_channels, i * of.n_radial + s
+            for m in range(N_MONOMIALS):
+                targets[target, m] = 0
+            add_monomial_rows(targets, target, of.beta, start, s % SHORT_ROW, of.n_channels, rows, i * of.n_channels)
 
 
 @compiled
@@ -157,44 +195,28 @@ def _pull_back_of(first_atom, last_atom, pairs, of, moment_gradient, gradient):
 
 
 @compiled
-def _beta_gradient_of(first_atom, last_atom, pairs, velocities, adjoint, moment_gradient, total):
-    """Add to total[species of the centre, part, channel, s]; where `velocities` has no rows, a alone counts."""
+def _beta_gradient_of(first_atom, last_atom, species, sums, tangent_sums, adjoint, moment_gradient, total):
+    """Add to total[species of the centre, part, channel, s]; where `tangent_sums` has no rows, a alone counts."""
     n_radial, n_parts, n_channels = adjoint.shape[1], total.shape[1], total.shape[2]
-    forces = len(velocities) > 0
-    window = new_window(adjoint.dtype, pairs.n_gaussians)
-    # the pairs' tables as (m, pair), and the atom's as short rows (part, m)
-    angular, angular_tangent = window.angular.T, window.angular_tangent.T
+    # as (m, atom and channel), and the atom's as short rows (part, m)
+    columns, tangent_columns = sums.reshape(-1, N_MONOMIALS).T, tangent_sums.reshape(-1, N_MONOMIALS).T
     of_adjoint = np.zeros((n_parts * N_MONOMIALS, SHORT_ROW), adjoint.dtype)
     of_gradient = np.zeros_like(of_adjoint)
-    values, slopes = np.zeros((n_parts, SHORT_ROW), adjoint.dtype), np.zeros((n_parts, SHORT_ROW), adjoint.dtype)
     rows = total.reshape(-1, SHORT_ROW)
-    start = stop = pairs.first[first_atom]
     for i in range(first_atom, last_atom):
         for s in range(n_radial):
             for m in range(N_MONOMIALS):
                 row, column = s // SHORT_ROW * N_MONOMIALS + m, s % SHORT_ROW
                 of_adjoint[row, column] = adjoint[i, s, m]
-                if forces:
+                if len(tangent_sums) > 0:
                     of_gradient[row, column] = moment_gradient[i, s, m]
-        for pair in range(pairs.first[i], pairs.first[i + 1]):
-            if pair == stop:
-                start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
-                if forces:
-                    fill_tangent(pairs, start, stop, velocities, window)
-            p, channel = pair - start, pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
-            values[:], slopes[:] = 0, 0
-            for part in range(n_parts):
-                row, first = (pairs.species[i] * n_parts + part) * n_channels + channel, part * N_MONOMIALS
-                add_short_rows(values, part, angular, 0, p, N_MONOMIALS, of_adjoint, first)
-                if forces:
-                    add_short_rows(values, part, angular_tangent, 0, p, N_MONOMIALS, of_gradient, first)
-                    add_short_rows(slopes, part, angular, 0, p, N_MONOMIALS, of_gradient, first)
-                    for s in range(SHORT_ROW):
-                        slopes[part, s] *= window.stretch[p]
-                for k in range(pairs.n_gaussians):
-                    add_short_rows(rows, row + k, window.radial, k, p, 1, values, part)
-                    if forces:
-                        add_short_rows(rows, row + k, window.slope, k, p, 1, slopes, part)
+        for part in range(n_parts):
+            first = part * N_MONOMIALS
+            for channel in range(n_channels):
+                row, column = (species[i] * n_parts + part) * n_channels + channel, i * n_channels + channel
+                add_short_rows(rows, row, columns, 0, column, N_MONOMIALS, of_adjoint, first)
+                if len(tangent_sums) > 0:
+                    add_short_rows(rows, row, tangent_columns, 0, column, N_MONOMIALS, of_gradient, first)
 
 
 def _moments(pairs, of, moments):
@@ -202,10 +224,20 @@ def _moments(pairs, of, moments):
         _moments_of(task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(moments)), pairs, of, moments)
 
 
-def _tangent(pairs, of, velocities, tangent):
-    for task in prange((len(tangent) + ATOMS_PER_TASK - 1) // ATOMS_PER_TASK):
-        first, last = task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(tangent))
-        _tangent_of(first, last, pairs, of, velocities, tangent)
+def _basis(pairs, sums):
+    for task in prange((len(sums) + ATOMS_PER_TASK - 1) // ATOMS_PER_TASK):
+        _basis_of(task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(sums)), pairs, sums)
+
+
+def _tangent_basis(pairs, velocities, sums):
+    for task in prange((len(sums) + ATOMS_PER_TASK - 1) // ATOMS_PER_TASK):
+        first, last = task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(sums))
+        _tangent_basis_of(first, last, pairs, velocities, sums)
+
+
+def _contract(sums, of, moments):
+    for task in prange((len(sums) + ATOMS_PER_TASK - 1) // ATOMS_PER_TASK):
+        _contract_of(task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(sums)), sums, of, moments)
 
 
 def _pull_back(first_atom, pairs, of, moment_gradient, gradient):
@@ -213,13 +245,15 @@ def _pull_back(first_atom, pairs, of, moment_gradient, gradient):
         _pull_back_of(first_atom[structure], first_atom[structure + 1], pairs, of, moment_gradient, gradient)
 
 
-def _beta_gradient(first_atom, pairs, velocities, adjoint, moment_gradient, total):
+def _beta_gradient(first_atom, species, sums, tangent_sums, adjoint, moment_gradient, total):
     for structure in prange(len(first_atom) - 1):
         first, last = first_atom[structure], first_atom[structure + 1]
-        _beta_gradient_of(first, last, pairs, velocities, adjoint, moment_gradient, total[structure])
+        _beta_gradient_of(first, last, species, sums, tangent_sums, adjoint, moment_gradient, total[structure])
 
 
 moments = compiled(_moments, parallel=True)
-tangent = compiled(_tangent, parallel=True)
+basis = compiled(_basis, parallel=True)
+tangent_basis = compiled(_tangent_basis, parallel=True)
+contract = compiled(_contract, parallel=True)
 pull_back = compiled(_pull_back, parallel=True)
 beta_gradient = compiled(_beta_gradient, parallel=True)

@@ -9,6 +9,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
+from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
+
 ROW = 32
 """Width of the rows of `add_rows`: the 20 monomials, padded to whole vectors."""
 SHORT_ROW = 8
@@ -58,6 +60,46 @@ def _row_sum(width: int) -> Callable[..., Any]:
 
 add_rows = _row_sum(ROW)
 add_short_rows = _row_sum(SHORT_ROW)
+add_monomial_rows = _row_sum(N_MONOMIALS)
+
+
+@intrinsic
+@no_type_check
+def add_outer(_context, target, row, count, factors, source, column, other_factors, other):  # noqa: ARG001
+    """target[row + k, :] += factors[k, column] · source[column, :] + other_factors[k, column] · other[column, :].
+
+    For k < count; target, source and other have ROW columns and are contiguous.
+    """
+    integer, scalar = types.int64, target.dtype
+    signature = types.void(target, integer, integer, factors, source, integer, other_factors, other)
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(context.get_value_type(scalar), ROW)
+        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+        arrays = {k: context.make_array(signature.args[k])(context, builder, arguments[k]) for k in (0, 3, 4, 6, 7)}
+        undefined, lanes = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), ROW)
+
+        def row_of(array, index):
+            at = builder.gep(array.data, [builder.mul(index, ir.Constant(index.type, ROW))])
+            return builder.bitcast(at, vector.as_pointer())
+
+        def spread(k, index):
+            place = [index, arguments[5]]
+            factor = builder.load(cgutils.get_item_pointer(context, builder, signature.args[k], arrays[k], place))
+            single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
+            return builder.shuffle_vector(single, undefined, ir.Constant(lanes, [0] * ROW))
+
+        one, two = (builder.load(row_of(arrays[k], arguments[5]), align=aligned) for k in (4, 7))
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            at = row_of(arrays[0], builder.add(arguments[1], loop.index))
+            total = builder.load(at, align=aligned)
+            for k, values in ((3, one), (6, two)):
+                product = builder.fmul(spread(k, loop.index), values, flags=("contract",))
+                total = builder.fadd(total, product, flags=("contract",))
+            builder.store(total, at, align=aligned)
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
 @intrinsic
