@@ -31,8 +31,11 @@ from bench.potentials.gmnn.compiled.vectors import (
     add_outer,
     add_rows,
     add_short_rows,
+    dot_rows,
+    sum_rows,
+    sum_short_rows,
 )
-from bench.potentials.gmnn.compiled.windows import fill, fill_tangent, monomial_gradient, new_window
+from bench.potentials.gmnn.compiled.windows import WINDOW, fill, fill_tangent, monomial_gradient, new_window
 
 ATOMS_PER_TASK = 32
 
@@ -75,9 +78,7 @@ def _radial_functions(pairs, of, pair, table, p, values):
     channel = pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
     row = of.rows[pairs.centres[pair]] * of.n_parts
     for part in range(of.n_parts):
-        for s in range(SHORT_ROW):
-            values[part, s] = 0
-        add_short_rows(values, part, table, 0, p, pairs.n_gaussians, of.beta, (row + part) * of.n_channels + channel)
+        sum_short_rows(values, part, table, 0, p, pairs.n_gaussians, of.beta, (row + part) * of.n_channels + channel)
 
 
 @compiled
@@ -156,42 +157,54 @@ def _contract_of(first_atom, last_atom, sums, of, moments):
 @compiled
 def _pull_back_of(first_atom, last_atom, pairs, of, moment_gradient, gradient):
     window = new_window(gradient.dtype, pairs.n_gaussians)
-    rays = window.rays
-    values = np.empty((of.n_parts, SHORT_ROW), gradient.dtype)
-    by_function = values.reshape(-1, 1)
+    values, slopes = (
+        np.empty((of.n_parts, SHORT_ROW), gradient.dtype),
+        np.empty((of.n_parts, SHORT_ROW), gradient.dtype),
+    )
+    by_function, slope_by_function = values.reshape(-1, 1), slopes.reshape(-1, 1)
     own = np.zeros((of.n_radial, ROW), gradient.dtype)
-    along, across = np.empty((1, ROW), gradient.dtype), np.empty((1, ROW), gradient.dtype)
-    for i in range(first_atom, last_atom):
-        for axis in range(3):
-            gradient[i, axis] = 0
-    start = stop = pairs.first[first_atom]
-    for i in range(first_atom, last_atom):
-        for s in range(of.n_radial):
-            for m in range(N_MONOMIALS):
-                own[s, m] = moment_gradient[i, s, m]
-        for pair in range(pairs.first[i], pairs.first[i + 1]):
-            if pair == stop:
-                start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
-            p, j = pair - start, pairs.neighbours[pair]
-            along[:], across[:] = 0, 0
-            _radial_functions(pairs, of, pair, window.slope, p, values)
-            add_rows(along, 0, by_function, 0, 0, of.n_radial, own, 0)
+    along, across = np.empty((1, ROW), gradient.dtype), np.empty((WINDOW, ROW), gradient.dtype)
+    stretch, of_pair = np.empty(WINDOW, gradient.dtype), np.empty((3, WINDOW), gradient.dtype)
+    gradient[first_atom:last_atom] = 0
+    i, end = first_atom, pairs.first[last_atom]
+    new = True
+    start = pairs.first[first_atom]
+    while start < end:
+        stop = fill(pairs, start, end, window)
+        for pair in range(start, stop):
+            while pair >= pairs.first[i + 1]:
+                i += 1
+                new = True
+            if new:
+                new = False
+                for s in range(of.n_radial):
+                    for m in range(N_MONOMIALS):
+                        own[s, m] = moment_gradient[i, s, m]
+            p = pair - start
+            _radial_functions(pairs, of, pair, window.slope, p, slopes)
+            sum_rows(along, 0, slope_by_function, 0, 0, of.n_radial, own, 0)
+            stretch[p] = dot_rows(along, 0, window.angular, p)
             _radial_functions(pairs, of, pair, window.radial, p, values)
-            add_rows(across, 0, by_function, 0, 0, of.n_radial, own, 0)
-            x, y, z, length = rays[0, p], rays[1, p], rays[2, p], rays[3, p]
-            stretch = gradient.dtype.type(0)
-            for m in range(N_MONOMIALS):
-                stretch += along[0, m] * window.angular[p, m]
-            dx, dy, dz = monomial_gradient(x, y, z, across[0])
-            radial_part = x * dx + y * dy + z * dz
-            of_pair = (
-                (dx - x * radial_part) / length + x * stretch,
-                (dy - y * radial_part) / length + y * stretch,
-                (dz - z * radial_part) / length + z * stretch,
-            )
+            sum_rows(across, p, by_function, 0, 0, of.n_radial, own, 0)
+        _pair_gradients(stop - start, window.rays, across, stretch, of_pair)
+        for pair in range(start, stop):
+            centre, other, p = pairs.centres[pair], pairs.neighbours[pair], pair - start
             for axis in range(3):
-                gradient[j, axis] += of_pair[axis]
-                gradient[i, axis] -= of_pair[axis]
+                gradient[other, axis] += of_pair[axis, p]
+                gradient[centre, axis] -= of_pair[axis, p]
+        start = stop
+
+
+@compiled
+def _pair_gradients(n, rays, across, stretch, of_pair):
+    """From Σ_s Ψ̄_sm R_s and Σ_sm Ψ̄_sm R'_s Y_m of n pairs to their ∂E/∂p."""
+    for p in range(n):
+        x, y, z, length = rays[0, p], rays[1, p], rays[2, p], rays[3, p]
+        dx, dy, dz = monomial_gradient(x, y, z, across[p])
+        radial_part = x * dx + y * dy + z * dz
+        of_pair[0, p] = (dx - x * radial_part) / length + x * stretch[p]
+        of_pair[1, p] = (dy - y * radial_part) / length + y * stretch[p]
+        of_pair[2, p] = (dz - z * radial_part) / length + z * stretch[p]
 
 
 @compiled

@@ -19,11 +19,14 @@ LANES = 64
 """Width of the rows of `add_terms`: as many atoms."""
 
 
-def _row_sum(width: int) -> Callable[..., Any]:
+def _row_sum(width: int, *, fresh: bool = False) -> Callable[..., Any]:
     @intrinsic
     @no_type_check
     def add_rows(_context, target, row, factors, start, column, count, source, first):  # noqa: ARG001 (used by type)
-        """target[row, :] += Σ_k factors[start + k, column] · source[first + k, :] for k < count; contiguous."""
+        """target[row, :] += Σ_k factors[start + k, column] · source[first + k, :] for k < count; contiguous.
+
+        A fresh sum begins at zero instead of what was in the row.
+        """
         integer, scalar = types.int64, target.dtype
         signature = types.void(target, integer, factors, integer, integer, integer, source, integer)
 
@@ -38,7 +41,9 @@ def _row_sum(width: int) -> Callable[..., Any]:
                 return builder.bitcast(at, vector.as_pointer())
 
             at = row_of(target_array, arguments[1])
-            total = cgutils.alloca_once_value(builder, builder.load(at, align=aligned))
+            begin = ir.Constant(vector, [0.0] * width) if fresh else builder.load(at, align=aligned)
+            total = cgutils.alloca_once_value(builder, begin)
+            builder.store(begin, total)
             undefined, lanes = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), width)
             with cgutils.for_range(builder, arguments[5]) as loop:
                 place = [builder.add(arguments[3], loop.index), arguments[4]]
@@ -61,6 +66,38 @@ def _row_sum(width: int) -> Callable[..., Any]:
 add_rows = _row_sum(ROW)
 add_short_rows = _row_sum(SHORT_ROW)
 add_monomial_rows = _row_sum(N_MONOMIALS)
+sum_rows = _row_sum(ROW, fresh=True)
+sum_short_rows = _row_sum(SHORT_ROW, fresh=True)
+
+
+@intrinsic
+@no_type_check
+def dot_rows(_context, left, row, right, other_row):  # noqa: ARG001
+    """Σ_m left[row, m] · right[other_row, m]; both have ROW columns and are contiguous. Summed by halves."""
+    integer, scalar = types.int64, left.dtype
+    signature = scalar(left, integer, right, integer)
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(context.get_value_type(scalar), ROW)
+        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+
+        def row_of(k):
+            array = context.make_array(signature.args[k])(context, builder, arguments[k])
+            at = builder.gep(array.data, [builder.mul(arguments[k + 1], ir.Constant(arguments[k + 1].type, ROW))])
+            return builder.load(builder.bitcast(at, vector.as_pointer()), align=aligned)
+
+        total, width = builder.fmul(row_of(0), row_of(2)), ROW
+        while width > 1:
+            width //= 2
+            low, high = (
+                ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))
+                for first in (0, width)
+            )
+            halves = [builder.shuffle_vector(total, ir.Constant(total.type, ir.Undefined), one) for one in (low, high)]
+            total = builder.fadd(*halves)
+        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+    return signature, generate
 
 
 @intrinsic
@@ -136,6 +173,48 @@ def add_terms(_context, target, row, factors, left, left_rows, right, right_rows
             product = builder.fmul(builder.fmul(spread, one, flags=("contract",)), other, flags=("contract",))
             builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
         builder.store(builder.load(total), at, align=aligned)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+TILE = 16
+"""Side of the squares of `transpose_tile`."""
+
+
+@intrinsic
+@no_type_check
+def transpose_tile(_context, source, row, column, target, other_row, other_column):  # noqa: ARG001
+    """target[other_row + b, other_column + a] = source[row + a, column + b] for a, b < TILE; both contiguous."""
+    integer, scalar = types.int64, source.dtype
+    signature = types.void(source, integer, integer, target, integer, integer)
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(context.get_value_type(scalar), TILE)
+        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+
+        def rows_from(k):
+            array = context.make_array(signature.args[k])(context, builder, arguments[k])
+            width = cgutils.unpack_tuple(builder, array.shape)[1]
+            for n in range(TILE):
+                index = builder.mul(builder.add(arguments[k + 1], ir.Constant(width.type, n)), width)
+                at = builder.gep(array.data, [builder.add(index, arguments[k + 2])])
+                yield builder.bitcast(at, vector.as_pointer())
+
+        # four times, row n beside row n + 8, element by element: the transpose of 16 × 16
+        values = [builder.load(at, align=aligned) for at in rows_from(0)]
+        half = TILE // 2
+        lower, upper = ([value for n in range(first, first + half) for value in (n, n + TILE)] for first in (0, half))
+        for _ in range(TILE.bit_length() - 1):
+            values = [
+                builder.shuffle_vector(
+                    values[n], values[n + half], ir.Constant(ir.VectorType(ir.IntType(32), TILE), lanes)
+                )
+                for n in range(half)
+                for lanes in (lower, upper)
+            ]
+        for at, value in zip(rows_from(3), values, strict=True):
+            builder.store(value, at, align=aligned)
         return context.get_dummy_value()
 
     return signature, generate
