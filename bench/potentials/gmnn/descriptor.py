@@ -114,12 +114,13 @@ class CompiledDescriptor:
         real = self.pairs.vectors.dtype
         self.coefficients = pair_kernels.coefficients(beta.numpy(), rows.numpy())
         self.moments = np.empty((len(rows), beta.shape[1], N_MONOMIALS), real)
-        self.sums = None if geometry.sums is None else geometry.sums.numpy()
+        self.every = np.arange(len(rows))
         with torch_threads():
-            if self.sums is None:
+            if geometry.sums is None or geometry.places is None:
                 pair_kernels.moments(self.pairs, self.coefficients, self.moments)
             else:
-                pair_kernels.contract(self.sums, self.coefficients, self.moments)
+                sums, places = geometry.sums.numpy(), geometry.places.numpy()
+                pair_kernels.contract(sums, places, self.coefficients, self.moments)
         self.invariants = torch.from_numpy(contractions.value(self.moments))
         self.tangent_sums = np.empty((0, self.coefficients.n_channels, N_MONOMIALS), real)
         self.gradient = self.moment_gradient = self.moment_adjoint = self.moments[:0]
@@ -152,7 +153,7 @@ class CompiledDescriptor:
         self.tangent_sums = np.empty((len(self.moments), *self.tangent_sums.shape[1:]), self.moments.dtype)
         with torch_threads():
             pair_kernels.tangent_basis(self.pairs, velocities.contiguous().numpy(), self.tangent_sums)
-            pair_kernels.contract(self.tangent_sums, self.coefficients, moment_tangent)
+            pair_kernels.contract(self.tangent_sums, self.every, self.coefficients, moment_tangent)
         along, self.moment_adjoint = contractions.tangent(self.moments, moment_tangent, self.gradient)
         return torch.from_numpy(along)
 
@@ -164,10 +165,10 @@ class CompiledDescriptor:
         n_species, of = self.geometry.n_species, self.coefficients
         by_species = n_species, of.n_parts, of.n_channels, pair_kernels.SHORT_ROW
         by_structure = np.zeros((len(self.geometry), *by_species), self.moments.dtype)
-        sums = basis_sums(self.pairs, of.n_channels) if self.sums is None else self.sums
+        kept = self.geometry if self.geometry.sums is not None else with_sums(self.geometry)
         with torch_threads():
             pair_kernels.beta_gradient(
-                *(self.first_atom, self.pairs.species, sums, self.tangent_sums),
+                *(self.first_atom, self.pairs.species, kept.sums.numpy(), kept.places.numpy(), self.tangent_sums),
                 *(moment_adjoint, self.moment_gradient, by_structure),
             )
         total = by_structure.reshape(self.n_rows // n_species, -1, *by_species).sum(1)
@@ -189,15 +190,10 @@ def pairs_of(geometry: Geometry) -> pair_kernels.Pairs:
     )
 
 
-def basis_sums(pairs: pair_kernels.Pairs, n_channels: int) -> Float[np.ndarray, "atoms channels 20"]:
-    """A of every atom."""
-    sums = np.empty((len(pairs.first) - 1, n_channels, N_MONOMIALS), pairs.vectors.dtype)
-    with torch_threads():
-        pair_kernels.basis(pairs, sums)
-    return sums
-
-
 def with_sums(geometry: Geometry) -> Geometry:
     """The geometry with A of every atom, for the compiled engine."""
-    sums = basis_sums(pairs_of(geometry), geometry.n_species * geometry.grid.n_gaussians)
-    return replace(geometry, sums=torch.from_numpy(sums))
+    shape = len(geometry.species), geometry.n_species * geometry.grid.n_gaussians, N_MONOMIALS
+    sums = np.empty(shape, geometry.vectors.numpy().dtype)
+    with torch_threads():
+        pair_kernels.basis(pairs_of(geometry), sums)
+    return replace(geometry, sums=torch.from_numpy(sums), places=torch.arange(len(sums)))

@@ -94,9 +94,9 @@ class Geometry:
     """Atoms and pairs of some structures: everything positions contribute to energies and forces.
 
     Pairs are sorted by centre: those of atom i are the rows first_pair[i]:first_pair[i + 1]. The compiled engine needs
-    nothing else, and has `sums`, the basis moments A, where they are used again; the plain one has its `basis`. The
-    numbers of atoms and pairs of each structure stand on the host too, so that parts are picked without waiting for the
-    device.
+    nothing else; where basis moments are used again it has them as `sums`, those of atom i at `places[i]`. The plain
+    one has its `basis`. The numbers of atoms and pairs of each structure stand on the host too, so that parts are
+    picked without waiting for the device.
     """
 
     grid: RadialGrid
@@ -110,7 +110,8 @@ class Geometry:
     neighbours: Int[Tensor, " pairs"]
     vectors: Float[Tensor, "pairs 3"]
     basis: Basis | None
-    sums: Float[Tensor, "atoms channels 20"] | None = None
+    sums: Float[Tensor, "_ channels 20"] | None = None
+    places: Int[Tensor, " atoms"] | None = None
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -156,10 +157,10 @@ class Geometry:
         )
 
     def _select_compiled(self, picked: Int[np.ndarray, " picked"]) -> "Geometry":
-        sums = self.vectors.new_empty(0, 0, N_MONOMIALS) if self.sums is None else self.sums
-        arrays = self.first_atom, self.first_pair, self.centres, self.neighbours, self.species, self.vectors, sums
+        places = torch.arange(len(self.species)) if self.places is None else self.places
+        arrays = self.first_atom, self.first_pair, self.centres, self.neighbours, self.species, self.vectors, places
         chosen = select_structures(Prepared(*(values.numpy() for values in arrays)), picked)
-        first, first_pair, centres, neighbours, species, vectors, sums = map(torch.from_numpy, chosen)
+        first, first_pair, centres, neighbours, species, vectors, places = map(torch.from_numpy, chosen)
         return Geometry(
             grid=self.grid,
             n_species=self.n_species,
@@ -172,7 +173,8 @@ class Geometry:
             neighbours=neighbours,
             vectors=vectors,
             basis=None,
-            sums=None if self.sums is None else sums,
+            sums=self.sums,
+            places=None if self.sums is None else places,
         )
 
 

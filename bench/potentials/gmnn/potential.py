@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.potentials.base import OfInputs, Parameters, Prediction, Projections, to_device
 from bench.potentials.gmnn import gradients, network
 from bench.potentials.gmnn.architecture import GaussianMoments
-from bench.potentials.gmnn.descriptor import describe
+from bench.potentials.gmnn.descriptor import Descriptor, describe
 from bench.potentials.gmnn.invariants import n_invariants
 from bench.potentials.gmnn.moments import Geometry
 from bench.potentials.gmnn.products import Products
@@ -104,6 +104,8 @@ class MomentPotential:
         self.parameters = parameters
         self.energy_scale = energy_scale
         self.n_models = len(energy_scale)
+        self.observed: tuple[Batch, Descriptor] | None = None
+        """What `observe` has worked out for the step that follows: β does not change between them."""
         n_layers = len(layer_widths(architecture)) - 1
         self.weights = [parameters[f"weight{layer}"] for layer in range(n_layers)]
         self.biases = [parameters[f"bias{layer}"] for layer in range(n_layers)]
@@ -117,6 +119,11 @@ class MomentPotential:
     def device(self) -> torch.device:
         """Where the parameters live."""
         return self.energy_scale.device
+
+    def described(self, batch: Batch, *, differentiate: bool) -> Descriptor:
+        """The invariants of a batch."""
+        rows = batch.model * batch.geometry.n_species + batch.geometry.species
+        return describe(batch.geometry, self.parameters["beta"].flatten(0, 1), rows, differentiate=differentiate)
 
     def normalise(
         self, invariants: Float[Tensor, "models slots invariants"]
@@ -141,9 +148,9 @@ class MomentPotential:
         if not self.architecture.normalise_invariants:
             return
         model = batch.model
-        rows = model * batch.geometry.n_species + batch.geometry.species
-        beta = self.parameters["beta"].flatten(0, 1)
-        values = describe(batch.geometry, beta, rows, differentiate=False).invariants
+        descriptor = self.described(batch, differentiate=True)
+        self.observed = batch, descriptor
+        values = descriptor.invariants
         atoms = batch.atoms_of_models.to(self.dtype)[:, None]
         mean = values.new_zeros(self.n_models, values.shape[1]).index_add_(0, model, values) / atoms
         squares = ((values - mean[model]) ** 2).mean(1)
@@ -231,7 +238,9 @@ class MomentPotential:
         force_weight: float,
     ) -> tuple[Float[Tensor, " models"], Parameters]:
         """The loss Σ_k |ΔE_k|² + w Σ_i |ΔF_i|² of Eq. (5), w = λ_F/3N, per model, and its gradient, in closed form."""
-        evaluation = _Evaluation(self, batch, forces=forces is not None, gradient=True)
+        observed, self.observed = self.observed, None
+        descriptor = observed[1] if observed is not None and observed[0] is batch else None
+        evaluation = _Evaluation(self, batch, forces=forces is not None, gradient=True, descriptor=descriptor)
         return evaluation.loss_gradient(energies, forces, force_weight)
 
     def member(self, index: int) -> "MomentPotential":
@@ -268,7 +277,15 @@ class _OfAtoms:
 class _Evaluation:
     """One evaluation of a batch; keeps what a gradient needs. E = Σ_i c (σ_Z y_i + μ_Z)."""
 
-    def __init__(self, potential: MomentPotential, batch: Batch, forces: bool, gradient: bool = False) -> None:
+    def __init__(
+        self,
+        potential: MomentPotential,
+        batch: Batch,
+        forces: bool,
+        *,
+        gradient: bool = False,
+        descriptor: Descriptor | None = None,
+    ) -> None:
         parameters, geometry = potential.parameters, batch.geometry
         n_species = geometry.n_species
         self.potential, self.batch = potential, batch
@@ -276,8 +293,7 @@ class _Evaluation:
         self.scale = potential.energy_scale[batch.model]
         self.output_weights = self.scale * parameters["scale"].flatten()[self.model_species]
         differentiate = forces or gradient
-        beta = parameters["beta"].flatten(0, 1)
-        self.descriptor = describe(geometry, beta, self.model_species, differentiate=differentiate)
+        self.descriptor = descriptor or potential.described(batch, differentiate=differentiate)
         inputs = potential.normalise(batch.to_slots(self.descriptor.invariants))
         self.passed = network.forward(potential.weights, potential.biases, inputs, potential.products)
         self.outputs = batch.from_slots(self.passed.outputs)

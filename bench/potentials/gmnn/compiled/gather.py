@@ -85,7 +85,7 @@ _gather = compiled(_gather_all, parallel=True)
 
 
 class Prepared(NamedTuple):
-    """Structures from which minibatches are gathered; `sums` has no rows where none are kept."""
+    """Structures from which minibatches are gathered; `places` are where the atoms were before that."""
 
     first_atom: Int[np.ndarray, " structures_and_1"]
     first_pair: Int[np.ndarray, " atoms_and_1"]
@@ -93,7 +93,7 @@ class Prepared(NamedTuple):
     neighbours: Int[np.ndarray, " pairs"]
     species: Int[np.ndarray, " atoms"]
     vectors: Float[np.ndarray, "pairs 3"]
-    sums: Float[np.ndarray, "_ channels 20"]
+    places: Int[np.ndarray, " atoms"]
 
 
 def select_structures(prepared: Prepared, picked: Int[np.ndarray, " picked"]) -> Prepared:
@@ -110,7 +110,7 @@ def select_structures(prepared: Prepared, picked: Int[np.ndarray, " picked"]) ->
         np.empty(total, np.int64),
         np.empty(n_atoms, prepared.species.dtype),
         np.empty((total, 3), prepared.vectors.dtype),
-        np.empty((n_atoms if len(prepared.sums) else 0, *prepared.sums.shape[1:]), prepared.sums.dtype),
+        np.empty(n_atoms, np.int64),
     )
     result.first_pair[-1] = total
     with torch_threads():
@@ -126,12 +126,11 @@ def _select_one(prepared, structure, to, to_pair, result):
     for i in range(first, last):
         result.first_pair[to + i - first] = prepared.first_pair[i] - begin + to_pair
         result.species[to + i - first] = prepared.species[i]
+        result.places[to + i - first] = prepared.places[i]
     for p in range(begin, end):
         result.centres[to_pair + p - begin] = prepared.centres[p] - first + to
         result.neighbours[to_pair + p - begin] = prepared.neighbours[p] - first + to
     result.vectors[to_pair : to_pair + end - begin] = prepared.vectors[begin:end]
-    if len(prepared.sums) > 0:
-        result.sums[to : to + last - first] = prepared.sums[first:last]
 
 
 def _select_all(prepared, picked, first_of, result):

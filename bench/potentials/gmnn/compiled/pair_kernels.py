@@ -10,7 +10,7 @@ Training goes through the sums over pairs that β does not enter, one for each s
 
     basis          A_Zkm = Σ_p h_k Y_m, once for structures that are trained on
     tangent_basis  Ȧ_Zkm = Σ_p h_k Ẏ_m + h'_k ṙ Y_m    along displacements v of the pairs: ṙ = u·v, u̇ = (v − u ṙ)/r
-    contract       Ψ_sm = Σ_Zk β_sZk A_Zkm, and likewise Ψ̇
+    contract       Ψ_sm = Σ_Zk β_sZk A_Zkm, and likewise Ψ̇; A of atom i is row `places[i]`
     beta_gradient  ∂/∂β_sZk Σ_sm (a_sm Ψ_sm + Ψ̄_sm Ψ̇_sm) = Σ_m a_sm A_Zkm + Ψ̄_sm Ȧ_Zkm
 
 The radial functions fill rows of SHORT_ROW columns, the monomials rows of ROW columns (see `vectors`).
@@ -25,13 +25,17 @@ from numba import prange
 from bench.potentials.gmnn.compiled.jit import compiled
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.compiled.vectors import (
+    CHANNEL_TILE,
+    RADIAL_TILE,
     ROW,
     SHORT_ROW,
-    add_monomial_rows,
     add_outer,
     add_rows,
     add_short_rows,
+    add_short_tile,
     dot_rows,
+    sum_monomial_rows,
+    sum_monomial_tile,
     sum_rows,
     sum_short_rows,
 )
@@ -144,14 +148,20 @@ def _tangent_basis_of(first_atom, last_atom, pairs, velocities, sums):
 
 
 @compiled
-def _contract_of(first_atom, last_atom, sums, of, moments):
+def _contract_of(first_atom, last_atom, sums, places, of, moments):
     rows, targets = sums.reshape(-1, N_MONOMIALS), moments.reshape(-1, N_MONOMIALS)
+    n_channels = of.n_channels
     for i in range(first_atom, last_atom):
-        for s in range(of.n_radial):
-            start, target = (of.rows[i] * of.n_parts + s // SHORT_ROW) * of.n_channels, i * of.n_radial + s
-            for m in range(N_MONOMIALS):
-                targets[target, m] = 0
-            add_monomial_rows(targets, target, of.beta, start, s % SHORT_ROW, of.n_channels, rows, i * of.n_channels)
+        for part in range(of.n_parts):
+            start, first = (of.rows[i] * of.n_parts + part) * n_channels, places[i] * n_channels
+            n, s = min(SHORT_ROW, of.n_radial - part * SHORT_ROW), 0
+            target = i * of.n_radial + part * SHORT_ROW
+            while s + RADIAL_TILE <= n:
+                sum_monomial_tile(targets, target + s, of.beta, start, s, n_channels, rows, first)
+                s += RADIAL_TILE
+            while s < n:
+                sum_monomial_rows(targets, target + s, of.beta, start, s, n_channels, rows, first)
+                s += 1
 
 
 @compiled
@@ -208,7 +218,7 @@ def _pair_gradients(n, rays, across, stretch, of_pair):
 
 
 @compiled
-def _beta_gradient_of(first_atom, last_atom, species, sums, tangent_sums, adjoint, moment_gradient, total):
+def _beta_gradient_of(first_atom, last_atom, species, sums, places, tangent_sums, adjoint, moment_gradient, total):
     """Add to total[species of the centre, part, channel, s]; where `tangent_sums` has no rows, a alone counts."""
     n_radial, n_parts, n_channels = adjoint.shape[1], total.shape[1], total.shape[2]
     # as (m, atom and channel), and the atom's as short rows (part, m)
@@ -224,12 +234,22 @@ def _beta_gradient_of(first_atom, last_atom, species, sums, tangent_sums, adjoin
                 if len(tangent_sums) > 0:
                     of_gradient[row, column] = moment_gradient[i, s, m]
         for part in range(n_parts):
-            first = part * N_MONOMIALS
-            for channel in range(n_channels):
-                row, column = (species[i] * n_parts + part) * n_channels + channel, i * n_channels + channel
-                add_short_rows(rows, row, columns, 0, column, N_MONOMIALS, of_adjoint, first)
-                if len(tangent_sums) > 0:
-                    add_short_rows(rows, row, tangent_columns, 0, column, N_MONOMIALS, of_gradient, first)
+            row, first = (species[i] * n_parts + part) * n_channels, part * N_MONOMIALS
+            _add_products(rows, row, columns, places[i] * n_channels, n_channels, of_adjoint, first)
+            if len(tangent_sums) > 0:
+                _add_products(rows, row, tangent_columns, i * n_channels, n_channels, of_gradient, first)
+
+
+@compiled
+def _add_products(rows, row, columns, column, n_channels, source, first):
+    """rows[row + channel, :] += Σ_m columns[m, column + channel] · source[first + m, :]."""
+    channel = 0
+    while channel + CHANNEL_TILE <= n_channels:
+        add_short_tile(rows, row + channel, columns, 0, column + channel, N_MONOMIALS, source, first)
+        channel += CHANNEL_TILE
+    while channel < n_channels:
+        add_short_rows(rows, row + channel, columns, 0, column + channel, N_MONOMIALS, source, first)
+        channel += 1
 
 
 def _moments(pairs, of, moments):
@@ -248,9 +268,9 @@ def _tangent_basis(pairs, velocities, sums):
         _tangent_basis_of(first, last, pairs, velocities, sums)
 
 
-def _contract(sums, of, moments):
-    for task in prange((len(sums) + ATOMS_PER_TASK - 1) // ATOMS_PER_TASK):
-        _contract_of(task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(sums)), sums, of, moments)
+def _contract(sums, places, of, moments):
+    for task in prange((len(places) + ATOMS_PER_TASK - 1) // ATOMS_PER_TASK):
+        _contract_of(task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(places)), sums, places, of, moments)
 
 
 def _pull_back(first_atom, pairs, of, moment_gradient, gradient):
@@ -258,10 +278,10 @@ def _pull_back(first_atom, pairs, of, moment_gradient, gradient):
         _pull_back_of(first_atom[structure], first_atom[structure + 1], pairs, of, moment_gradient, gradient)
 
 
-def _beta_gradient(first_atom, species, sums, tangent_sums, adjoint, moment_gradient, total):
+def _beta_gradient(first_atom, species, sums, places, tangent_sums, adjoint, moment_gradient, total):
     for structure in prange(len(first_atom) - 1):
         first, last = first_atom[structure], first_atom[structure + 1]
-        _beta_gradient_of(first, last, species, sums, tangent_sums, adjoint, moment_gradient, total[structure])
+        _beta_gradient_of(first, last, species, sums, places, tangent_sums, adjoint, moment_gradient, total[structure])
 
 
 moments = compiled(_moments, parallel=True)

@@ -1,5 +1,6 @@
 """Vectors of numbers where LLVM finds none by itself: rows of fixed width, and elementary functions."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, no_type_check
@@ -19,43 +20,64 @@ LANES = 64
 """Width of the rows of `add_terms`: as many atoms."""
 
 
-def _row_sum(width: int, *, fresh: bool = False) -> Callable[..., Any]:
+def _row_sum(width: int, *, fresh: bool = False, tile: int = 1) -> Callable[..., Any]:
+    # a power of two at a time: others LLVM takes apart
+    sizes = [1 << bit for bit in reversed(range(width.bit_length())) if width >> bit & 1]
+    pieces = list(zip(itertools.accumulate([0, *sizes[:-1]]), sizes, strict=True))
+
     @intrinsic
     @no_type_check
     def add_rows(_context, target, row, factors, start, column, count, source, first):  # noqa: ARG001 (used by type)
-        """target[row, :] += Σ_k factors[start + k, column] · source[first + k, :] for k < count; contiguous.
+        """target[row + t, :] += Σ_k factors[start + k, column + t] · source[first + k, :], k < count, t < `tile`.
 
-        A fresh sum begins at zero instead of what was in the row.
+        The arrays are contiguous. A fresh sum begins at zero instead of what was in the row.
         """
         integer, scalar = types.int64, target.dtype
         signature = types.void(target, integer, factors, integer, integer, integer, source, integer)
 
         def generate(context, builder, signature, arguments):
-            vector = ir.VectorType(context.get_value_type(scalar), width)
-            aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+            real = context.get_value_type(scalar)
+            aligned = context.get_abi_sizeof(real)
             arrays = [context.make_array(signature.args[k])(context, builder, arguments[k]) for k in (0, 2, 6)]
             target_array, factor_array, source_array = arrays
 
-            def row_of(array, index):
-                at = builder.gep(array.data, [builder.mul(index, ir.Constant(index.type, width))])
-                return builder.bitcast(at, vector.as_pointer())
+            def pieces_of(array, index):
+                begin = builder.mul(index, ir.Constant(index.type, width))
+                for offset, size in pieces:
+                    at = builder.gep(array.data, [builder.add(begin, ir.Constant(index.type, offset))])
+                    yield builder.bitcast(at, ir.VectorType(real, size).as_pointer())
 
-            at = row_of(target_array, arguments[1])
-            begin = ir.Constant(vector, [0.0] * width) if fresh else builder.load(at, align=aligned)
-            total = cgutils.alloca_once_value(builder, begin)
-            builder.store(begin, total)
-            undefined, lanes = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), width)
-            with cgutils.for_range(builder, arguments[5]) as loop:
-                place = [builder.add(arguments[3], loop.index), arguments[4]]
-                factor = builder.load(
-                    cgutils.get_item_pointer(context, builder, signature.args[2], factor_array, place)
-                )
+            def spread(factor, size):
+                undefined = ir.Constant(ir.VectorType(real, size), ir.Undefined)
                 single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
-                spread = builder.shuffle_vector(single, undefined, ir.Constant(lanes, [0] * width))
-                values = builder.load(row_of(source_array, builder.add(arguments[7], loop.index)), align=aligned)
-                product = builder.fmul(spread, values, flags=("contract",))
-                builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
-            builder.store(builder.load(total), at, align=aligned)
+                return builder.shuffle_vector(
+                    single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), size), [0] * size)
+                )
+
+            steps = [ir.Constant(arguments[1].type, t) for t in range(tile)]
+            places = [list(pieces_of(target_array, builder.add(arguments[1], t))) for t in steps]
+            totals = []
+            for place in places:
+                totals.append([])
+                for at, (_, size) in zip(place, pieces, strict=True):
+                    vector = ir.VectorType(real, size)
+                    begin = ir.Constant(vector, [0.0] * size) if fresh else builder.load(at, align=aligned)
+                    totals[-1].append(cgutils.alloca_once(builder, vector))
+                    builder.store(begin, totals[-1][-1])
+            with cgutils.for_range(builder, arguments[5]) as loop:
+                source = pieces_of(source_array, builder.add(arguments[7], loop.index))
+                values = [builder.load(at, align=aligned) for at in source]
+                for t, of_row in zip(steps, totals, strict=True):
+                    place = [builder.add(arguments[3], loop.index), builder.add(arguments[4], t)]
+                    factor = builder.load(
+                        cgutils.get_item_pointer(context, builder, signature.args[2], factor_array, place)
+                    )
+                    for total, value, (_, size) in zip(of_row, values, pieces, strict=True):
+                        product = builder.fmul(spread(factor, size), value, flags=("contract",))
+                        builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+            for place, of_row in zip(places, totals, strict=True):
+                for at, total in zip(place, of_row, strict=True):
+                    builder.store(builder.load(total), at, align=aligned)
             return context.get_dummy_value()
 
         return signature, generate
@@ -65,7 +87,11 @@ def _row_sum(width: int, *, fresh: bool = False) -> Callable[..., Any]:
 
 add_rows = _row_sum(ROW)
 add_short_rows = _row_sum(SHORT_ROW)
-add_monomial_rows = _row_sum(N_MONOMIALS)
+RADIAL_TILE, CHANNEL_TILE = 5, 9
+"""Radial functions, and channels of a species, that are summed side by side: as many as there usually are."""
+sum_monomial_rows = _row_sum(N_MONOMIALS, fresh=True)
+sum_monomial_tile = _row_sum(N_MONOMIALS, fresh=True, tile=RADIAL_TILE)
+add_short_tile = _row_sum(SHORT_ROW, tile=CHANNEL_TILE)
 sum_rows = _row_sum(ROW, fresh=True)
 sum_short_rows = _row_sum(SHORT_ROW, fresh=True)
 
