@@ -34,7 +34,7 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class BackwardPass:
-    """Derivatives of Σ_i a_i y_i: with respect to G, to each z^(l) and to each hidden x^(l)."""
+    """Derivatives of Σ_i a_i y_i: with respect to G, to each z^(l) and to each hidden x^(l) but the last."""
 
     inputs: Float[Tensor, "models atoms inputs"]
     pre_activations: list[Float[Tensor, "models atoms _"]]
@@ -61,9 +61,12 @@ def hidden_gradients(
     output_weights: Float[Tensor, "models atoms"],
     products: Products,
 ) -> tuple[list[Float[Tensor, "models atoms _"]], list[Float[Tensor, "models atoms _"]]]:
-    """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to every z^(l) and every hidden x^(l)."""
-    hidden = [output_weights[:, :, None] * (weights[-1].transpose(1, 2) * weights[-1].shape[1] ** -0.5)]
-    pre_activations = [slopes[-1] * hidden[0]]
+    """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to every z^(l) and every hidden x^(l) but the last.
+
+    That of the last is a_i times the last weights, and is never written down.
+    """
+    hidden: list[Float[Tensor, "models atoms _"]] = []
+    pre_activations = [_last_adjoint(output_weights, last_weights(weights), slopes[-1])]
     for weight, slope in zip(weights[-2:0:-1], slopes[-2::-1], strict=True):
         hidden.insert(0, products.scaled(pre_activations[0], weight.transpose(1, 2), weight.shape[1] ** -0.5))
         pre_activations.insert(0, slope * hidden[0])
@@ -120,14 +123,22 @@ def parameter_gradient(
             delta = tangent[0].pre_activations[layer] if layer < n_hidden else tangent[1][:, :, None]
             multiply.add(weight_gradient, tangents[layer].transpose(1, 2), delta, norm)
         weight_gradients.append(weight_gradient)
-        adjoint = multiply.scaled(adjoint, weights[layer].transpose(1, 2), norm)
-        if layer:
-            slope, curvature = slopes[layer - 1], passed.curvatures[layer - 1]
-            if tangent is None:
-                adjoint *= slope
-            else:
-                adjoint = _carry(adjoint, slope, curvature, tangent_z[layer - 1], tangent[0].hidden[layer - 1])
+        slope, curvature = slopes[layer - 1], passed.curvatures[layer - 1]
+        if layer == n_hidden:
+            of_tangent = None if tangent is None else (tangent[1], curvature, tangent_z[-1])
+            adjoint = _last_adjoint(output_adjoint, last_weights(weights), slope, of_tangent)
+            continue
+        adjoint = products.scaled(adjoint, weights[layer].transpose(1, 2), norm)
+        if layer and tangent is None:
+            adjoint *= slope
+        elif layer and tangent is not None:
+            adjoint = _carry(adjoint, slope, curvature, tangent_z[layer - 1], tangent[0].hidden[layer - 1])
     return weight_gradients[::-1], bias_gradients[::-1], adjoint, output_tangent
+
+
+def last_weights(weights: Weights) -> Float[Tensor, "models width"]:
+    """W/√d of the last layer, which has one output."""
+    return weights[-1][:, :, 0] * weights[-1].shape[1] ** -0.5
 
 
 def _affine(
@@ -170,3 +181,26 @@ def _carry(
             elementwise.carry(adjoint.flatten(0, 1).numpy(), *factors)
         return adjoint
     return adjoint * slope + curvature * tangent_z * hidden
+
+
+def _last_adjoint(
+    factors: Float[Tensor, "models atoms"],
+    last: Float[Tensor, "models width"],
+    slope: Float[Tensor, "models atoms width"],
+    tangent: tuple[Float[Tensor, "models atoms"], Float[Tensor, "..."], Float[Tensor, "..."]] | None = None,
+) -> Float[Tensor, "models atoms width"]:
+    """The adjoint of the last hidden z where that of x is e_i w_j: e w φ', and with a tangent (a, φ'', ż) a w φ'' ż."""
+    if slope.device.type == "cpu":
+        result = torch.empty_like(slope)
+        rows, out = slope.flatten(0, 1).numpy(), result.flatten(0, 1).numpy()
+        with torch_threads():
+            if tangent is None:
+                elementwise.last_adjoint(factors.flatten().numpy(), last.numpy(), rows, out)
+            else:
+                other = tangent[0].flatten().numpy(), *(values.flatten(0, 1).numpy() for values in tangent[1:])
+                elementwise.last_adjoint_with_tangent(factors.flatten().numpy(), last.numpy(), rows, *other, out)
+        return result
+    adjoint = slope * (factors[:, :, None] * last[:, None, :])
+    if tangent is None:
+        return adjoint
+    return adjoint + tangent[1] * tangent[2] * (tangent[0][:, :, None] * last[:, None, :])

@@ -104,8 +104,8 @@ class MomentPotential:
         self.parameters = parameters
         self.energy_scale = energy_scale
         self.n_models = len(energy_scale)
-        self.observed: tuple[Batch, Descriptor] | None = None
-        """What `observe` has worked out for the step that follows: β does not change between them."""
+        self.observed: tuple[Batch, int, Descriptor] | None = None
+        """What `observe` has worked out for the step that follows, and how often β had been changed by then."""
         n_layers = len(layer_widths(architecture)) - 1
         self.weights = [parameters[f"weight{layer}"] for layer in range(n_layers)]
         self.biases = [parameters[f"bias{layer}"] for layer in range(n_layers)]
@@ -147,14 +147,17 @@ class MomentPotential:
         """
         if not self.architecture.normalise_invariants:
             return
-        model = batch.model
         descriptor = self.described(batch, differentiate=True)
-        self.observed = batch, descriptor
+        self.observed = batch, self.parameters["beta"]._version, descriptor
         values = descriptor.invariants
-        atoms = batch.atoms_of_models.to(self.dtype)[:, None]
-        mean = values.new_zeros(self.n_models, values.shape[1]).index_add_(0, model, values) / atoms
-        squares = ((values - mean[model]) ** 2).mean(1)
-        variance = values.new_zeros(self.n_models).index_add_(0, model, squares) / atoms[:, 0]
+        if self.n_models == 1:
+            mean = values.mean(0, keepdim=True)
+            variance = torch.sub(values, mean).square_().mean()[None]
+        else:
+            atoms = batch.atoms_of_models.to(self.dtype)[:, None]
+            mean = values.new_zeros(self.n_models, values.shape[1]).index_add_(0, batch.model, values) / atoms
+            squares = ((values - mean[batch.model]) ** 2).mean(1)
+            variance = values.new_zeros(self.n_models).index_add_(0, batch.model, squares) / atoms[:, 0]
         self.parameters[INVARIANT_MEAN].lerp_(mean, rate)
         self.parameters[INVARIANT_VARIANCE].lerp_(variance, rate)
 
@@ -238,8 +241,10 @@ class MomentPotential:
         force_weight: float,
     ) -> tuple[Float[Tensor, " models"], Parameters]:
         """The loss Σ_k |ΔE_k|² + w Σ_i |ΔF_i|² of Eq. (5), w = λ_F/3N, per model, and its gradient, in closed form."""
-        observed, self.observed = self.observed, None
-        descriptor = observed[1] if observed is not None and observed[0] is batch else None
+        descriptor = None
+        if self.observed and self.observed[0] is batch and self.observed[1] == self.parameters["beta"]._version:
+            descriptor = self.observed[2]
+        self.observed = None
         evaluation = _Evaluation(self, batch, forces=forces is not None, gradient=True, descriptor=descriptor)
         return evaluation.loss_gradient(energies, forces, force_weight)
 
