@@ -17,7 +17,8 @@ class Architecture(Protocol):
     Beside the fields, the yaml says `learning_rates` (one for each of `rate_groups`), `minibatch`, and, where energies
     alone are trained with others, `learning_rates_of_energies`. A class from outside the project has a `version` (1 if
     it says none) to be raised when its results change, and may say its `precisions` (float32 and float64 if it says
-    none). The module must not import torch at its head: sweeps are planned and checked without it.
+    none) and have a `preload`, which imports what `on` will need and starts no thread. The module must not import torch
+    at its head: sweeps are planned and checked without it.
     """
 
     @property

@@ -41,6 +41,14 @@ class GaussianMoments:
         neighbours, dtype = find_neighbours(data, self.r_max), parameter_type(precision)
         return MomentView(self, data, neighbours, dtype, torch.device(device), products=Products.of(precision))
 
+    def preload(self) -> None:
+        """Import what `on` needs, for processes that are forked from this one; starts no thread."""
+        import bench.data.neighbours  # noqa: PLC0415
+        import bench.potentials.gmnn.view  # noqa: F401, PLC0415 - torch, numba
+        from bench.potentials.gmnn.ready import import_all  # noqa: PLC0415
+
+        import_all()
+
     def load(self, state: Mapping[str, Any], device: str) -> Any:
         """See `bench.potentials.architecture.Architecture`."""
         from bench.potentials.gmnn.potential import MomentPotential  # noqa: PLC0415 - torch

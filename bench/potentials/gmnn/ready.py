@@ -11,6 +11,7 @@ import numba
 import numpy as np
 import torch
 from numba.core import event
+from numba.core.registry import cpu_target
 
 from bench.errors import BusyError, WriteError
 from bench.potentials.base import Draw
@@ -23,6 +24,12 @@ from bench.runs.locks import locked
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def import_all() -> None:
+    """What numba imports and reads before it loads a kernel, which takes a third of a second; starts no thread."""
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
 
 
 def make_ready(view: Any, force_weight: float) -> None:
