@@ -29,17 +29,26 @@ from bench.potentials.gmnn.compiled.vectors import (
     RADIAL_TILE,
     ROW,
     SHORT_ROW,
+    TILE,
     add_outer,
     add_rows,
     add_short_rows,
     add_short_tile,
+    by_lanes,
     dot_rows,
     sum_monomial_rows,
     sum_monomial_tile,
     sum_rows,
     sum_short_rows,
 )
-from bench.potentials.gmnn.compiled.windows import WINDOW, fill, fill_tangent, monomial_gradient, new_window
+from bench.potentials.gmnn.compiled.windows import (
+    WINDOW,
+    fill,
+    fill_tangent,
+    monomial_gradient,
+    new_window,
+    transpose_back,
+)
 
 ATOMS_PER_TASK = 32
 
@@ -174,7 +183,8 @@ def _pull_back_of(first_atom, last_atom, pairs, of, moment_gradient, gradient):
     by_function, slope_by_function = values.reshape(-1, 1), slopes.reshape(-1, 1)
     own = np.zeros((of.n_radial, ROW), gradient.dtype)
     along, across = np.empty((1, ROW), gradient.dtype), np.empty((WINDOW, ROW), gradient.dtype)
-    stretch, of_pair = np.empty(WINDOW, gradient.dtype), np.empty((3, WINDOW), gradient.dtype)
+    by_monomial = np.empty((ROW, WINDOW), gradient.dtype)
+    stretch, of_pair = np.empty((1, WINDOW), gradient.dtype), np.empty((3, WINDOW), gradient.dtype)
     gradient[first_atom:last_atom] = 0
     i, end = first_atom, pairs.first[last_atom]
     new = True
@@ -193,10 +203,12 @@ def _pull_back_of(first_atom, last_atom, pairs, of, moment_gradient, gradient):
             p = pair - start
             _radial_functions(pairs, of, pair, window.slope, p, slopes)
             sum_rows(along, 0, slope_by_function, 0, 0, of.n_radial, own, 0)
-            stretch[p] = dot_rows(along, 0, window.angular, p)
+            stretch[0, p] = dot_rows(along, 0, window.angular, p)
             _radial_functions(pairs, of, pair, window.radial, p, values)
             sum_rows(across, p, by_function, 0, 0, of.n_radial, own, 0)
-        _pair_gradients(stop - start, window.rays, across, stretch, of_pair)
+        transpose_back(across, by_monomial, stop - start)
+        for p in range(0, stop - start, TILE):
+            _pair_gradients((window.rays, by_monomial, stretch, of_pair), p)
         for pair in range(start, stop):
             centre, other, p = pairs.centres[pair], pairs.neighbours[pair], pair - start
             for axis in range(3):
@@ -205,16 +217,19 @@ def _pull_back_of(first_atom, last_atom, pairs, of, moment_gradient, gradient):
         start = stop
 
 
-@compiled
-def _pair_gradients(n, rays, across, stretch, of_pair):
-    """From Σ_s Ψ̄_sm R_s and Σ_sm Ψ̄_sm R'_s Y_m of n pairs to their ∂E/∂p."""
-    for p in range(n):
-        x, y, z, length = rays[0, p], rays[1, p], rays[2, p], rays[3, p]
-        dx, dy, dz = monomial_gradient(x, y, z, across[p])
-        radial_part = x * dx + y * dy + z * dz
-        of_pair[0, p] = (dx - x * radial_part) / length + x * stretch[p]
-        of_pair[1, p] = (dy - y * radial_part) / length + y * stretch[p]
-        of_pair[2, p] = (dz - z * radial_part) / length + z * stretch[p]
+def _pair_gradient(ray, across, stretch):
+    """From Σ_s Ψ̄_sm R_s and Σ_sm Ψ̄_sm R'_s Y_m of a pair to its ∂E/∂p."""
+    (x, y, z, length), (along,) = ray, stretch
+    dx, dy, dz = monomial_gradient.py_func(x, y, z, across)
+    radial_part = x * dx + y * dy + z * dz
+    return (
+        (dx - x * radial_part) / length + x * along,
+        (dy - y * radial_part) / length + y * along,
+        (dz - z * radial_part) / length + z * along,
+    )
+
+
+_pair_gradients = by_lanes(_pair_gradient, (4, N_MONOMIALS, 1))
 
 
 @compiled

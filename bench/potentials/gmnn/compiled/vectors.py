@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
 import numpy as np
@@ -244,6 +244,73 @@ def transpose_tile(_context, source, row, column, target, other_row, other_colum
         return context.get_dummy_value()
 
     return signature, generate
+
+
+class _Lanes:
+    """TILE numbers side by side, in code that LLVM is given: plain functions of numbers work on them."""
+
+    def __init__(self, builder: Any, values: Any) -> None:
+        self.builder, self.values = builder, values
+
+    def _do(self, operation: str, other: Any, *, swapped: bool = False) -> "_Lanes":
+        kind = self.values.type
+        right = other.values if isinstance(other, _Lanes) else ir.Constant(kind, [float(other)] * kind.count)
+        pair = (right, self.values) if swapped else (self.values, right)
+        return _Lanes(self.builder, getattr(self.builder, operation)(*pair, flags=("contract",)))
+
+    def __add__(self, other: Any) -> "_Lanes":
+        return self._do("fadd", other)
+
+    def __sub__(self, other: Any) -> "_Lanes":
+        return self._do("fsub", other)
+
+    def __mul__(self, other: Any) -> "_Lanes":
+        return self._do("fmul", other)
+
+    def __rmul__(self, other: Any) -> "_Lanes":
+        return self._do("fmul", other, swapped=True)
+
+    def __truediv__(self, other: Any) -> "_Lanes":
+        return self._do("fdiv", other)
+
+
+def by_lanes(function: Callable[..., Any], rows: Sequence[int]) -> Callable[..., Any]:
+    """What a function does to one column of some tables, done to TILE columns at once: (tables, first column).
+
+    The function takes a list for each table, of the numbers in the first `rows` of its rows, and returns those to write
+    to one more table. The tables are contiguous.
+    """
+
+    @intrinsic
+    @no_type_check
+    def apply(_context, tables, column):  # noqa: ARG001
+        integer = types.int64
+        signature = types.void(tables, integer)
+
+        def generate(context, builder, _signature, arguments):
+            real = context.get_value_type(tables[0].dtype)
+            vector = ir.VectorType(real, TILE)
+            aligned = context.get_abi_sizeof(real)
+
+            def rows_of(k, n_rows):
+                one = builder.extract_value(arguments[0], k)
+                array = context.make_array(tables[k])(context, builder, one)
+                width = cgutils.unpack_tuple(builder, array.shape)[1]
+                for n in range(n_rows):
+                    index = builder.add(builder.mul(ir.Constant(width.type, n), width), arguments[1])
+                    yield builder.bitcast(builder.gep(array.data, [index]), vector.as_pointer())
+
+            given = [
+                [_Lanes(builder, builder.load(at, align=aligned)) for at in rows_of(k, n)] for k, n in enumerate(rows)
+            ]
+            results = function(*given)
+            for at, result in zip(rows_of(len(tables) - 1, len(results)), results, strict=True):
+                builder.store(result.values, at, align=aligned)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return apply
 
 
 def exponential(x: float) -> float:
