@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
-.PHONY: help setup run test test-long faults perf reference pages simulation lock docs wheelhouse clean
+.PHONY: help setup run test test-long faults perf gpu reference pages simulation lock docs wheelhouse clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,10 @@ perf: $(READY)  ## benchmarks of training, features, selections and scaling: tab
 	$(BIN)/python -m tests.perf.training
 	$(BIN)/python -m tests.perf.scaling
 	$(BIN)/python -m tests.perf.selections
+
+MINUTES ?= 25
+gpu: $(READY)  ## all that a machine with a GPU can show in MINUTES=25; DRY=1 on a CPU: results/gpu/report.md
+	$(BIN)/python -m tests.perf.gpu --minutes $(MINUTES) $(if $(DRY),--dry)
 
 reference: $(READY)  ## make tables, figures and pages of results/reference again from their records
 	for name in aspirin tio2; do $(BIN)/python -m analysis.build --results results/reference/$$name \

@@ -110,7 +110,7 @@ class RunConfig:
     seed: NonNegativeInt
     results: str
     device: str
-    precision: Literal["float32", "float64"]
+    precision: Literal["float32", "float64", "tf32", "bfloat16"]
     threads: PositiveInt | None
     checkpoint_seconds: NonNegativeFloat = 120.0
     first_batch: Literal["random", "selected"] = "random"

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from bench.config.identity import identity_of
+from bench.config.plugins import class_of, plugin
 from bench.config.schema import RunConfig
 from bench.errors import BusyError, NoRoomError, UserError, tell
 from bench.launch.queue import DIED, Entry, Queue, read_queue
@@ -146,8 +147,8 @@ class Worker:
             log.info("run %s starts: %s", entry.folder.name, " ".join(entry.words))
         started = time.monotonic()
         runs, failures = [entry.run for entry in pack], [entry.failures() for entry in pack]
-        with contextlib.suppress(UserError):  # imports what all runs need, before the fork; its mistakes are the run's
-            check(runs[0])
+        with contextlib.suppress(Exception):  # its mistakes are the run's
+            preload(runs[0])
         self._child = multiprocessing.get_context("fork").Process(target=_attempt, args=(runs, os.getpid()))
         with _blocked():
             self._child.start()
@@ -171,6 +172,13 @@ class Worker:
                 self._give_up(entry, "see above")
             log.info("run %s is %s after %.1f s", entry.folder.name, state, time.monotonic() - started)
         return Outcome.FAILED if died else Outcome(code)
+
+
+def preload(run: RunConfig) -> None:
+    """Import what all runs need, before the fork."""
+    check(run)
+    class_of(run.dataset, "dataset")
+    getattr(plugin(run.model, "model"), "preload", lambda: None)()
 
 
 def work_until_stopped(folder: Path) -> int:

@@ -16,7 +16,7 @@ from bench.config.seeds import stream
 from bench.config.sizes import MOST_VALIDATION
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.potentials.architecture import Architecture
+from bench.potentials.architecture import Architecture, check_precision
 from bench.potentials.base import Potential, View
 from bench.runs.locks import locked
 from bench.runs.record import MODEL, RECORD, SPLIT, TRAINING, make_folder, read_arrays, read_record
@@ -108,6 +108,7 @@ def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
     with locked(folder / "model.lock", wait=True):
         if not path.exists():
             architecture: Architecture = plugin(run.model, "model")
+            check_precision(architecture, run.precision)
             view = architecture.on(data, run.precision, run.device)
             view.make_ready(run.training.force_weight)
             checkpoint = Checkpoint(folder / TRAINING, run.checkpoint_seconds)

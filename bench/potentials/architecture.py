@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from bench.errors import UserError
+
 if TYPE_CHECKING:
     import bench.data.structures
     from bench.potentials.base import Potential, View
@@ -14,8 +16,9 @@ class Architecture(Protocol):
 
     Beside the fields, the yaml says `learning_rates` (one for each of `rate_groups`), `minibatch`, and, where energies
     alone are trained with others, `learning_rates_of_energies`. A class from outside the project has a `version` (1 if
-    it says none) to be raised when its results change. The module must not import torch at its head: sweeps are planned
-    and checked without it.
+    it says none) to be raised when its results change, and may say its `precisions` (float32 and float64 if it says
+    none) and have a `preload`, which imports what `on` will need and starts no thread. The module must not import torch
+    at its head: sweeps are planned and checked without it.
     """
 
     @property
@@ -35,10 +38,18 @@ class Architecture(Protocol):
         """Whether its potentials are `GradientFeatures`, which FEAT and GP kernels need."""
 
     def on(self, data: "bench.data.structures.Structures", precision: str, device: str) -> "View":
-        """The architecture on a dataset, computing in float32 or float64 on a device of torch."""
+        """The architecture on a dataset, computing in one of its precisions on a device of torch."""
 
     def load(self, state: Mapping[str, Any], device: str) -> "Potential":
         """A potential from what its `state` gave."""
+
+
+def check_precision(architecture: Architecture, precision: str) -> None:
+    """Refuse a precision in which a model does not compute. Raises UserError."""
+    offered = getattr(architecture, "precisions", ("float32", "float64"))
+    if precision not in offered:
+        known = ", ".join(offered)
+        raise UserError(f"precision = {precision!r} but model {architecture.name} has {known}: choose one of these")
 
 
 def without_gradients(kernel: str, architecture: str) -> str:

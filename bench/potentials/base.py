@@ -50,6 +50,14 @@ class Prepared(Protocol):
         """Row m holds the structures of model m, as places among those prepared, repeats allowed."""
 
 
+@runtime_checkable
+class Repeated(Protocol):
+    """`Prepared` that can work out beforehand what the same structures would ask for in every epoch; optional."""
+
+    def repeated(self) -> Prepared:
+        """The same structures, from which minibatches are gathered again and again."""
+
+
 @dataclass(frozen=True)
 class Draw:
     """What fresh parameters of one model depend on: seed, member of a committee, N_train, constants of Eq. (4)."""

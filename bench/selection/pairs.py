@@ -11,7 +11,7 @@ from bench.config.places import PACKAGE, cache_folder
 from bench.config.plugins import PROJECT, check_name, offers, plugin
 from bench.config.schema import RunConfig
 from bench.errors import UserError
-from bench.potentials.architecture import Architecture, without_gradients
+from bench.potentials.architecture import Architecture, check_precision, without_gradients
 from bench.runs.record import write_atomically
 
 
@@ -35,6 +35,7 @@ def check(run: RunConfig) -> Facts:
     check_name("kernel", run.kernel)
     check_name("selection", run.selection)
     architecture: Architecture = offers(plugin(run.model, "model"), Architecture, "model")
+    check_precision(architecture, run.precision)
     facts = _known(run.kernel, run.selection)
     if facts.needs_features and not facts.has_features:
         raise UserError(without_distances(facts.selection, facts.kernel))

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.config.schema import TrainingSettings
 from bench.config.seeds import stream
 from bench.data.structures import ragged_rows
-from bench.potentials.base import Draw, Inputs, View, rows_of_chunks, to_device
+from bench.potentials.base import Draw, Inputs, Repeated, View, rows_of_chunks, to_device
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class TrainingData:
     def __init__(self, view: View, settings: TrainingSettings, sets: Sequence[Int[np.ndarray, " train"]]) -> None:
         picked = np.concatenate(sets)
         self.n_train = len(sets[0])
-        self.prepared = view.prepare(picked, forces=settings.forces)
+        prepared = view.prepare(picked, forces=settings.forces)
+        self.prepared = prepared.repeated() if isinstance(prepared, Repeated) else prepared
         self.labels = labels_of(view, picked, settings.forces)
         self.n_atoms = view.data.n_atoms[picked]
         self.first_atom = np.cumsum(self.n_atoms) - self.n_atoms

@@ -14,8 +14,8 @@ from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
 from bench.potentials.gmnn.potential import MomentPotential, make_batch
-from bench.training import fit as module
 from bench.training.fit import Job, fit, fit_many
+from bench.training.groups import Group
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 
@@ -59,7 +59,7 @@ def test_a_pack_equals_single_trainings_and_repeats(mixed_data, monkeypatch):
     """In float64 as on the CPU; the same bits again; no minibatch waits for the device."""
     jobs = [Job(np.array(rows), np.array([5]), seed) for seed, rows in enumerate(([0, 1, 2, 4], [4, 3, 2, 1]))]
     jobs.append(Job(np.array([1, 2, 3, 0]), np.array([4]), 7, members=2))
-    original = module._Group.step
+    original = Group.step
 
     def step(self, *arguments):
         torch.cuda.set_sync_debug_mode("error")
@@ -69,9 +69,9 @@ def test_a_pack_equals_single_trainings_and_repeats(mixed_data, monkeypatch):
             torch.cuda.set_sync_debug_mode("default")
 
     fit_many(gpu_builder(mixed_data), dataclasses.replace(QUICK, epochs=1), jobs)  # makes constant tables
-    monkeypatch.setattr(module._Group, "step", step)
+    monkeypatch.setattr(Group, "step", step)
     first, again = (fit_many(gpu_builder(mixed_data), QUICK, jobs) for _ in range(2))
-    monkeypatch.setattr(module._Group, "step", original)
+    monkeypatch.setattr(Group, "step", original)
     for one, same, job in zip(first, again, jobs, strict=True):
         assert np.array_equal(one.validation, same.validation)
         alone = fit(make_builder(mixed_data), QUICK, job)

@@ -21,7 +21,6 @@ from bench.training import fit as module
 from bench.training import optimizer
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.fit import Job, fit, fit_many
-from bench.training.groups import Group
 from bench.training.minibatches import TrainingData, held_out
 from bench.training.optimizer import Optimizer
 from bench.training.validation import validation_error
@@ -224,40 +223,6 @@ def test_one_diverges_and_the_others_go_on(builder):
     broken, fine = fit_many(dataclasses.replace(builder, data=data), QUICK, jobs)
     assert isinstance(broken, FloatingPointError) and "40 structures diverged" in str(broken)
     assert same_bits(fine, fit(builder, QUICK, jobs[1]))
-
-
-WAITS = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "unique_dim", "_unique2"}
-"""Operations whose result the host needs before it can go on."""
-
-
-@pytest.mark.parametrize("force_weight", [4.0, 0.0])
-def test_no_minibatch_waits_for_the_device(builder, monkeypatch, force_weight):
-    """On a GPU a minibatch must be issued without its results: none of its operations sends anything to the host."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    seen = set()
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            name = function._schema.name.removeprefix("aten::")
-            sized = (kwargs or {}).get("output_size") is not None
-            seen.add("repeat_interleave without its size" if name == "repeat_interleave" and not sized else name)
-            return function(*args, **(kwargs or {}))
-
-    original = Group.step
-
-    def step(self, *arguments):
-        with Watch():
-            original(self, *arguments)
-
-    monkeypatch.setattr(Group, "step", step)
-    model = dataclasses.replace(SMALL, normalise_invariants=not force_weight)
-    settings = dataclasses.replace(QUICK, epochs=2, force_weight=force_weight)
-    fit_many(
-        dataclasses.replace(builder, architecture=model, plain=True), settings, [*a_pack(2), *a_pack(1, members=2)]
-    )
-    assert "baddbmm" in seen or "baddbmm_" in seen
-    assert not seen & (WAITS | {"repeat_interleave without its size"})
 
 
 def test_declared_options(builder, monkeypatch):

@@ -25,11 +25,12 @@ from bench.config.schema import TrainingSettings
 from bench.data.neighbours import find_neighbours
 from bench.kernels.base import KernelInputs
 from bench.potentials.base import Draw
+from bench.potentials.gmnn.products import Products, parameter_type, tensor_cores
 from bench.potentials.gmnn.view import MomentView
 from bench.potentials.scaling import EnergyScaling
 from bench.runs.provenance import provenance
 from bench.runs.system import cores
-from bench.training.groups import Model, in_groups
+from bench.training.groups import Group, Model, in_groups
 from tests.perf.apax_steps import apax_milliseconds
 from tests.perf.features import Case, cases, first, fresh_potential, work
 
@@ -51,10 +52,12 @@ def seconds_now(device: str) -> float:
     return time.perf_counter()
 
 
-def floor_seconds(n_atoms: int, models: int, forces: bool, device: str = "cpu") -> float:
+def floor_seconds(
+    n_atoms: int, models: int, forces: bool, device: str = "cpu", precision: str = "float32"
+) -> tuple[float, float]:
     """The products of a step: per layer z; with forces dE/dx, the tangent; then dL/dW of one or two streams, dL/dx.
 
-    One model after another on a CPU, all in one product on a GPU.
+    One model after another on a CPU, all in one product on a GPU. Returns their seconds and their number of operations.
     """
     together, times = (models, 1) if device.startswith("cuda") else (1, models)
 
@@ -69,21 +72,35 @@ def floor_seconds(n_atoms: int, models: int, forces: bool, device: str = "cpu") 
         products += [(x, weight), (delta, weight.transpose(1, 2))] * streams
         both = random(streams * n_atoms, inputs), random(streams * n_atoms, outputs)
         products.append((both[0].transpose(1, 2), both[1]))
-    started = seconds_now(device)
-    for _ in range(times):
-        for left, right in products:
-            torch.bmm(left, right)
-    return seconds_now(device) - started
+    return products_of(products, times, device, precision)
 
 
-def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "cpu") -> dict[str, object]:
-    """A row: medians of step, floor and their ratio, and a validation check per structure."""
+def products_of(
+    products: list[tuple[torch.Tensor, torch.Tensor]], times: int, device: str, precision: str
+) -> tuple[float, float]:
+    """Seconds and operations of some products, done so many times."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else parameter_type(precision)
+    pairs = [(left.to(dtype), right.to(dtype)) for left, right in products]
+    operations = times * sum(2 * left.numel() * right.shape[2] for left, right in pairs)
+    with tensor_cores(precision == "tf32" and device.startswith("cuda")):
+        started = seconds_now(device)
+        for _ in range(times):
+            for left, right in pairs:
+                torch.bmm(left, right)
+        return seconds_now(device) - started, operations
+
+
+def group_of(case: Case, minibatch: int, models: int, device: str, precision: str, *, plain: bool) -> list[Group]:
+    """Models at the beginning of a training."""
     settings, data = case.settings, case.data
     builder = MomentView(
         settings,
         data,
         find_neighbours(data, settings.r_max),
-        device=torch.device(device),
+        parameter_type(precision),
+        torch.device(device),
+        plain,
+        Products.of(precision),
     )
     training = dataclasses.replace(SETTINGS, minibatch=minibatch, force_weight=4.0 if case.forces else 0.0)
     order = np.random.default_rng(0).permutation(len(data))
@@ -91,8 +108,25 @@ def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "
     train, valid = order[:n_train], order[n_train : n_train + N_VALID]
     scaling = EnergyScaling(1.0, np.zeros(len(data.species)), False)
     draws = [Draw(0, member, n_train, scaling) for member in range(models)]
-    groups = in_groups(builder, training, [Model(train, valid, draw) for draw in draws])
-    seconds, floors, atoms, pairs = [], [], [], []
+    return in_groups(builder, training, [Model(train, valid, draw) for draw in draws])
+
+
+def measure(
+    case: Case,
+    minibatch: int,
+    models: int,
+    steps: int,
+    device: str = "cpu",
+    precision: str = "float32",
+    *,
+    plain: bool = False,
+) -> dict[str, object]:
+    """A row: medians of step, floor and their ratio, and a validation check per structure.
+
+    `plain` asks for the engine that GPUs run, on a CPU too.
+    """
+    groups = group_of(case, minibatch, models, device, precision, plain=plain)
+    seconds, floors, atoms, pairs, operations = [], [], [], [], 0.0
     for index in range(steps + 5):
         started = seconds_now(device)
         for group in groups:
@@ -101,7 +135,8 @@ def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "
         batch, _, _ = groups[0].minibatches.at(index)
         atoms.append(batch.slot_count)
         pairs.append(len(batch.geometry.centres) / len(batch.geometry.species))
-        floors.append(floor_seconds(batch.slot_count, models, case.forces, device))
+        floor, operations = floor_seconds(batch.slot_count, models, case.forces, device, precision)
+        floors.append(floor)
     checks = []
     for _ in range(5):
         started = seconds_now(device)
@@ -112,12 +147,14 @@ def measure(case: Case, minibatch: int, models: int, steps: int, device: str = "
         "forces": case.forces,
         "minibatch": minibatch,
         "models": models,
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "atoms": statistics.median(atoms),
         "pairs_per_atom": statistics.median(pairs),
         "step_ms": 1e3 * statistics.median(seconds[5:]),
         "floor_ms": 1e3 * statistics.median(floors[5:]),
         "ratio": statistics.median(s / f for s, f in zip(seconds[5:], floors[5:], strict=True)),
+        "floor_gflops": operations / statistics.median(floors[5:]) / 1e9,
         "validation_ms": 1e3 * statistics.median(checks) / (N_VALID * groups[0].potential.n_models),
         "load": os.getloadavg()[0],
     }
@@ -152,6 +189,7 @@ def main() -> None:
     parser.add_argument("--minibatches", type=int, nargs="*", default=[10, MINIBATCH])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, len(cores())])
     parser.add_argument("--device", default="cpu", help="cuda: with models in lockstep, e.g. --models 1 4 16 64")
+    parser.add_argument("--precision", default="float32", help="float32, float64, tf32 or bfloat16")
     parser.add_argument("--apax", help="an interpreter with apax 0.14")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -165,15 +203,22 @@ def main() -> None:
             for threads in sorted(set(arguments.threads)):
                 torch.set_num_threads(threads)
                 for minibatch in arguments.minibatches:
-                    steps += [measure(case, minibatch, models, arguments.steps, device) for models in arguments.models]
+                    for models in arguments.models:
+                        steps.append(measure(case, minibatch, models, arguments.steps, device, arguments.precision))
                 structures.append(per_structure(case, device))
             if arguments.apax:
                 threads, data = max(arguments.threads), first(case.data, 1000)
                 step, evaluation = apax_milliseconds(arguments.apax, data, case, MINIBATCH, threads)
-                key = {"data": case.name, "minibatch": MINIBATCH, "models": 1, "threads": threads}
+                key = {
+                    "data": case.name,
+                    "minibatch": MINIBATCH,
+                    "models": 1,
+                    "precision": "float32",
+                    "threads": threads,
+                }
                 apax.append(key | {"apax_step_ms": step, "apax_evaluation_ms": evaluation})
                 print(apax[-1], flush=True)
-    keys = ["data", "minibatch", "models", "threads"]
+    keys = ["data", "minibatch", "models", "precision", "threads"]
     table = pd.DataFrame(steps).groupby(keys, sort=False).median().reset_index()
     each = pd.DataFrame(structures).groupby(["data", "threads"], sort=False).median().reset_index()
     if apax:

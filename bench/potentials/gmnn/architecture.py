@@ -28,21 +28,32 @@ class GaussianMoments:
 
     rate_groups: ClassVar[tuple[str, ...]] = ("network", "radial", "shift", "scale")
     gradient_features: ClassVar[bool] = True
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "float64", "tf32", "bfloat16")
 
     def on(self, data: "bench.data.structures.Structures", precision: str, device: str) -> Any:
         """See `bench.potentials.architecture.Architecture`."""
         import torch  # noqa: PLC0415 - takes a second, which planning does not need
 
         from bench.data.neighbours import find_neighbours  # noqa: PLC0415
+        from bench.potentials.gmnn.products import Products, parameter_type  # noqa: PLC0415
         from bench.potentials.gmnn.view import MomentView  # noqa: PLC0415
 
-        neighbours = find_neighbours(data, self.r_max)
-        return MomentView(self, data, neighbours, getattr(torch, precision), torch.device(device))
+        neighbours, dtype = find_neighbours(data, self.r_max), parameter_type(precision)
+        return MomentView(self, data, neighbours, dtype, torch.device(device), products=Products.of(precision))
+
+    def preload(self) -> None:
+        """Import what `on` needs, for processes that are forked from this one; starts no thread."""
+        import bench.data.neighbours  # noqa: PLC0415
+        import bench.potentials.gmnn.view  # noqa: F401, PLC0415 - torch, numba
+        from bench.potentials.gmnn.ready import import_all  # noqa: PLC0415
+
+        import_all()
 
     def load(self, state: Mapping[str, Any], device: str) -> Any:
         """See `bench.potentials.architecture.Architecture`."""
         from bench.potentials.gmnn.potential import MomentPotential  # noqa: PLC0415 - torch
+        from bench.potentials.gmnn.products import Products  # noqa: PLC0415
 
         species, scale = tuple(state["species"]), state["energy_scale"].to(device)
         parameters = {name: values.to(device) for name, values in state["parameters"].items()}
-        return MomentPotential(self, species, parameters, scale)
+        return MomentPotential(self, species, parameters, scale, Products(state.get("products", "")))

@@ -78,5 +78,6 @@ def sum_atoms(
         return
     product = left if right is None else left * right
     counts = first_atom[1:] - first_atom[:-1]
-    structure = torch.repeat_interleave(torch.arange(len(total), device=total.device), counts)
+    every = torch.arange(len(total), device=total.device)
+    structure = torch.repeat_interleave(every, counts, output_size=len(left))
     total.index_add_(0, structure, product.double() * weights[:, None])

@@ -4,6 +4,7 @@ Two engines, tested equal: the compiled one (CPU), in closed form from pair vect
 batched products and autograd from the precomputed basis moments of `bench.potentials.gmnn.moments`.
 """
 
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -107,24 +108,21 @@ class CompiledDescriptor:
     def __init__(
         self, geometry: Geometry, beta: Float[Tensor, "rows radial channels"], rows: Int[Tensor, " atoms"]
     ) -> None:
-        grid, real = geometry.grid, geometry.vectors.numpy().dtype
         self.geometry, self.n_rows = geometry, len(beta)
         self.first_atom = geometry.first_atom.numpy()
-        self.pairs = pair_kernels.Pairs(
-            geometry.vectors.numpy(),
-            geometry.centres.numpy(),
-            geometry.neighbours.numpy(),
-            geometry.first_pair.numpy(),
-            geometry.species.numpy(),
-            np.array([grid.r_min, grid.r_max], real),
-            grid.n_gaussians,
-        )
+        self.pairs = pairs_of(geometry)
+        real = self.pairs.vectors.dtype
         self.coefficients = pair_kernels.coefficients(beta.numpy(), rows.numpy())
         self.moments = np.empty((len(rows), beta.shape[1], N_MONOMIALS), real)
+        self.every = np.arange(len(rows))
         with torch_threads():
-            pair_kernels.moments(self.pairs, self.coefficients, self.moments)
+            if geometry.sums is None or geometry.places is None:
+                pair_kernels.moments(self.pairs, self.coefficients, self.moments)
+            else:
+                sums, places = geometry.sums.numpy(), geometry.places.numpy()
+                pair_kernels.contract(sums, places, self.coefficients, self.moments)
         self.invariants = torch.from_numpy(contractions.value(self.moments))
-        self.velocities = np.empty((0, 3), real)
+        self.tangent_sums = np.empty((0, self.coefficients.n_channels, N_MONOMIALS), real)
         self.gradient = self.moment_gradient = self.moment_adjoint = self.moments[:0]
 
     def pull_back(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "atoms 3"]:
@@ -151,25 +149,51 @@ class CompiledDescriptor:
 
     def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
         """See `Descriptor`."""
-        self.velocities = velocities.contiguous().numpy()
         moment_tangent = np.empty_like(self.moments)
+        self.tangent_sums = np.empty((len(self.moments), *self.tangent_sums.shape[1:]), self.moments.dtype)
         with torch_threads():
-            pair_kernels.tangent(self.pairs, self.coefficients, self.velocities, moment_tangent)
+            pair_kernels.tangent_basis(self.pairs, velocities.contiguous().numpy(), self.tangent_sums)
+            pair_kernels.contract(self.tangent_sums, self.every, self.coefficients, moment_tangent)
         along, self.moment_adjoint = contractions.tangent(self.moments, moment_tangent, self.gradient)
         return torch.from_numpy(along)
 
     def beta_gradient(self, adjoint: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "rows radial channels"]:
         """See `Descriptor`. Each structure is summed by itself, then the structures of a model in their order."""
         moment_adjoint = contractions.pull_back(self.moments, adjoint.contiguous().numpy())
-        if len(self.velocities):
+        if len(self.tangent_sums):
             moment_adjoint += self.moment_adjoint
         n_species, of = self.geometry.n_species, self.coefficients
         by_species = n_species, of.n_parts, of.n_channels, pair_kernels.SHORT_ROW
         by_structure = np.zeros((len(self.geometry), *by_species), self.moments.dtype)
+        kept = self.geometry if self.geometry.sums is not None else with_sums(self.geometry)
         with torch_threads():
             pair_kernels.beta_gradient(
-                self.first_atom, self.pairs, self.velocities, moment_adjoint, self.moment_gradient, by_structure
+                *(self.first_atom, self.pairs.species, kept.sums.numpy(), kept.places.numpy(), self.tangent_sums),
+                *(moment_adjoint, self.moment_gradient, by_structure),
             )
         total = by_structure.reshape(self.n_rows // n_species, -1, *by_species).sum(1)
         by_function = total.swapaxes(-1, -2).reshape(self.n_rows, -1, of.n_channels)[:, : of.n_radial]
         return torch.from_numpy(np.ascontiguousarray(by_function))
+
+
+def pairs_of(geometry: Geometry) -> pair_kernels.Pairs:
+    """What the kernels read."""
+    grid, vectors = geometry.grid, geometry.vectors.numpy()
+    return pair_kernels.Pairs(
+        vectors,
+        geometry.centres.numpy(),
+        geometry.neighbours.numpy(),
+        geometry.first_pair.numpy(),
+        geometry.species.numpy(),
+        np.array([grid.r_min, grid.r_max], vectors.dtype),
+        grid.n_gaussians,
+    )
+
+
+def with_sums(geometry: Geometry) -> Geometry:
+    """The geometry with A of every atom, for the compiled engine."""
+    shape = len(geometry.species), geometry.n_species * geometry.grid.n_gaussians, N_MONOMIALS
+    sums = np.empty(shape, geometry.vectors.numpy().dtype)
+    with torch_threads():
+        pair_kernels.basis(pairs_of(geometry), sums)
+    return replace(geometry, sums=torch.from_numpy(sums), places=torch.arange(len(sums)))

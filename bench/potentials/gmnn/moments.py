@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.potentials.base import to_device
+from bench.potentials.gmnn.compiled.gather import Prepared, select_structures
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 
 
@@ -93,8 +94,9 @@ class Geometry:
     """Atoms and pairs of some structures: everything positions contribute to energies and forces.
 
     Pairs are sorted by centre: those of atom i are the rows first_pair[i]:first_pair[i + 1]. The compiled engine needs
-    nothing else; the plain one has its `basis`. The numbers of atoms and pairs of each structure stand on the host too,
-    so that parts are picked without waiting for the device.
+    nothing else; where basis moments are used again it has them as `sums`, those of atom i at `places[i]`. The plain
+    one has its `basis`. The numbers of atoms and pairs of each structure stand on the host too, so that parts are
+    picked without waiting for the device.
     """
 
     grid: RadialGrid
@@ -108,6 +110,8 @@ class Geometry:
     neighbours: Int[Tensor, " pairs"]
     vectors: Float[Tensor, "pairs 3"]
     basis: Basis | None
+    sums: Float[Tensor, "_ channels 20"] | None = None
+    places: Int[Tensor, " atoms"] | None = None
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -125,6 +129,8 @@ class Geometry:
 
     def select(self, picked: Int[np.ndarray, " picked"], *, with_pairs: bool) -> "Geometry":
         """The geometry of some structures, repeats allowed; without pairs the plain engine gives energies only."""
+        if self.basis is None:
+            return self._select_compiled(picked)
         atom_counts, pair_counts = self.atom_counts[picked], self.pair_counts[picked]
         total_pairs = int(pair_counts.sum())
         rows = to_device(picked, self.n_atoms.device)
@@ -147,7 +153,28 @@ class Geometry:
             centres=self.centres[pairs] + shift,
             neighbours=self.neighbours[pairs] + shift,
             vectors=self.vectors.index_select(0, pairs),
-            basis=None if self.basis is None else self.basis.select(atoms, pairs[kept], shift[kept]),
+            basis=self.basis.select(atoms, pairs[kept], shift[kept]),
+        )
+
+    def _select_compiled(self, picked: Int[np.ndarray, " picked"]) -> "Geometry":
+        places = torch.arange(len(self.species)) if self.places is None else self.places
+        arrays = self.first_atom, self.first_pair, self.centres, self.neighbours, self.species, self.vectors, places
+        chosen = select_structures(Prepared(*(values.numpy() for values in arrays)), picked)
+        first, first_pair, centres, neighbours, species, vectors, places = map(torch.from_numpy, chosen)
+        return Geometry(
+            grid=self.grid,
+            n_species=self.n_species,
+            atom_counts=self.atom_counts[picked],
+            pair_counts=self.pair_counts[picked],
+            n_atoms=first.diff(),
+            species=species,
+            first_pair=first_pair,
+            centres=centres,
+            neighbours=neighbours,
+            vectors=vectors,
+            basis=None,
+            sums=self.sums,
+            places=None if self.sums is None else places,
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.potentials.gmnn.compiled import elementwise
 from bench.potentials.gmnn.compiled.jit import torch_threads
+from bench.potentials.gmnn.products import Products
 
 SILU_FACTOR = 1.6765
 """α of φ: keeps the variance of activations at one."""
@@ -33,43 +34,54 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class BackwardPass:
-    """Derivatives of Σ_i a_i y_i: with respect to G, to each z^(l) and to each hidden x^(l)."""
+    """Derivatives of Σ_i a_i y_i: with respect to G, to each z^(l) and to each hidden x^(l) but the last."""
 
     inputs: Float[Tensor, "models atoms inputs"]
     pre_activations: list[Float[Tensor, "models atoms _"]]
     hidden: list[Float[Tensor, "models atoms _"]]
 
 
-def forward(weights: Weights, biases: Biases, inputs: Float[Tensor, "models atoms inputs"]) -> ForwardPass:
+def forward(
+    weights: Weights, biases: Biases, inputs: Float[Tensor, "models atoms inputs"], products: Products
+) -> ForwardPass:
     """Evaluate Eq. (3)."""
     layer_inputs, slopes, curvatures = [inputs], [], []
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        x, slope, curvature = _activate(_affine(layer_inputs[-1], weight, bias))
+        x, slope, curvature = _activate(_affine(layer_inputs[-1], weight, bias, products))
         layer_inputs.append(x)
         slopes.append(slope)
         curvatures.append(curvature)
-    outputs = _affine(layer_inputs[-1], weights[-1], biases[-1])[:, :, 0]
+    outputs = _affine(layer_inputs[-1], weights[-1], biases[-1], Products())[:, :, 0]
     return ForwardPass(outputs, layer_inputs, slopes, curvatures)
 
 
 def hidden_gradients(
-    weights: Weights, slopes: list[Float[Tensor, "models atoms _"]], output_weights: Float[Tensor, "models atoms"]
+    weights: Weights,
+    slopes: list[Float[Tensor, "models atoms _"]],
+    output_weights: Float[Tensor, "models atoms"],
+    products: Products,
 ) -> tuple[list[Float[Tensor, "models atoms _"]], list[Float[Tensor, "models atoms _"]]]:
-    """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to every z^(l) and every hidden x^(l)."""
-    hidden = [output_weights[:, :, None] * (weights[-1].transpose(1, 2) * weights[-1].shape[1] ** -0.5)]
-    pre_activations = [slopes[-1] * hidden[0]]
+    """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to every z^(l) and every hidden x^(l) but the last.
+
+    That of the last is a_i times the last weights, and is never written down.
+    """
+    hidden: list[Float[Tensor, "models atoms _"]] = []
+    pre_activations = [_last_adjoint(output_weights, last_weights(weights), slopes[-1])]
     for weight, slope in zip(weights[-2:0:-1], slopes[-2::-1], strict=True):
-        hidden.insert(0, _product(pre_activations[0], weight.transpose(1, 2), weight.shape[1] ** -0.5))
+        hidden.insert(0, products.scaled(pre_activations[0], weight.transpose(1, 2), weight.shape[1] ** -0.5))
         pre_activations.insert(0, slope * hidden[0])
     return pre_activations, hidden
 
 
 def backward(
-    weights: Weights, slopes: list[Float[Tensor, "models atoms _"]], output_weights: Float[Tensor, "models atoms"]
+    weights: Weights,
+    slopes: list[Float[Tensor, "models atoms _"]],
+    output_weights: Float[Tensor, "models atoms"],
+    products: Products,
 ) -> BackwardPass:
     """Differentiate Σ_i a_i y_i, a = `output_weights`, with respect to the inputs, keeping what lies between."""
-    pre_activations, hidden = hidden_gradients(weights, slopes, output_weights)
-    inputs = _product(pre_activations[0], weights[0].transpose(1, 2), weights[0].shape[1] ** -0.5)
+    pre_activations, hidden = hidden_gradients(weights, slopes, output_weights, products)
+    inputs = products.scaled(pre_activations[0], weights[0].transpose(1, 2), weights[0].shape[1] ** -0.5)
     return BackwardPass(inputs, pre_activations, hidden)
 
 
@@ -79,6 +91,7 @@ def parameter_gradient(
     slopes: list[Float[Tensor, "models atoms _"]],
     output_adjoint: Float[Tensor, "models atoms"],
     tangent: tuple[BackwardPass, Float[Tensor, "models atoms"], Float[Tensor, "models atoms inputs"]] | None,
+    products: Products,
 ) -> tuple[Weights, Biases, Float[Tensor, "models atoms inputs"], Float[Tensor, "models atoms"]]:
     """Differentiate Σ_i e_i y_i + Σ_i a_i ẏ_i with respect to W, b and G; ẏ is the tangent along Ġ (zero without).
 
@@ -92,7 +105,7 @@ def parameter_gradient(
     if tangent is not None:
         tangents.append(tangent[2])
         for weight, slope in zip(weights[:-1], slopes, strict=True):
-            tangent_z.append(_product(tangents[-1], weight, weight.shape[1] ** -0.5))
+            tangent_z.append(products.scaled(tangents[-1], weight, weight.shape[1] ** -0.5))
             tangents.append(slope * tangent_z[-1])
         output_tangent = torch.bmm(tangents[-1], weights[-1])[:, :, 0] * weights[-1].shape[1] ** -0.5
     else:
@@ -102,37 +115,39 @@ def parameter_gradient(
     bias_gradients: Biases = []
     adjoint = output_adjoint[:, :, None]
     for layer in range(n_hidden, -1, -1):
+        multiply = products if layer < n_hidden else Products()
         norm = weights[layer].shape[1] ** -0.5
         bias_gradients.append(BIAS_FACTOR * adjoint.sum(1))
-        weight_gradient = _product(passed.layer_inputs[layer].transpose(1, 2), adjoint, norm)
+        weight_gradient = multiply.scaled(passed.layer_inputs[layer].transpose(1, 2), adjoint, norm)
         if tangent is not None:
             delta = tangent[0].pre_activations[layer] if layer < n_hidden else tangent[1][:, :, None]
-            weight_gradient.baddbmm_(tangents[layer].transpose(1, 2), delta, alpha=norm)
+            multiply.add(weight_gradient, tangents[layer].transpose(1, 2), delta, norm)
         weight_gradients.append(weight_gradient)
-        adjoint = _product(adjoint, weights[layer].transpose(1, 2), norm)
-        if layer:
-            slope, curvature = slopes[layer - 1], passed.curvatures[layer - 1]
-            if tangent is None:
-                adjoint *= slope
-            else:
-                adjoint = _carry(adjoint, slope, curvature, tangent_z[layer - 1], tangent[0].hidden[layer - 1])
+        slope, curvature = slopes[layer - 1], passed.curvatures[layer - 1]
+        if layer == n_hidden:
+            of_tangent = None if tangent is None else (tangent[1], curvature, tangent_z[-1])
+            adjoint = _last_adjoint(output_adjoint, last_weights(weights), slope, of_tangent)
+            continue
+        adjoint = products.scaled(adjoint, weights[layer].transpose(1, 2), norm)
+        if layer and tangent is None:
+            adjoint *= slope
+        elif layer and tangent is not None:
+            adjoint = _carry(adjoint, slope, curvature, tangent_z[layer - 1], tangent[0].hidden[layer - 1])
     return weight_gradients[::-1], bias_gradients[::-1], adjoint, output_tangent
+
+
+def last_weights(weights: Weights) -> Float[Tensor, "models width"]:
+    """W/√d of the last layer, which has one output."""
+    return weights[-1][:, :, 0] * weights[-1].shape[1] ** -0.5
 
 
 def _affine(
     inputs: Float[Tensor, "models atoms inputs"],
     weight: Float[Tensor, "models inputs outputs"],
     bias: Float[Tensor, "models outputs"],
+    products: Products,
 ) -> Float[Tensor, "models atoms outputs"]:
-    return torch.baddbmm(bias[:, None, :], inputs, weight, beta=BIAS_FACTOR, alpha=weight.shape[1] ** -0.5)
-
-
-def _product(
-    left: Float[Tensor, "models _ inner"], right: Float[Tensor, "models inner _"], factor: float
-) -> Float[Tensor, "models _ _"]:
-    """The product times a factor, in one pass."""
-    result = left.new_empty(len(left), left.shape[1], right.shape[2])
-    return torch.baddbmm(result, left, right, beta=0, alpha=factor, out=result)
+    return products.affine(inputs, weight, bias, BIAS_FACTOR, weight.shape[1] ** -0.5)
 
 
 def _activate(
@@ -166,3 +181,26 @@ def _carry(
             elementwise.carry(adjoint.flatten(0, 1).numpy(), *factors)
         return adjoint
     return adjoint * slope + curvature * tangent_z * hidden
+
+
+def _last_adjoint(
+    factors: Float[Tensor, "models atoms"],
+    last: Float[Tensor, "models width"],
+    slope: Float[Tensor, "models atoms width"],
+    tangent: tuple[Float[Tensor, "models atoms"], Float[Tensor, "..."], Float[Tensor, "..."]] | None = None,
+) -> Float[Tensor, "models atoms width"]:
+    """The adjoint of the last hidden z where that of x is e_i w_j: e w φ', and with a tangent (a, φ'', ż) a w φ'' ż."""
+    if slope.device.type == "cpu":
+        result = torch.empty_like(slope)
+        rows, out = slope.flatten(0, 1).numpy(), result.flatten(0, 1).numpy()
+        with torch_threads():
+            if tangent is None:
+                elementwise.last_adjoint(factors.flatten().numpy(), last.numpy(), rows, out)
+            else:
+                other = tangent[0].flatten().numpy(), *(values.flatten(0, 1).numpy() for values in tangent[1:])
+                elementwise.last_adjoint_with_tangent(factors.flatten().numpy(), last.numpy(), rows, *other, out)
+        return result
+    adjoint = slope * (factors[:, :, None] * last[:, None, :])
+    if tangent is None:
+        return adjoint
+    return adjoint + tangent[1] * tangent[2] * (tangent[0][:, :, None] * last[:, None, :])

@@ -18,9 +18,10 @@ from torch import Tensor
 from bench.potentials.base import OfInputs, Parameters, Prediction, Projections, to_device
 from bench.potentials.gmnn import gradients, network
 from bench.potentials.gmnn.architecture import GaussianMoments
-from bench.potentials.gmnn.descriptor import describe
+from bench.potentials.gmnn.descriptor import Descriptor, describe
 from bench.potentials.gmnn.invariants import n_invariants
 from bench.potentials.gmnn.moments import Geometry
+from bench.potentials.gmnn.products import Products
 
 INVARIANT_MEAN, INVARIANT_VARIANCE = "invariant_mean", "invariant_variance"
 NORMALISATION = (INVARIANT_MEAN, INVARIANT_VARIANCE)
@@ -86,6 +87,7 @@ class MomentPotential:
     """Parameters of one or many models and what can be computed with them.
 
     `energy_scale` is c of Eq. (4) in eV, one per model. Energies are relative to the dataset's reference energies.
+    `products` says how the network multiplies in training and prediction.
     """
 
     def __init__(
@@ -94,12 +96,16 @@ class MomentPotential:
         species: tuple[int, ...],
         parameters: Parameters,
         energy_scale: Float[Tensor, " models"],
+        products: Products = Products(),  # noqa: B008 - immutable
     ) -> None:
         self.architecture = architecture
+        self.products = products
         self.species = species
         self.parameters = parameters
         self.energy_scale = energy_scale
         self.n_models = len(energy_scale)
+        self.observed: tuple[Batch, int, Descriptor] | None = None
+        """What `observe` has worked out for the step that follows, and how often β had been changed by then."""
         n_layers = len(layer_widths(architecture)) - 1
         self.weights = [parameters[f"weight{layer}"] for layer in range(n_layers)]
         self.biases = [parameters[f"bias{layer}"] for layer in range(n_layers)]
@@ -113,6 +119,11 @@ class MomentPotential:
     def device(self) -> torch.device:
         """Where the parameters live."""
         return self.energy_scale.device
+
+    def described(self, batch: Batch, *, differentiate: bool) -> Descriptor:
+        """The invariants of a batch."""
+        rows = batch.model * batch.geometry.n_species + batch.geometry.species
+        return describe(batch.geometry, self.parameters["beta"].flatten(0, 1), rows, differentiate=differentiate)
 
     def normalise(
         self, invariants: Float[Tensor, "models slots invariants"]
@@ -136,14 +147,17 @@ class MomentPotential:
         """
         if not self.architecture.normalise_invariants:
             return
-        model = batch.model
-        rows = model * batch.geometry.n_species + batch.geometry.species
-        beta = self.parameters["beta"].flatten(0, 1)
-        values = describe(batch.geometry, beta, rows, differentiate=False).invariants
-        atoms = batch.atoms_of_models.to(self.dtype)[:, None]
-        mean = values.new_zeros(self.n_models, values.shape[1]).index_add_(0, model, values) / atoms
-        squares = ((values - mean[model]) ** 2).mean(1)
-        variance = values.new_zeros(self.n_models).index_add_(0, model, squares) / atoms[:, 0]
+        descriptor = self.described(batch, differentiate=True)
+        self.observed = batch, self.parameters["beta"]._version, descriptor
+        values = descriptor.invariants
+        if self.n_models == 1:
+            mean = values.mean(0, keepdim=True)
+            variance = torch.sub(values, mean).square_().mean()[None]
+        else:
+            atoms = batch.atoms_of_models.to(self.dtype)[:, None]
+            mean = values.new_zeros(self.n_models, values.shape[1]).index_add_(0, batch.model, values) / atoms
+            squares = ((values - mean[batch.model]) ** 2).mean(1)
+            variance = values.new_zeros(self.n_models).index_add_(0, batch.model, squares) / atoms[:, 0]
         self.parameters[INVARIANT_MEAN].lerp_(mean, rate)
         self.parameters[INVARIANT_VARIANCE].lerp_(variance, rate)
 
@@ -203,11 +217,12 @@ class MomentPotential:
         return entering
 
     def state(self) -> dict[str, Any]:
-        """Species, c of Eq. (4) and parameters."""
+        """Species, c of Eq. (4), parameters, and how the network multiplies where that is rounded."""
         return {
             "species": list(self.species),
             "energy_scale": self.energy_scale.cpu(),
             "parameters": {name: values.cpu().contiguous() for name, values in self.parameters.items()},
+            **({"products": self.products.rounded} if self.products.rounded else {}),
         }
 
     @torch.no_grad()
@@ -226,7 +241,11 @@ class MomentPotential:
         force_weight: float,
     ) -> tuple[Float[Tensor, " models"], Parameters]:
         """The loss Σ_k |ΔE_k|² + w Σ_i |ΔF_i|² of Eq. (5), w = λ_F/3N, per model, and its gradient, in closed form."""
-        evaluation = _Evaluation(self, batch, forces=forces is not None, gradient=True)
+        descriptor = None
+        if self.observed and self.observed[0] is batch and self.observed[1] == self.parameters["beta"]._version:
+            descriptor = self.observed[2]
+        self.observed = None
+        evaluation = _Evaluation(self, batch, forces=forces is not None, gradient=True, descriptor=descriptor)
         return evaluation.loss_gradient(energies, forces, force_weight)
 
     def member(self, index: int) -> "MomentPotential":
@@ -237,6 +256,7 @@ class MomentPotential:
             self.species,
             {k: v[chosen] for k, v in self.parameters.items()},
             self.energy_scale[chosen],
+            self.products,
         )
 
 
@@ -262,7 +282,15 @@ class _OfAtoms:
 class _Evaluation:
     """One evaluation of a batch; keeps what a gradient needs. E = Σ_i c (σ_Z y_i + μ_Z)."""
 
-    def __init__(self, potential: MomentPotential, batch: Batch, forces: bool, gradient: bool = False) -> None:
+    def __init__(
+        self,
+        potential: MomentPotential,
+        batch: Batch,
+        forces: bool,
+        *,
+        gradient: bool = False,
+        descriptor: Descriptor | None = None,
+    ) -> None:
         parameters, geometry = potential.parameters, batch.geometry
         n_species = geometry.n_species
         self.potential, self.batch = potential, batch
@@ -270,10 +298,9 @@ class _Evaluation:
         self.scale = potential.energy_scale[batch.model]
         self.output_weights = self.scale * parameters["scale"].flatten()[self.model_species]
         differentiate = forces or gradient
-        beta = parameters["beta"].flatten(0, 1)
-        self.descriptor = describe(geometry, beta, self.model_species, differentiate=differentiate)
+        self.descriptor = descriptor or potential.described(batch, differentiate=differentiate)
         inputs = potential.normalise(batch.to_slots(self.descriptor.invariants))
-        self.passed = network.forward(potential.weights, potential.biases, inputs)
+        self.passed = network.forward(potential.weights, potential.biases, inputs, potential.products)
         self.outputs = batch.from_slots(self.passed.outputs)
         shifts = parameters["shift"].flatten()[self.model_species]
         self.atomic = self.output_weights * self.outputs + self.scale * shifts
@@ -281,7 +308,8 @@ class _Evaluation:
         if differentiate:
             self.slopes = self.passed.slopes
         if forces:
-            self.backward = network.backward(potential.weights, self.slopes, batch.to_slots(self.output_weights))
+            output_weights = batch.to_slots(self.output_weights)
+            self.backward = network.backward(potential.weights, self.slopes, output_weights, potential.products)
             input_gradient = potential.through_normalisation(self.backward.inputs)
             self.invariant_gradient = batch.from_slots(input_gradient)
             self.energy_gradient = self.descriptor.pull_back(self.invariant_gradient)
@@ -304,8 +332,9 @@ class _Evaluation:
             input_tangent = potential.through_normalisation(batch.to_slots(invariant_tangent))
             tangent = (self.backward, batch.to_slots(self.output_weights), input_tangent)
 
+        output_adjoint = batch.to_slots(atom_adjoint * self.output_weights)
         weights, biases, input_adjoint, output_tangent = network.parameter_gradient(
-            potential.weights, self.passed, self.slopes, batch.to_slots(atom_adjoint * self.output_weights), tangent
+            potential.weights, self.passed, self.slopes, output_adjoint, tangent, potential.products
         )
         invariant_adjoint = batch.from_slots(potential.through_normalisation(input_adjoint))
         beta = self.descriptor.beta_gradient(invariant_adjoint)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from bench.data.structures import Structures
 from bench.potentials.base import Draw, OfInputs, Parameters
 from bench.potentials.gmnn.architecture import GaussianMoments
 from bench.potentials.gmnn.compiled.gather import gather_pairs
-from bench.potentials.gmnn.compiled.monomials import MONOMIALS
+from bench.potentials.gmnn.compiled.monomials import MONOMIALS, N_MONOMIALS
+from bench.potentials.gmnn.descriptor import with_sums
 from bench.potentials.gmnn.invariants import n_invariants
 from bench.potentials.gmnn.moments import Basis, Geometry, RadialGrid, sum_segments
 from bench.potentials.gmnn.potential import Batch, MomentPotential, initial_parameters, make_batch
+from bench.potentials.gmnn.products import Products
 from bench.potentials.gmnn.radial import radial_basis
 from bench.potentials.gmnn.ready import make_ready
 from bench.potentials.scaling import EnergyScaling
@@ -26,6 +28,8 @@ ATOMS_PER_CHUNK = 2048
 """Bounds the working memory of a pass over many structures, whose arrays stay in the cache; models do not matter."""
 GPU_ATOMS_PER_CHUNK = 32768
 """The same where a device has to be kept busy: about 4 GB at 100 pairs an atom, counted, not measured."""
+MOST_SUMS = 2**26
+"""Of the basis moments of structures to train on so many numbers are kept, 256 MB in single precision."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class MomentView:
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default=torch.device("cpu"))
     plain: bool = False
+    products: Products = field(default=Products())
 
     @property
     def compiled(self) -> bool:
@@ -106,7 +111,7 @@ class MomentView:
     def potential(self, parameters: Parameters, scalings: Sequence[EnergyScaling]) -> MomentPotential:
         """Models with these parameters; c of Eq. (4) is no parameter."""
         scales = torch.tensor([scaling.scale for scaling in scalings], dtype=self.dtype, device=self.device)
-        return MomentPotential(self.architecture, self.data.species, parameters, scales)
+        return MomentPotential(self.architecture, self.data.species, parameters, scales, self.products)
 
     def descriptor(self) -> tuple[OfInputs, int]:
         """The invariants of one fixed draw of β, averaged over the atoms of a structure."""
@@ -128,14 +133,30 @@ class MomentView:
 
 @dataclass(frozen=True)
 class PreparedGeometry:
-    """The geometry of some structures; `with_pairs` where forces are asked for."""
+    """The geometry of some structures; `with_pairs` where forces are asked for.
+
+    `sums` says where the compiled engine has its basis moments from: with the structures, anew for every minibatch of
+    sets that are too large for that, or nowhere, where inputs serve once.
+    """
 
     geometry: Geometry
     with_pairs: bool
+    sums: Literal["kept", "anew", ""] = ""
+
+    def repeated(self) -> "PreparedGeometry":
+        """See `bench.potentials.base.Repeated`."""
+        geometry = self.geometry
+        if geometry.basis is not None:
+            return self
+        channels = geometry.n_species * geometry.grid.n_gaussians
+        if len(geometry.species) * channels * N_MONOMIALS > MOST_SUMS:
+            return replace(self, sums="anew")
+        return replace(self, sums="kept", geometry=with_sums(geometry))
 
     def gather(self, rows: Int[np.ndarray, "models structures"]) -> Batch:
         """The batch of minibatches, one for each model."""
-        return make_batch(self.geometry, rows, with_pairs=self.with_pairs)
+        batch = make_batch(self.geometry, rows, with_pairs=self.with_pairs)
+        return replace(batch, geometry=with_sums(batch.geometry)) if self.sums == "anew" else batch
 
 
 def _basis(

@@ -20,7 +20,7 @@ from numba import prange
 
 from bench.potentials.gmnn.compiled.jit import compiled, torch_threads
 from bench.potentials.gmnn.compiled.monomials import MONOMIALS, N_MONOMIALS
-from bench.potentials.gmnn.compiled.vectors import LANES, add_terms
+from bench.potentials.gmnn.compiled.vectors import LANES, TILE, add_terms, transpose_tile
 from bench.potentials.gmnn.invariants import n_invariants
 
 
@@ -117,19 +117,29 @@ def _room_for_products(of, moments):
 @compiled
 def _load(rows, first, block, constant):
     """The atoms first : first + LANES, one a column, with a last row of `constant`; missing atoms are zero."""
-    n = min(LANES, rows.shape[0] - first)
-    block[:] = 0
+    n, n_columns = min(LANES, rows.shape[0] - first), rows.shape[1]
+    tiled = n_columns // TILE * TILE if n == LANES else 0
+    if n < LANES:
+        block[:] = 0
+    for column in range(0, tiled, TILE):
+        for lane in range(0, LANES, TILE):
+            transpose_tile(rows, first + lane, column, block, column, lane)
     for lane in range(n):
-        for column in range(rows.shape[1]):
+        for column in range(tiled, n_columns):
             block[column, lane] = rows[first + lane, column]
     for lane in range(LANES):
-        block[rows.shape[1], lane] = constant
+        block[n_columns, lane] = constant
 
 
 @compiled
 def _store(block, rows, first):
-    for lane in range(min(LANES, rows.shape[0] - first)):
-        for column in range(rows.shape[1]):
+    n, n_columns = min(LANES, rows.shape[0] - first), rows.shape[1]
+    tiled = n_columns // TILE * TILE if n == LANES else 0
+    for lane in range(0, LANES, TILE):
+        for column in range(0, tiled, TILE):
+            transpose_tile(block, column, lane, rows, first + lane, column)
+    for lane in range(n):
+        for column in range(tiled, n_columns):
             rows[first + lane, column] = block[column, lane]
 
 

@@ -74,6 +74,31 @@ def _carry(adjoint, slope, curvature, tangent, hidden):
         _carry_row(adjoint[row], slope[row], curvature[row], tangent[row], hidden[row])
 
 
+@compiled
+def _last_adjoint_row(e, last, slope, out):
+    for n in range(len(out)):
+        out[n] = slope[n] * (e * last[n])
+
+
+def _last_adjoint(e, last, slope, out):
+    for row in prange(len(out)):
+        _last_adjoint_row(e[row], last[row * len(last) // len(out)], slope[row], out[row])
+
+
+@compiled
+def _last_adjoint_with_tangent_row(e, last, slope, a, curvature, tangent, out):
+    for n in range(len(out)):
+        out[n] = slope[n] * (e * last[n]) + curvature[n] * tangent[n] * (a * last[n])
+
+
+def _last_adjoint_with_tangent(e, last, slope, a, curvature, tangent, out):
+    for row in prange(len(out)):
+        of_model = last[row * len(last) // len(out)]
+        _last_adjoint_with_tangent_row(e[row], of_model, slope[row], a[row], curvature[row], tangent[row], out[row])
+
+
+last_adjoint = compiled(_last_adjoint, parallel=True)
+last_adjoint_with_tangent = compiled(_last_adjoint_with_tangent, parallel=True)
 activate = compiled(_activate, parallel=True)
 carry = compiled(_carry, parallel=True)
 silu_and_slope = compiled(_silu_and_slope, parallel=True)

@@ -1,4 +1,4 @@
-"""The pairs of some structures, gathered from a dataset and its neighbour lists; compiled."""
+"""The pairs of some structures, gathered from a dataset and its neighbour lists, or from some prepared; compiled."""
 
 from typing import NamedTuple
 
@@ -82,3 +82,60 @@ def _gather_all(picked, lists, first_atom, first_of, first_pair, centres, neighb
 
 
 _gather = compiled(_gather_all, parallel=True)
+
+
+class Prepared(NamedTuple):
+    """Structures from which minibatches are gathered; `places` are where the atoms were before that."""
+
+    first_atom: Int[np.ndarray, " structures_and_1"]
+    first_pair: Int[np.ndarray, " atoms_and_1"]
+    centres: Int[np.ndarray, " pairs"]
+    neighbours: Int[np.ndarray, " pairs"]
+    species: Int[np.ndarray, " atoms"]
+    vectors: Float[np.ndarray, "pairs 3"]
+    places: Int[np.ndarray, " atoms"]
+
+
+def select_structures(prepared: Prepared, picked: Int[np.ndarray, " picked"]) -> Prepared:
+    """Some of them, in this order, repeats allowed."""
+    begin, end = prepared.first_atom[picked], prepared.first_atom[picked + 1]
+    first_atom = np.concatenate([[0], np.cumsum(end - begin)])
+    n_pairs = prepared.first_pair[end] - prepared.first_pair[begin]
+    first_of = np.concatenate([[0], np.cumsum(n_pairs)])
+    n_atoms, total = int(first_atom[-1]), int(first_of[-1])
+    result = Prepared(
+        first_atom,
+        np.empty(n_atoms + 1, np.int64),
+        np.empty(total, np.int64),
+        np.empty(total, np.int64),
+        np.empty(n_atoms, prepared.species.dtype),
+        np.empty((total, 3), prepared.vectors.dtype),
+        np.empty(n_atoms, np.int64),
+    )
+    result.first_pair[-1] = total
+    with torch_threads():
+        _select(prepared, picked, first_of, result)
+    return result
+
+
+@compiled
+def _select_one(prepared, structure, to, to_pair, result):
+    """Write a structure whose atoms become the rows from `to`, and whose pairs the rows from `to_pair`."""
+    first, last = prepared.first_atom[structure], prepared.first_atom[structure + 1]
+    begin, end = prepared.first_pair[first], prepared.first_pair[last]
+    for i in range(first, last):
+        result.first_pair[to + i - first] = prepared.first_pair[i] - begin + to_pair
+        result.species[to + i - first] = prepared.species[i]
+        result.places[to + i - first] = prepared.places[i]
+    for p in range(begin, end):
+        result.centres[to_pair + p - begin] = prepared.centres[p] - first + to
+        result.neighbours[to_pair + p - begin] = prepared.neighbours[p] - first + to
+    result.vectors[to_pair : to_pair + end - begin] = prepared.vectors[begin:end]
+
+
+def _select_all(prepared, picked, first_of, result):
+    for n in prange(len(picked)):
+        _select_one(prepared, picked[n], result.first_atom[n], first_of[n], result)
+
+
+_select = compiled(_select_all, parallel=True)

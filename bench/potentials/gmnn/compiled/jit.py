@@ -30,6 +30,10 @@ def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Callabl
     return dispatcher
 
 
+_numba = threading.local()
+"""Of each thread of Python, on how many threads its kernels run: to tell numba takes as long as a small kernel."""
+
+
 @contextmanager
 def torch_threads() -> Iterator[None]:
     """Run kernels on as many threads as torch; the two may share an OpenMP library, whose number numba sets first.
@@ -37,7 +41,9 @@ def torch_threads() -> Iterator[None]:
     One kernel at a time where numba has nothing but its own threads, which end the process otherwise.
     """
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    if getattr(_numba, "threads", None) != threads:
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        _numba.threads = threads
     alone = numba.threading_layer() == "workqueue"
     try:
         with ONE_AT_A_TIME if alone else nullcontext():

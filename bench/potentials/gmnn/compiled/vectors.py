@@ -1,13 +1,16 @@
 """Vectors of numbers where LLVM finds none by itself: rows of fixed width, and elementary functions."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
+
+from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 
 ROW = 32
 """Width of the rows of `add_rows`: the 20 monomials, padded to whole vectors."""
@@ -17,38 +20,64 @@ LANES = 64
 """Width of the rows of `add_terms`: as many atoms."""
 
 
-def _row_sum(width: int) -> Callable[..., Any]:
+def _row_sum(width: int, *, fresh: bool = False, tile: int = 1) -> Callable[..., Any]:
+    # a power of two at a time: others LLVM takes apart
+    sizes = [1 << bit for bit in reversed(range(width.bit_length())) if width >> bit & 1]
+    pieces = list(zip(itertools.accumulate([0, *sizes[:-1]]), sizes, strict=True))
+
     @intrinsic
     @no_type_check
     def add_rows(_context, target, row, factors, start, column, count, source, first):  # noqa: ARG001 (used by type)
-        """target[row, :] += Σ_k factors[start + k, column] · source[first + k, :] for k < count; contiguous."""
+        """target[row + t, :] += Σ_k factors[start + k, column + t] · source[first + k, :], k < count, t < `tile`.
+
+        The arrays are contiguous. A fresh sum begins at zero instead of what was in the row.
+        """
         integer, scalar = types.int64, target.dtype
         signature = types.void(target, integer, factors, integer, integer, integer, source, integer)
 
         def generate(context, builder, signature, arguments):
-            vector = ir.VectorType(context.get_value_type(scalar), width)
-            aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+            real = context.get_value_type(scalar)
+            aligned = context.get_abi_sizeof(real)
             arrays = [context.make_array(signature.args[k])(context, builder, arguments[k]) for k in (0, 2, 6)]
             target_array, factor_array, source_array = arrays
 
-            def row_of(array, index):
-                at = builder.gep(array.data, [builder.mul(index, ir.Constant(index.type, width))])
-                return builder.bitcast(at, vector.as_pointer())
+            def pieces_of(array, index):
+                begin = builder.mul(index, ir.Constant(index.type, width))
+                for offset, size in pieces:
+                    at = builder.gep(array.data, [builder.add(begin, ir.Constant(index.type, offset))])
+                    yield builder.bitcast(at, ir.VectorType(real, size).as_pointer())
 
-            at = row_of(target_array, arguments[1])
-            total = cgutils.alloca_once_value(builder, builder.load(at, align=aligned))
-            undefined, lanes = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), width)
-            with cgutils.for_range(builder, arguments[5]) as loop:
-                place = [builder.add(arguments[3], loop.index), arguments[4]]
-                factor = builder.load(
-                    cgutils.get_item_pointer(context, builder, signature.args[2], factor_array, place)
-                )
+            def spread(factor, size):
+                undefined = ir.Constant(ir.VectorType(real, size), ir.Undefined)
                 single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
-                spread = builder.shuffle_vector(single, undefined, ir.Constant(lanes, [0] * width))
-                values = builder.load(row_of(source_array, builder.add(arguments[7], loop.index)), align=aligned)
-                product = builder.fmul(spread, values, flags=("contract",))
-                builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
-            builder.store(builder.load(total), at, align=aligned)
+                return builder.shuffle_vector(
+                    single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), size), [0] * size)
+                )
+
+            steps = [ir.Constant(arguments[1].type, t) for t in range(tile)]
+            places = [list(pieces_of(target_array, builder.add(arguments[1], t))) for t in steps]
+            totals = []
+            for place in places:
+                totals.append([])
+                for at, (_, size) in zip(place, pieces, strict=True):
+                    vector = ir.VectorType(real, size)
+                    begin = ir.Constant(vector, [0.0] * size) if fresh else builder.load(at, align=aligned)
+                    totals[-1].append(cgutils.alloca_once(builder, vector))
+                    builder.store(begin, totals[-1][-1])
+            with cgutils.for_range(builder, arguments[5]) as loop:
+                source = pieces_of(source_array, builder.add(arguments[7], loop.index))
+                values = [builder.load(at, align=aligned) for at in source]
+                for t, of_row in zip(steps, totals, strict=True):
+                    place = [builder.add(arguments[3], loop.index), builder.add(arguments[4], t)]
+                    factor = builder.load(
+                        cgutils.get_item_pointer(context, builder, signature.args[2], factor_array, place)
+                    )
+                    for total, value, (_, size) in zip(of_row, values, pieces, strict=True):
+                        product = builder.fmul(spread(factor, size), value, flags=("contract",))
+                        builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+            for place, of_row in zip(places, totals, strict=True):
+                for at, total in zip(place, of_row, strict=True):
+                    builder.store(builder.load(total), at, align=aligned)
             return context.get_dummy_value()
 
         return signature, generate
@@ -58,6 +87,82 @@ def _row_sum(width: int) -> Callable[..., Any]:
 
 add_rows = _row_sum(ROW)
 add_short_rows = _row_sum(SHORT_ROW)
+RADIAL_TILE, CHANNEL_TILE = 5, 9
+"""Radial functions, and channels of a species, that are summed side by side: as many as there usually are."""
+sum_monomial_rows = _row_sum(N_MONOMIALS, fresh=True)
+sum_monomial_tile = _row_sum(N_MONOMIALS, fresh=True, tile=RADIAL_TILE)
+add_short_tile = _row_sum(SHORT_ROW, tile=CHANNEL_TILE)
+sum_rows = _row_sum(ROW, fresh=True)
+sum_short_rows = _row_sum(SHORT_ROW, fresh=True)
+
+
+@intrinsic
+@no_type_check
+def dot_rows(_context, left, row, right, other_row):  # noqa: ARG001
+    """Σ_m left[row, m] · right[other_row, m]; both have ROW columns and are contiguous. Summed by halves."""
+    integer, scalar = types.int64, left.dtype
+    signature = scalar(left, integer, right, integer)
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(context.get_value_type(scalar), ROW)
+        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+
+        def row_of(k):
+            array = context.make_array(signature.args[k])(context, builder, arguments[k])
+            at = builder.gep(array.data, [builder.mul(arguments[k + 1], ir.Constant(arguments[k + 1].type, ROW))])
+            return builder.load(builder.bitcast(at, vector.as_pointer()), align=aligned)
+
+        total, width = builder.fmul(row_of(0), row_of(2)), ROW
+        while width > 1:
+            width //= 2
+            low, high = (
+                ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))
+                for first in (0, width)
+            )
+            halves = [builder.shuffle_vector(total, ir.Constant(total.type, ir.Undefined), one) for one in (low, high)]
+            total = builder.fadd(*halves)
+        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+    return signature, generate
+
+
+@intrinsic
+@no_type_check
+def add_outer(_context, target, row, count, factors, source, column, other_factors, other):  # noqa: ARG001
+    """target[row + k, :] += factors[k, column] · source[column, :] + other_factors[k, column] · other[column, :].
+
+    For k < count; target, source and other have ROW columns and are contiguous.
+    """
+    integer, scalar = types.int64, target.dtype
+    signature = types.void(target, integer, integer, factors, source, integer, other_factors, other)
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(context.get_value_type(scalar), ROW)
+        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+        arrays = {k: context.make_array(signature.args[k])(context, builder, arguments[k]) for k in (0, 3, 4, 6, 7)}
+        undefined, lanes = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), ROW)
+
+        def row_of(array, index):
+            at = builder.gep(array.data, [builder.mul(index, ir.Constant(index.type, ROW))])
+            return builder.bitcast(at, vector.as_pointer())
+
+        def spread(k, index):
+            place = [index, arguments[5]]
+            factor = builder.load(cgutils.get_item_pointer(context, builder, signature.args[k], arrays[k], place))
+            single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
+            return builder.shuffle_vector(single, undefined, ir.Constant(lanes, [0] * ROW))
+
+        one, two = (builder.load(row_of(arrays[k], arguments[5]), align=aligned) for k in (4, 7))
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            at = row_of(arrays[0], builder.add(arguments[1], loop.index))
+            total = builder.load(at, align=aligned)
+            for k, values in ((3, one), (6, two)):
+                product = builder.fmul(spread(k, loop.index), values, flags=("contract",))
+                total = builder.fadd(total, product, flags=("contract",))
+            builder.store(total, at, align=aligned)
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
 @intrinsic
@@ -97,6 +202,115 @@ def add_terms(_context, target, row, factors, left, left_rows, right, right_rows
         return context.get_dummy_value()
 
     return signature, generate
+
+
+TILE = 16
+"""Side of the squares of `transpose_tile`."""
+
+
+@intrinsic
+@no_type_check
+def transpose_tile(_context, source, row, column, target, other_row, other_column):  # noqa: ARG001
+    """target[other_row + b, other_column + a] = source[row + a, column + b] for a, b < TILE; both contiguous."""
+    integer, scalar = types.int64, source.dtype
+    signature = types.void(source, integer, integer, target, integer, integer)
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(context.get_value_type(scalar), TILE)
+        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+
+        def rows_from(k):
+            array = context.make_array(signature.args[k])(context, builder, arguments[k])
+            width = cgutils.unpack_tuple(builder, array.shape)[1]
+            for n in range(TILE):
+                index = builder.mul(builder.add(arguments[k + 1], ir.Constant(width.type, n)), width)
+                at = builder.gep(array.data, [builder.add(index, arguments[k + 2])])
+                yield builder.bitcast(at, vector.as_pointer())
+
+        # four times, row n beside row n + 8, element by element: the transpose of 16 × 16
+        values = [builder.load(at, align=aligned) for at in rows_from(0)]
+        half = TILE // 2
+        lower, upper = ([value for n in range(first, first + half) for value in (n, n + TILE)] for first in (0, half))
+        for _ in range(TILE.bit_length() - 1):
+            values = [
+                builder.shuffle_vector(
+                    values[n], values[n + half], ir.Constant(ir.VectorType(ir.IntType(32), TILE), lanes)
+                )
+                for n in range(half)
+                for lanes in (lower, upper)
+            ]
+        for at, value in zip(rows_from(3), values, strict=True):
+            builder.store(value, at, align=aligned)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+class _Lanes:
+    """TILE numbers side by side, in code that LLVM is given: plain functions of numbers work on them."""
+
+    def __init__(self, builder: Any, values: Any) -> None:
+        self.builder, self.values = builder, values
+
+    def _do(self, operation: str, other: Any, *, swapped: bool = False) -> "_Lanes":
+        kind = self.values.type
+        right = other.values if isinstance(other, _Lanes) else ir.Constant(kind, [float(other)] * kind.count)
+        pair = (right, self.values) if swapped else (self.values, right)
+        return _Lanes(self.builder, getattr(self.builder, operation)(*pair, flags=("contract",)))
+
+    def __add__(self, other: Any) -> "_Lanes":
+        return self._do("fadd", other)
+
+    def __sub__(self, other: Any) -> "_Lanes":
+        return self._do("fsub", other)
+
+    def __mul__(self, other: Any) -> "_Lanes":
+        return self._do("fmul", other)
+
+    def __rmul__(self, other: Any) -> "_Lanes":
+        return self._do("fmul", other, swapped=True)
+
+    def __truediv__(self, other: Any) -> "_Lanes":
+        return self._do("fdiv", other)
+
+
+def by_lanes(function: Callable[..., Any], rows: Sequence[int]) -> Callable[..., Any]:
+    """What a function does to one column of some tables, done to TILE columns at once: (tables, first column).
+
+    The function takes a list for each table, of the numbers in the first `rows` of its rows, and returns those to write
+    to one more table. The tables are contiguous.
+    """
+
+    @intrinsic
+    @no_type_check
+    def apply(_context, tables, column):  # noqa: ARG001
+        integer = types.int64
+        signature = types.void(tables, integer)
+
+        def generate(context, builder, _signature, arguments):
+            real = context.get_value_type(tables[0].dtype)
+            vector = ir.VectorType(real, TILE)
+            aligned = context.get_abi_sizeof(real)
+
+            def rows_of(k, n_rows):
+                one = builder.extract_value(arguments[0], k)
+                array = context.make_array(tables[k])(context, builder, one)
+                width = cgutils.unpack_tuple(builder, array.shape)[1]
+                for n in range(n_rows):
+                    index = builder.add(builder.mul(ir.Constant(width.type, n), width), arguments[1])
+                    yield builder.bitcast(builder.gep(array.data, [index]), vector.as_pointer())
+
+            given = [
+                [_Lanes(builder, builder.load(at, align=aligned)) for at in rows_of(k, n)] for k, n in enumerate(rows)
+            ]
+            results = function(*given)
+            for at, result in zip(rows_of(len(tables) - 1, len(results)), results, strict=True):
+                builder.store(result.values, at, align=aligned)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return apply
 
 
 def exponential(x: float) -> float:

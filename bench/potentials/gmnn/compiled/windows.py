@@ -7,13 +7,16 @@ import numpy as np
 from jaxtyping import Float
 
 from bench.potentials.gmnn.compiled.jit import compiled
-from bench.potentials.gmnn.compiled.vectors import ROW, cosine_and_sine, exponential
+from bench.potentials.gmnn.compiled.vectors import ROW, TILE, by_lanes, cosine_and_sine, exponential, transpose_tile
 
 WINDOW = 64
 
 
 class Window(NamedTuple):
-    """Tables by pair: (u, r); f_cut and its slope; h_k and h'_k; Y_m; and along a displacement Ẏ_m and ṙ."""
+    """Tables by pair: (u, r); f_cut and its slope; h_k and h'_k; Y_m; and along a displacement Ẏ_m, ṙ and u̇.
+
+    In `by_monomial` what belongs to monomials is worked out, a row each, before it is turned into rows of pairs.
+    """
 
     rays: Float[np.ndarray, "4 window"]
     cutoff: Float[np.ndarray, "2 window"]
@@ -22,6 +25,8 @@ class Window(NamedTuple):
     angular: Float[np.ndarray, "window 32"]
     angular_tangent: Float[np.ndarray, "window 32"]
     stretch: Float[np.ndarray, " window"]
+    steps: Float[np.ndarray, "3 window"]
+    by_monomial: Float[np.ndarray, "32 window"]
 
 
 @compiled
@@ -35,6 +40,8 @@ def new_window(real, n_gaussians):
         np.zeros((WINDOW, ROW), real),
         np.zeros((WINDOW, ROW), real),
         np.zeros(WINDOW, real),
+        np.empty((3, WINDOW), real),
+        np.zeros((ROW, WINDOW), real),
     )
 
 
@@ -72,25 +79,16 @@ def fill(pairs, first, end, window):
             gaussian = exponential(-width * offset * offset)
             radial[k, p] = cutoff[0, p] * gaussian
             slope[k, p] = (cutoff[1, p] - two * width * offset * cutoff[0, p]) * gaussian
-    for p in range(n):
-        _monomials(rays[0, p], rays[1, p], rays[2, p], angular[p])
+    for p in range(0, n, TILE):
+        _fill_monomials((rays, window.by_monomial), p)
+    transpose(window.by_monomial, angular, n)
     return last
-
-
-@compiled
-def _monomials(x, y, z, row):
-    """The 20 monomials in the order of MONOMIALS."""
-    xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
-    row[0], row[1], row[2], row[3] = 1, x, y, z
-    row[4], row[5], row[6], row[7], row[8], row[9] = xx, xy, xz, yy, yz, zz
-    row[10], row[11], row[12], row[13], row[14], row[15] = x * xx, x * xy, x * xz, x * yy, x * yz, x * zz
-    row[16], row[17], row[18], row[19] = y * yy, y * yz, y * zz, z * zz
 
 
 @compiled
 def fill_tangent(pairs, first, last, velocities, window):
     """Ẏ_m and ṙ of the pairs first:last, after `fill`."""
-    rays = window.rays
+    rays, steps = window.rays, window.steps
     for p in range(last - first):
         i, j = pairs.centres[first + p], pairs.neighbours[first + p]
         x, y, z, length = rays[0, p], rays[1, p], rays[2, p], rays[3, p]
@@ -98,22 +96,39 @@ def fill_tangent(pairs, first, last, velocities, window):
         dy = velocities[j, 1] - velocities[i, 1]
         dz = velocities[j, 2] - velocities[i, 2]
         stretch = x * dx + y * dy + z * dz
-        dx, dy, dz = (dx - x * stretch) / length, (dy - y * stretch) / length, (dz - z * stretch) / length
         window.stretch[p] = stretch
-        _monomial_tangents(x, y, z, dx, dy, dz, window.angular_tangent[p])
+        steps[0, p], steps[1, p], steps[2, p] = (
+            (dx - x * stretch) / length,
+            (dy - y * stretch) / length,
+            (dz - z * stretch) / length,
+        )
+    for p in range(0, last - first, TILE):
+        _fill_monomial_tangents((rays, steps, window.by_monomial), p)
+    transpose(window.by_monomial, window.angular_tangent, last - first)
 
 
-@compiled
-def _monomial_tangents(x, y, z, dx, dy, dz, row):
-    """Ẏ_m where (x, y, z) changes by (dx, dy, dz)."""
+def _monomials(ray):
+    """The 20 monomials in the order of MONOMIALS."""
+    x, y, z, _ = ray
+    xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
+    third = x * xx, x * xy, x * xz, x * yy, x * yz, x * zz, y * yy, y * yz, y * zz, z * zz
+    return 0 * x + 1, x, y, z, xx, xy, xz, yy, yz, zz, *third
+
+
+def _monomial_tangents(ray, step):
+    """Ẏ_m where (x, y, z) changes by a step."""
+    (x, y, z, _), (dx, dy, dz) = ray, step
     xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
     dxx, dyy, dzz = 2 * x * dx, 2 * y * dy, 2 * z * dz
     dxy, dxz, dyz = dx * y + x * dy, dx * z + x * dz, dy * z + y * dz
-    row[0], row[1], row[2], row[3] = 0, dx, dy, dz
-    row[4], row[5], row[6], row[7], row[8], row[9] = dxx, dxy, dxz, dyy, dyz, dzz
-    row[10], row[11], row[12] = dx * xx + x * dxx, dx * xy + x * dxy, dx * xz + x * dxz
-    row[13], row[14], row[15] = dx * yy + x * dyy, dx * yz + x * dyz, dx * zz + x * dzz
-    row[16], row[17], row[18], row[19] = dy * yy + y * dyy, dy * yz + y * dyz, dy * zz + y * dzz, dz * zz + z * dzz
+    second = dxx, dxy, dxz, dyy, dyz, dzz
+    with_x = dx * xx + x * dxx, dx * xy + x * dxy, dx * xz + x * dxz, dx * yy + x * dyy, dx * yz + x * dyz
+    others = dx * zz + x * dzz, dy * yy + y * dyy, dy * yz + y * dyz, dy * zz + y * dzz, dz * zz + z * dzz
+    return 0 * x, dx, dy, dz, *second, *with_x, *others
+
+
+_fill_monomials = by_lanes(_monomials, (4,))
+_fill_monomial_tangents = by_lanes(_monomial_tangents, (4, 3))
 
 
 @compiled
@@ -127,3 +142,19 @@ def monomial_gradient(x, y, z, q):
     dy += xx * q[11] + 2 * xy * q[13] + xz * q[14] + 3 * yy * q[16] + 2 * yz * q[17] + zz * q[18]
     dz += xx * q[12] + xy * q[14] + 2 * xz * q[15] + yy * q[17] + 2 * yz * q[18] + 3 * zz * q[19]
     return dx, dy, dz
+
+
+@compiled
+def transpose(by_monomial, by_pair, n):
+    """by_pair[p, m] = by_monomial[m, p] of n pairs of a window, of a few more where n is no multiple of TILE."""
+    for p in range(0, n, TILE):
+        for m in range(0, ROW, TILE):
+            transpose_tile(by_monomial, m, p, by_pair, p, m)
+
+
+@compiled
+def transpose_back(by_pair, by_monomial, n):
+    """The inverse of `transpose`."""
+    for p in range(0, n, TILE):
+        for m in range(0, ROW, TILE):
+            transpose_tile(by_pair, p, m, by_monomial, m, p)
