@@ -166,6 +166,7 @@ class CompiledDescriptor:
         by_species = n_species, of.n_parts, of.n_channels, pair_kernels.SHORT_ROW
         by_structure = np.zeros((len(self.geometry), *by_species), self.moments.dtype)
         kept = self.geometry if self.geometry.sums is not None else with_sums(self.geometry)
+        assert kept.sums is not None and kept.places is not None
         with torch_threads():
             pair_kernels.beta_gradient(
                 *(self.first_atom, self.pairs.species, kept.sums.numpy(), kept.places.numpy(), self.tangent_sums),
