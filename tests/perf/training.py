@@ -4,7 +4,8 @@ Aspirin from the embedded data, and TiO2, LMNTO and QM9 (energies alone) where t
 drawn from 100 structures, smaller ones are the whole training set; Adam is included; `models` is how many are trained
 in lockstep. The floor is the products of the network
 in plain torch at the batch's number of atoms: forward, gradient, and backward through both (without forces: forward and
-backward). Engine and floor run in turn; medians, and the median of their ratio. `validation_ms` is one structure's
+backward). Engine and floor run in turn; medians, and the median of their ratio, of seconds and of processor seconds:
+the latter, on one thread, are those to trust where others use the machine. `validation_ms` is one structure's
 share of a validation check. With --apax PYTHON (an interpreter with apax 0.14) single models run in turn with its
 training and its evaluation, --rounds times; `of_apax` is the ratio of the medians.
 """
@@ -54,10 +55,10 @@ def seconds_now(device: str) -> float:
 
 def floor_seconds(
     n_atoms: int, models: int, forces: bool, device: str = "cpu", precision: str = "float32"
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     """The products of a step: per layer z; with forces dE/dx, the tangent; then dL/dW of one or two streams, dL/dx.
 
-    One model after another on a CPU, all in one product on a GPU. Returns their seconds and their number of operations.
+    One model after another on a CPU, all in one product on a GPU. Returns what `products_of` does.
     """
     together, times = (models, 1) if device.startswith("cuda") else (1, models)
 
@@ -77,17 +78,18 @@ def floor_seconds(
 
 def products_of(
     products: list[tuple[torch.Tensor, torch.Tensor]], times: int, device: str, precision: str
-) -> tuple[float, float]:
-    """Seconds and operations of some products, done so many times."""
+) -> tuple[float, float, float]:
+    """Seconds, processor seconds and operations of some products, done so many times."""
     dtype = torch.bfloat16 if precision == "bfloat16" else parameter_type(precision)
     pairs = [(left.to(dtype), right.to(dtype)) for left, right in products]
     operations = times * sum(2 * left.numel() * right.shape[2] for left, right in pairs)
     with tensor_cores(precision == "tf32" and device.startswith("cuda")):
-        started = seconds_now(device)
+        started, processor = seconds_now(device), time.process_time()
         for _ in range(times):
             for left, right in pairs:
                 torch.bmm(left, right)
-        return seconds_now(device) - started, operations
+        processor = time.process_time() - processor
+        return seconds_now(device) - started, processor, operations
 
 
 def group_of(case: Case, minibatch: int, models: int, device: str, precision: str, *, plain: bool) -> list[Group]:
@@ -127,16 +129,19 @@ def measure(
     """
     groups = group_of(case, minibatch, models, device, precision, plain=plain)
     seconds, floors, atoms, pairs, operations = [], [], [], [], 0.0
+    processor, processor_floors = [], []
     for index in range(steps + 5):
-        started = seconds_now(device)
+        started, processor_started = seconds_now(device), time.process_time()
         for group in groups:
             group.step(index, 1 - 1e-6)
+        processor.append(time.process_time() - processor_started)
         seconds.append(seconds_now(device) - started)
         batch, _, _ = groups[0].minibatches.at(index)
         atoms.append(batch.slot_count)
         pairs.append(len(batch.geometry.centres) / len(batch.geometry.species))
-        floor, operations = floor_seconds(batch.slot_count, models, case.forces, device, precision)
+        floor, of_processor, operations = floor_seconds(batch.slot_count, models, case.forces, device, precision)
         floors.append(floor)
+        processor_floors.append(of_processor)
     checks = []
     for _ in range(5):
         started = seconds_now(device)
@@ -154,6 +159,8 @@ def measure(
         "step_ms": 1e3 * statistics.median(seconds[5:]),
         "floor_ms": 1e3 * statistics.median(floors[5:]),
         "ratio": statistics.median(s / f for s, f in zip(seconds[5:], floors[5:], strict=True)),
+        "processor_step_ms": 1e3 * statistics.median(processor[5:]),
+        "processor_ratio": statistics.median(s / f for s, f in zip(processor[5:], processor_floors[5:], strict=True)),
         "floor_gflops": operations / statistics.median(floors[5:]) / 1e9,
         "validation_ms": 1e3 * statistics.median(checks) / (N_VALID * groups[0].potential.n_models),
         "load": os.getloadavg()[0],

@@ -115,12 +115,12 @@ class CompiledDescriptor:
         self.coefficients = pair_kernels.coefficients(beta.numpy(), rows.numpy())
         self.moments = np.empty((len(rows), beta.shape[1], N_MONOMIALS), real)
         self.every = np.arange(len(rows))
+        kept = kept_sums(geometry)
         with torch_threads():
-            if geometry.sums is None or geometry.places is None:
+            if kept is None:
                 pair_kernels.moments(self.pairs, self.coefficients, self.moments)
             else:
-                sums, places = geometry.sums.numpy(), geometry.places.numpy()
-                pair_kernels.contract(sums, places, self.coefficients, self.moments)
+                pair_kernels.contract(*kept, self.coefficients, self.moments)
         self.invariants = torch.from_numpy(contractions.value(self.moments))
         self.tangent_sums = np.empty((0, self.coefficients.n_channels, N_MONOMIALS), real)
         self.gradient = self.moment_gradient = self.moment_adjoint = self.moments[:0]
@@ -165,11 +165,10 @@ class CompiledDescriptor:
         n_species, of = self.geometry.n_species, self.coefficients
         by_species = n_species, of.n_parts, of.n_channels, pair_kernels.SHORT_ROW
         by_structure = np.zeros((len(self.geometry), *by_species), self.moments.dtype)
-        kept = self.geometry if self.geometry.sums is not None else with_sums(self.geometry)
-        assert kept.sums is not None and kept.places is not None
+        sums, places = kept_sums(self.geometry) or basis_sums(self.geometry)
         with torch_threads():
             pair_kernels.beta_gradient(
-                *(self.first_atom, self.pairs.species, kept.sums.numpy(), kept.places.numpy(), self.tangent_sums),
+                *(self.first_atom, self.pairs.species, sums, places, self.tangent_sums),
                 *(moment_adjoint, self.moment_gradient, by_structure),
             )
         total = by_structure.reshape(self.n_rows // n_species, -1, *by_species).sum(1)
@@ -191,10 +190,27 @@ def pairs_of(geometry: Geometry) -> pair_kernels.Pairs:
     )
 
 
-def with_sums(geometry: Geometry) -> Geometry:
-    """The geometry with A of every atom, for the compiled engine."""
+Sums = tuple[Float[np.ndarray, "_ channels 20"], Int[np.ndarray, " atoms"]]
+"""A of some atoms, and where that of each stands."""
+
+
+def kept_sums(geometry: Geometry) -> Sums | None:
+    """A of every atom where it is kept."""
+    if geometry.sums is None or geometry.places is None:
+        return None
+    return geometry.sums.numpy(), geometry.places.numpy()
+
+
+def basis_sums(geometry: Geometry) -> Sums:
+    """A of every atom."""
     shape = len(geometry.species), geometry.n_species * geometry.grid.n_gaussians, N_MONOMIALS
     sums = np.empty(shape, geometry.vectors.numpy().dtype)
     with torch_threads():
         pair_kernels.basis(pairs_of(geometry), sums)
-    return replace(geometry, sums=torch.from_numpy(sums), places=torch.arange(len(sums)))
+    return sums, np.arange(len(sums))
+
+
+def with_sums(geometry: Geometry) -> Geometry:
+    """The geometry with A of every atom, for the compiled engine."""
+    sums, places = map(torch.from_numpy, basis_sums(geometry))
+    return replace(geometry, sums=sums, places=places)
