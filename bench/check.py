@@ -322,6 +322,22 @@ def check_kernel(config: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     _same("values of a structure alone", prepared.embed(everything[3:4]).diagonal, whole.diagonal[3:4], 1e-9)
     again = kernel.prepare(KernelInputs(potential, view, everything[:2], 0)).embed(everything)
     _same("values prepared once more", again.diagonal, whole.diagonal, 0.0)
+    if not getattr(kernel, "needs_model", True):
+        _check_without_labels(kernel, KernelInputs(potential, view, everything[:0], 0), everything)
+
+
+def _check_without_labels(kernel: Kernel, inputs: KernelInputs, everything: Int[np.ndarray, " structures"]) -> None:
+    """A kernel that needs no model chooses where nothing is labelled, too."""
+    try:
+        embedding = kernel.prepare(inputs).embed(everything)
+    except UserError:
+        raise
+    except Exception as error:
+        raise ContractError(
+            f"needs_model = False, but with nothing labelled: {type(error).__name__}: {error}"
+        ) from error
+    if embedding.training is not None and len(embedding.training):
+        raise ContractError(f"nothing labelled, but features of {len(embedding.training)} training structures")
 
 
 def check_selection(config: Mapping[str, Any]) -> None:

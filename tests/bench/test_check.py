@@ -14,6 +14,7 @@ from bench.config.compose import compose_run
 from bench.config.files import PROJECT_FILES
 from bench.config.places import CONF
 from bench.config.plugins import name_plugins
+from bench.kernels.random import Random
 from bench.potentials.gmnn import potential
 from bench.selection.max_diag import MaxDiag
 
@@ -149,3 +150,14 @@ def test_broken_selections_are_noticed(monkeypatch):
     monkeypatch.setattr(MaxDiag, "select", anything)
     with pytest.raises(ContractError, match="picks of the same pool"):
         check_selection(filed("selection", "max_diag"))
+
+
+def test_a_kernel_without_a_model_must_do_without_labels(monkeypatch):
+    def stacked(self, inputs):
+        torch.stack([torch.zeros(1) for _ in inputs.labelled])
+        return prepare(self, inputs)
+
+    prepare = Random.prepare
+    monkeypatch.setattr(Random, "prepare", stacked)
+    with pytest.raises(ContractError, match="nothing labelled: RuntimeError: stack expects a non-empty"):
+        check_kernel(filed("kernel", "rnd"), PAIR)

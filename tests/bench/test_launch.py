@@ -158,7 +158,8 @@ def test_killed_workers_are_replaced(tmp_path, undisturbed):
     os.kill(pool, signal.SIGKILL)
     wait_until(lambda: not process_ids(str(results)))
     gate.unlink()
-    done = launch(results, *options, "--wait", **slow)
+    # a run that was killed just before the pool has nobody who tries it again
+    done = launch(results, *options, "--retry-failed", "--wait", **slow)
     assert done.returncode == 0, done.stdout + done.stderr
     by_seed = {n[1]["seed"]: n[2:] for n in all_numbers(results).values()}
     assert by_seed == {n[1]["seed"]: n[2:] for n in undisturbed.values()}

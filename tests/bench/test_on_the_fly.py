@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import sys
 
 import ase.io
@@ -46,6 +47,7 @@ def example():
     threads = torch.get_num_threads()
     yield module
     torch.set_num_threads(threads)
+    logging.getLogger("bench.data").setLevel(logging.NOTSET)
 
 
 class KilledError(BaseException):
