@@ -8,8 +8,7 @@ from bench.config.seeds import stream
 from bench.data.split import Split
 from bench.kernels.base import KernelInputs
 from bench.learning.opened import Opened
-from bench.potentials.base import Draw
-from bench.potentials.scaling import EnergyScaling
+from bench.potentials.base import untrained
 from bench.runs.record import SPLIT, read_arrays
 from bench.selection.base import check_embedding, check_picks
 
@@ -27,8 +26,8 @@ def with_first_batch(opened: Opened) -> Opened:
         return replace(opened, split=Split(**kept))
     candidates = np.sort(np.concatenate([drawn.initial, drawn.pool]))
     view, nothing = opened.view, np.zeros(0, dtype=np.int64)
-    untrained = view.draw([Draw(run.seed, 0, 0, EnergyScaling(1.0, np.zeros(len(view.data.species)), False))])
-    embedding = opened.kernel.prepare(KernelInputs(untrained, view, nothing, run.seed)).embed(candidates)
+    inputs = KernelInputs(untrained(view, run.seed), view, nothing, run.seed)
+    embedding = opened.kernel.prepare(inputs).embed(candidates)
     check_embedding(embedding, candidates, opened.kernel.name)
     selected = opened.selection.select(embedding, len(drawn.initial), stream(run.seed, "deficit", n_train=0))
     check_picks(selected, len(candidates), len(drawn.initial), opened.selection.name)

@@ -23,8 +23,7 @@ from bench.pools.embedded import BLOCK, embed
 from bench.pools.frames import Frames, digest, joined_structures
 from bench.pools.guards import FORCES, UNCERTAIN, Guards, Sieve, sift
 from bench.potentials.architecture import Architecture
-from bench.potentials.base import Draw, Potential, View, chunks
-from bench.potentials.scaling import EnergyScaling
+from bench.potentials.base import Potential, View, chunks, untrained
 from bench.selection.base import Selection
 from bench.selection.pairs import without_distances
 
@@ -115,7 +114,7 @@ def select_from(
     pool = frames.data if sieve.allowed.all() else frames.data.part(candidates)
     whole = joined_structures([*covered, pool])
     n_known = len(whole) - len(pool)
-    view, potential = _potential(whole, method, model, references)
+    view, potential = _potential(whole, method, model)
     if method.guards.max_force is not None:
         _reject_forces(sieve, candidates, view, potential, method.guards.max_force)
     prepared = kernel.prepare(KernelInputs(potential, view, np.arange(n_known), method.seed))
@@ -190,14 +189,11 @@ def _references(frames: Frames, others: Sequence[Structures], model: Model | Non
     return dict.fromkeys(sorted(present), 0.0)
 
 
-def _potential(
-    data: Structures, method: Method, model: Model | None, references: dict[int, float]
-) -> tuple[View, Potential]:
+def _potential(data: Structures, method: Method, model: Model | None) -> tuple[View, Potential]:
     if model is not None:
         return model.view(data), model.potential
     view = method.architecture.on(data, method.precision, method.device)
-    fixed = EnergyScaling(1.0, np.zeros(len(references)), False)
-    return view, view.draw([Draw(method.seed, 0, 0, fixed)])
+    return view, untrained(view, method.seed)
 
 
 def _reject_forces(

@@ -231,6 +231,12 @@ class AtomicFeatures(GradientFeatures, Protocol):
         """The same features with a row for each atom: over a structure's atoms they add up to its feature."""
 
 
+def untrained(view: View, seed: int) -> Potential:
+    """One fresh model that no energy has told its scale: for what needs no training."""
+    scaling = EnergyScaling(1.0, np.zeros(len(view.data.species)), False)
+    return view.draw([Draw(seed, member=0, n_train=0, scaling=scaling)])
+
+
 def rows_of_chunks(view: View, structures: Int[np.ndarray, " n"], *, share: int = 1) -> list[slice]:
     """Parts of some structures in order, of at most `view.atoms_per_chunk` atoms (or one structure) each.
 

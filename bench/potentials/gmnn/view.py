@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.data.neighbours import Neighbours, NeighboursOnDemand
 from bench.data.structures import Structures
-from bench.potentials.base import Draw, OfInputs, Parameters
+from bench.potentials.base import Draw, OfInputs, Parameters, untrained
 from bench.potentials.gmnn.architecture import GaussianMoments
 from bench.potentials.gmnn.compiled.gather import gather_pairs
 from bench.potentials.gmnn.compiled.monomials import MONOMIALS, N_MONOMIALS
@@ -116,11 +116,11 @@ class MomentView:
     def descriptor(self) -> tuple[OfInputs, int]:
         """The invariants of one fixed draw of β, averaged over the atoms of a structure."""
         plain = replace(self, architecture=replace(self.architecture, normalise_invariants=False))
-        untrained = plain.draw([Draw(0, 0, 0, EnergyScaling(1.0, np.zeros(len(self.data.species)), False))])
+        potential: Any = untrained(plain, 0)
 
         def of_inputs(inputs: Any) -> Float[Tensor, "structures invariants"]:
             geometry = inputs.geometry
-            invariants = untrained.network_inputs(geometry).double()
+            invariants = potential.network_inputs(geometry).double()
             total = invariants.new_zeros(len(geometry), invariants.shape[1])
             return total.index_add_(0, inputs.structure, invariants) / geometry.n_atoms[:, None]
 
