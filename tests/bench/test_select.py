@@ -331,7 +331,7 @@ def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch):
 
     run = compose_run(["kernel=descriptor", "selection=lcmd"])
     method = Method(kernel, plugin(run.selection, "selection"), plugin(run.model, "model"))
-    view, potential = _potential(batch.frames.data, method, None, batch.frames.data.reference_energies)
+    view, potential = _potential(batch.frames.data, method, None)
     counting = Counting(kernel.prepare(KernelInputs(potential, view, np.arange(0), 0)))
     folder = tmp_path / "again"
     whole = embedded.embed(counting, np.arange(64), "FEAT(D)", folder)
