@@ -22,6 +22,7 @@ from bench.runs.stopping import asked, deferred, raise_if_asked
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.groups import Model, in_groups
 from bench.training.scaling import scaling_of
+from bench.training.side_by_side import SideBySide
 from bench.training.state import Best
 
 log = logging.getLogger(__name__)
@@ -130,13 +131,14 @@ class _Trainings:
         done_after = self.groups[0].minibatches.done_after
         n_steps = done_after(settings.epochs)
         epochs = [epoch for epoch in range(1, settings.epochs + 1) if done_after(epoch) > self.minibatches]
-        with deferred():
+        with deferred(), SideBySide(self.groups, self._at_once()) as groups:
             for epoch in progress(epochs, f"training on {len(self.jobs[0].training)}", unit="epoch"):
+                to_check = done_after(next(check for check in checks if check >= epoch))
                 while self.minibatches < done_after(epoch):
                     self._save_or_stop()
-                    for group in self.groups:
-                        group.step(self.minibatches, self.minibatches / n_steps)
-                    self.minibatches += 1
+                    stop = min(self.minibatches + groups.stretch, to_check)
+                    groups.step(self.minibatches, stop, n_steps)
+                    self.minibatches = stop
                 if epoch in checks:
                     check_started = time.perf_counter()
                     for group in self.groups:
@@ -145,6 +147,12 @@ class _Trainings:
             self._save_or_stop()
         best = self._of_jobs([one for group in self.groups for one in group.state.best_of_models()])
         return [self._outcome(index, models, checks) for index, models in enumerate(best)]
+
+    def _at_once(self) -> list[int]:
+        """How many groups like it go side by side, of every group: the members of a committee, one a thread at most."""
+        if not getattr(self.view, "side_by_side", False):
+            return [1] * len(self.groups)
+        return [min(job.members, torch.get_num_threads()) for job in self.jobs for _ in range(job.members)]
 
     def _of_jobs(self, of_models: list[Any]) -> list[list[Any]]:
         """What there is for every model, parted by jobs."""

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from bench.training import fit as module
 from bench.training import optimizer
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.fit import Job, fit, fit_many
+from bench.training.groups import Group
 from bench.training.minibatches import TrainingData, held_out
 from bench.training.optimizer import Optimizer
 from bench.training.validation import validation_error
@@ -143,6 +145,32 @@ def test_numbers_do_not_depend_on_the_pack(builder, n_train):
         again = fit_many(builder, QUICK, [jobs[index] for index in chosen])
         assert all(same_bits(one, together[index]) for one, index in zip(again, chosen, strict=True))
     assert not same_bits(together[0], together[1])
+
+
+@pytest.mark.parametrize(("n_train", "members"), [(40, 3), (10, 2)])
+def test_a_committee_side_by_side(builder, monkeypatch, n_train, members):
+    """On two threads its members go on beside each other, one thread each: the bits of one thread."""
+    job = dataclasses.replace(a_pack(1, n_train)[0], members=members)
+    step, seen = Group.step, []
+
+    def noted(self, minibatch, done):
+        seen.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads(), minibatch))
+        step(self, minibatch, done)
+
+    monkeypatch.setattr(Group, "step", noted)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for wanted in (1, 2):
+            torch.set_num_threads(wanted)
+            results.append(fit(builder, QUICK, job))
+            assert torch.get_num_threads() == wanted
+    finally:
+        torch.set_num_threads(threads)
+    assert same_bits(*results)
+    alone, beside = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert {place[:2] for place in alone} == {(True, 1)}
+    assert {place[:2] for place in beside} == {(False, 1)}
+    assert sorted(place[2] for place in beside) == sorted(place[2] for place in alone)
 
 
 @pytest.mark.parametrize(("force_weight", "measure"), [(4.0, "energies_and_forces"), (4.0, "loss"), (0.0, "energies")])
