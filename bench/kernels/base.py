@@ -1,6 +1,7 @@
 """What a kernel is to the loop: prepared on the trained models, then evaluated on any structures."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,13 +30,18 @@ class KernelInputs:
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """What a selection sees: k(S, S) of the pool and, with a feature map, the features of pool and training set."""
 
     diagonal: Float[Tensor, " pool"]
     pool: Float[Tensor, "pool features"] | None = None
     training: Float[Tensor, "labelled features"] | None = None
+
+    @cached_property
+    def norms(self) -> Float[Tensor, " pool"]:
+        """The squared norms of the pool's features; none without features."""
+        return self.diagonal[:0] if self.pool is None else squared_norms(self.pool)
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from bench.pools.embedded import part_of
 from bench.pools.frames import Frames
 from bench.pools.guards import CAPPED, NEAR, Guards, Sieve, beyond_caps, groups_of
 from bench.selection.base import Selection, check_picks
-from bench.selection.distances import nearest_centres, squared_distances
+from bench.selection.distances import nearest_centres, nearest_of_training, squared_distances
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def choose(
     tolerance = _tolerance(embedding, guards)
     caps = groups_of(frames, guards)
     if tolerance and embedding.pool is not None and embedding.training is not None and len(embedding.training):
-        near, _ = nearest_centres(embedding.pool, embedding.training)
+        near, _ = nearest_of_training(embedding)
         sieve.reject(embedded[near.cpu().numpy() < tolerance], NEAR)
     while True:
         part, among = part_of(embedding, sieve.allowed[embedded]), sieve.rows
@@ -80,7 +80,7 @@ def _tolerance(embedding: Embedding, guards: Guards) -> float:
         return 0.0
     if embedding.pool is None:
         raise UserError("guards.tolerance needs distances, which this kernel has not: choose a FEAT or GP kernel")
-    spread = squared_norms(embedding.pool).mean() - embedding.pool.mean(0).square().sum()
+    spread = embedding.norms.mean() - embedding.pool.mean(0).square().sum()
     return guards.tolerance**2 * float(spread)
 
 

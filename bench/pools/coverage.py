@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.kernels.base import Embedding, squared_norms
-from bench.selection.distances import nearest_centres, squared_distances
+from bench.kernels.base import Embedding
+from bench.selection.distances import nearest_of_training, squared_distances
 
 AT_ONCE = 32
 """Picks whose distances to the pool are computed in one product."""
@@ -43,8 +43,8 @@ def coverage(embedding: Embedding, picked: Int[np.ndarray, " picked"], noise: fl
     pool, training = embedding.pool, embedding.training
     if pool is None or training is None:
         return None
-    norms = squared_norms(pool)
-    distance = nearest_centres(pool, training)[0] if len(training) else torch.full_like(norms, torch.inf)
+    norms = embedding.norms
+    distance, _ = nearest_of_training(embedding)
     nearest = torch.full(distance.shape, -1, dtype=torch.int64, device=distance.device)
     largest, mean, at_pick = [], [], []
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,17 +36,27 @@ def embed(prepared: PreparedKernel, rows: Int[np.ndarray, " pool"], kernel: str,
     make_folder(folder)
     done = _done(folder / DONE)
     training = prepared.embed(rows[:1]).training
-    for number, start in enumerate(progress(starts, "features of the pool", unit="block")):
-        if number < done:
-            continue
-        block = rows[start : start + BLOCK]
-        part = prepared.embed(block)
-        check_embedding(part, block, kernel)
+
+    def keep(number: int, start: int, part: Embedding) -> None:
+        check_embedding(part, rows[start : start + BLOCK], kernel)
         _write(folder / DIAGONAL, np.dtype("<f8"), len(rows), start, part.diagonal)
         if part.pool is not None:
             _write(folder / FEATURES, np.dtype("<f4"), len(rows), start, part.pool)
         write_atomically(folder / DONE, json.dumps(number + 1).encode())
-        raise_if_asked()
+
+    with ThreadPoolExecutor(1) as beside:  # while the next block is computed
+        kept: Future[None] | None = None
+        for number, start in enumerate(progress(starts, "features of the pool", unit="block")):
+            if number < done:
+                continue
+            part = prepared.embed(rows[start : start + BLOCK])
+            if kept is not None:
+                kept.result()
+            kept = beside.submit(keep, number, start, part)
+            del part
+            raise_if_asked()
+        if kept is not None:
+            kept.result()
     return Embedding(torch.from_numpy(np.load(folder / DIAGONAL)), _in_memory(folder / FEATURES), training)
 
 
@@ -84,7 +95,7 @@ def _in_memory(path: Path) -> torch.Tensor | None:
         return None
     features = torch.empty(np.load(path, mmap_mode="r").shape, dtype=torch.float64)
     for start in range(0, len(features), BLOCK):
-        features[start : start + BLOCK] = torch.from_numpy(np.load(path, mmap_mode="r")[start : start + BLOCK].copy())
+        features[start : start + BLOCK] = torch.from_numpy(np.load(path, mmap_mode="c")[start : start + BLOCK])
     return features
 
 

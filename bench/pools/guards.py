@@ -15,6 +15,8 @@ from bench.data.neighbours import shortest_distances
 from bench.data.structures import SMALLEST_VOLUME, Structures, spanned
 from bench.pools.frames import Frames
 
+AT_ONCE = 4096
+"""Structures that are compared at a time: what stays in a processor's cache."""
 NOT_FINITE = "positions or a cell that are no numbers"
 NO_CELL = "periodic without a cell"
 UNKNOWN = "elements the model does not know"
@@ -118,10 +120,15 @@ def _reject_copies(sieve: Sieve, data: Structures, others: Sequence[tuple[str, S
 
 def _fingerprints(data: Structures) -> Float[np.ndarray, " structures"]:
     """A number of each structure that is the same for equal ones, and else only by chance."""
-    within = np.arange(len(data.positions)) - np.repeat(data.offsets[:-1], data.n_atoms)
-    weights = stream(0, "fingerprints").normal(size=(int(data.n_atoms.max()), 3))[within]
-    of_atoms = (_rounded(data.positions) * weights).sum(1) + data.atomic_numbers * weights[:, 0]
-    found: Float[np.ndarray, " structures"] = np.add.reduceat(of_atoms, data.offsets[:-1])
+    weights = stream(0, "fingerprints").normal(size=(int(data.n_atoms.max()), 3))
+    found = np.empty(len(data))
+    for start in range(0, len(data), AT_ONCE):
+        offsets = data.offsets[start : start + AT_ONCE + 1]
+        atoms = slice(offsets[0], offsets[-1])
+        of_place = weights[np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))]
+        of_atoms = np.einsum("ax,ax->a", _rounded(data.positions[atoms]), of_place)
+        of_atoms += data.atomic_numbers[atoms] * of_place[:, 0]
+        found[start : start + AT_ONCE] = np.add.reduceat(of_atoms, offsets[:-1] - offsets[0])
     return found
 
 

@@ -1,10 +1,12 @@
 """Squared distances of Eq. (10) between many rows: blocked matrix products, exact to float64 where it matters."""
 
+from weakref import WeakKeyDictionary
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bench.kernels.base import squared_norms
+from bench.kernels.base import Embedding, squared_norms
 
 ROWS = 1024
 CENTRES = 1024
@@ -27,10 +29,36 @@ def squared_distances(
     return distances.clamp_min_(0)
 
 
+_OF_TRAINING: WeakKeyDictionary[Embedding, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+
+
+def nearest_of_training(embedding: Embedding) -> tuple[Float[Tensor, " pool"], Int[Tensor, " pool"]]:
+    """Of each row of the pool the squared distance to its nearest row of the training set, and that row.
+
+    Infinite, and row 0, where there is no training set. Worked out once for an embedding: callers get copies.
+    """
+    pool, training = embedding.pool, embedding.training
+    if pool is None or training is None:
+        raise ValueError("distances need a kernel with features")
+    if embedding not in _OF_TRAINING:
+        if len(training):
+            found = nearest_centres(pool, training, embedding.norms)
+        else:
+            nobody = torch.zeros(len(pool), dtype=torch.int64, device=pool.device)
+            found = torch.full_like(embedding.norms, torch.inf), nobody
+        _OF_TRAINING[embedding] = found
+    distance, row = _OF_TRAINING[embedding]
+    return distance.clone(), row.clone()
+
+
 def nearest_centres(
-    pool: Float[Tensor, "pool features"], centres: Float[Tensor, "centres features"]
+    pool: Float[Tensor, "pool features"],
+    centres: Float[Tensor, "centres features"],
+    norms: Float[Tensor, " pool"] | None = None,
 ) -> tuple[Float[Tensor, " pool"], Int[Tensor, " pool"]]:
     """Squared distance of each row to its nearest centre, and that centre, the first of equals.
+
+    `norms` are the squared norms of the pool, where they are known.
 
     Single-precision products find, for every row, the groups of centres that can hold the nearest within rounding;
     these groups alone are compared in float64. The origin is moved to a row of the data, which makes the products
@@ -60,16 +88,17 @@ def nearest_centres(
             groups = slice(first // GROUP, (first + part.shape[1]) // GROUP)
             minima[rows, groups] = part.reshape(len(block), -1, GROUP).amin(dim=2)
     limit = minima.amin(dim=1) + tolerance
-    return _compare_exactly(pool, centres, minima <= limit[:, None])
+    of_pool = squared_norms(pool) if norms is None else norms
+    return _compare_exactly(pool, of_pool, centres, minima <= limit[:, None])
 
 
 def _compare_exactly(
     pool: Float[Tensor, "pool features"],
+    norms: Float[Tensor, " pool"],
     centres: Float[Tensor, "centres features"],
     possible: Bool[Tensor, "pool groups"],
 ) -> tuple[Float[Tensor, " pool"], Int[Tensor, " pool"]]:
     """Go through the groups in the order of the centres, so that the first of equally near centres is kept."""
-    norms = squared_norms(pool)
     best = torch.full_like(norms, torch.inf)
     nearest = torch.zeros(len(pool), dtype=torch.int64, device=pool.device)
     pairs = torch.nonzero(possible.T.contiguous())

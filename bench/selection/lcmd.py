@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.kernels.base import Embedding, squared_norms
+from bench.kernels.base import Embedding
 from bench.selection.base import Copies, Selected, check_size
-from bench.selection.distances import nearest_centres, squared_distances
+from bench.selection.distances import nearest_of_training, squared_distances
 
 AHEAD = 32
 """Likely next picks whose distances to the pool are computed in one matrix product, at most."""
@@ -40,13 +40,10 @@ class LargestClusterMaximumDistance:
         if pool is None or training is None:
             raise ValueError("LCMD needs a kernel with features")
         check_size(len(pool), batch_size)
-        norms = squared_norms(pool)
+        norms = embedding.norms
         copies = Copies(pool, norms, training)
-        if len(training):
-            distance, centre = nearest_centres(pool, training)
-            distance[copies.of_training] = 0.0
-        else:
-            distance, centre = torch.full_like(norms, torch.inf), torch.zeros_like(norms, dtype=torch.int64)
+        distance, centre = nearest_of_training(embedding)
+        distance[copies.of_training] = 0.0
         foreseen: dict[int, Float[Tensor, " pool"]] = {}
         picked: list[int] = []
         for step in range(batch_size):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bench.kernels.base import Embedding, squared_norms
+from bench.kernels.base import Embedding
 from bench.selection.base import Copies, LazyRound, Selected, check_size
-from bench.selection.distances import nearest_centres, squared_distances
+from bench.selection.distances import nearest_of_training, squared_distances
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class MaxDist:
         if pool is None or training is None:
             raise ValueError("MaxDist needs a kernel with features")
         check_size(len(pool), batch_size)
-        norms = squared_norms(pool)
+        norms = embedding.norms
         copies = Copies(pool, norms, training)
-        distance = nearest_centres(pool, training)[0] if len(training) else torch.full_like(norms, torch.inf)
+        distance, _ = nearest_of_training(embedding)
         distance[copies.of_training] = 0.0
         picked: list[int] = []
         if not len(training):

@@ -24,7 +24,7 @@ from bench.potentials.gmnn.radial import radial_basis
 from bench.potentials.gmnn.ready import make_ready
 from bench.potentials.scaling import EnergyScaling
 
-ATOMS_PER_CHUNK = 2048
+ATOMS_PER_CHUNK = 4096
 """Bounds the working memory of a pass over many structures, whose arrays stay in the cache; models do not matter."""
 GPU_ATOMS_PER_CHUNK = 32768
 """The same where a device has to be kept busy: about 4 GB at 100 pairs an atom, counted, not measured."""
