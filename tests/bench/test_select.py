@@ -341,6 +341,15 @@ def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch):
     again = embedded.embed(counting, np.arange(64), "FEAT(D)", folder)
     assert counting.calls == [1, 20, 4] and torch.equal(again.pool, whole.pool)
 
+    class Diverged(Counting):
+        def embed(self, rows):
+            found = super().embed(rows)
+            return replace(found, diagonal=torch.full_like(found.diagonal, torch.nan)) if 45 in rows else found
+
+    with pytest.raises(UserError, match=r"values of 20 of 20 structures are not finite \(structures 40, 41"):
+        embedded.embed(Diverged(counting.prepared), np.arange(64), "FEAT(D)", tmp_path / "bad")
+    assert (tmp_path / "bad/done.json").read_text() == "2"
+
 
 @pytest.mark.long
 def test_killed_and_taken_up_again(aspirin, tmp_path):

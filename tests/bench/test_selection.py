@@ -199,6 +199,17 @@ def test_lcmd_prefers_the_largest_cluster_over_the_farthest_point():
     assert picked[0] != 0
 
 
+@pytest.mark.parametrize("n_training", [0, 5])
+def test_nothing_is_left_in_the_embedding(generator, n_training):
+    """Distances from the training set are worked out once for an embedding: no selection changes them for the next."""
+    pool, training = (generator.normal(size=(n, 3)) for n in (40, n_training))
+    methods = [LargestClusterMaximumDistance("LCMD"), MaxDist("MaxDist")]
+    expected = [m.select(embedding(pool, training), 8, generator).rows.tolist() for m in methods]
+    shared = embedding(pool, training)
+    for method, rows in [*zip(methods, expected, strict=True)] * 2:
+        assert method.select(shared, 8, generator).rows.tolist() == rows
+
+
 def naive(method, pool, training, n):
     """Each definition with one vectorised float64 update per pick: slow, for pools of thousands."""
     if method == "MaxDet":
