@@ -1,6 +1,7 @@
 """SchNet, PaiNN, TensorNet, NequIP and MACE of graph-pes: configuration, contracts, a step, features by hooks."""
 
 import importlib.util
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from bench.check import check_potential
 from bench.config.compose import compose_run
 from bench.config.files import PROJECT_FILES
 from bench.config.identity import identity_of
+from bench.config.places import CONF
 from bench.config.plugins import plugin
 from bench.errors import UserError
 from bench.learning.cycle import run_active_learning
@@ -41,6 +43,13 @@ def run_of(model, *words):
 
 def test_every_file_is_here():
     assert {name for name in PROJECT_FILES.options("model") if not name.startswith("gmnn")} == set(MODELS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_file_says_where_its_values_are_from(model):
+    head = [line for line in (CONF / "model" / f"{model}.yaml").read_text().splitlines() if line.startswith("#")]
+    told = " ".join(line.removeprefix("# ") for line in head)
+    assert re.search(r"(NIPS|ICML|NeurIPS|Nat\. Commun\.) 20\d\d", told) and "Not theirs: " in told
 
 
 @pytest.mark.parametrize("model", MODELS)

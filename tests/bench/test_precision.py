@@ -1,5 +1,7 @@
 """Products of lower precision: what is rounded, and that it is another run."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from bench.errors import UserError
 from bench.learning.cycle import run_active_learning
 from bench.potentials.architecture import check_precision
 from bench.potentials.gmnn.architecture import GaussianMoments
-from bench.potentials.gmnn.products import ROUNDED, Products, _to_tf32
+from bench.potentials.gmnn.products import ROUNDED, Products, _to_tf32, tensor_cores
 from bench.runs.record import initial_model
 from bench.training.store import load_potential
 
@@ -46,6 +48,52 @@ def test_products_by_definition(generator, rounded):
     products.add(total, left, right, 0.5)
     torch.testing.assert_close(total.double(), 0.5 * exact + 1, **close)
     assert not torch.equal(products.scaled(left, right, 1.0), Products().scaled(left, right, 1.0))
+
+
+MATMUL = torch.backends.cuda.matmul
+
+
+def setting():
+    """Torch's setting of today, and of torch before 2.9 where it can be read."""
+    today = getattr(MATMUL, "fp32_precision", None)
+    return today, (MATMUL.allow_tf32, torch.get_float32_matmul_precision()) if today != "tf32" else "tf32"
+
+
+@pytest.fixture
+def untouched_setting():
+    before = getattr(MATMUL, "fp32_precision", None)
+    yield
+    torch.set_float32_matmul_precision("highest")
+    if before is not None:
+        torch.backends.mkldnn.matmul.fp32_precision = MATMUL.fp32_precision = before
+
+
+SAID = {
+    "nothing": lambda: None,
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "allowed": lambda: setattr(MATMUL, "allow_tf32", True),
+    "forbidden": lambda: setattr(MATMUL, "allow_tf32", False),
+}
+if hasattr(MATMUL, "fp32_precision"):
+    SAID |= {one: partial(setattr, MATMUL, "fp32_precision", one) for one in ("tf32", "ieee")}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_tensor_cores_leave_what_was_set(untouched_setting, said):
+    """Whatever the program around has said, in torch's old words or its new ones, and after a failure, too."""
+    SAID[said]()
+    before = setting()
+    for wanted in (False, True):
+        with tensor_cores(wanted):
+            if not wanted:
+                assert setting() == before
+            elif before[0] != "tf32":
+                assert MATMUL.allow_tf32
+        assert setting() == before
+        with pytest.raises(ZeroDivisionError), tensor_cores(wanted):
+            _ = 1 / 0
+        assert setting() == before
 
 
 @pytest.mark.parametrize("rounded", ROUNDED)

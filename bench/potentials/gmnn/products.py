@@ -89,11 +89,15 @@ def _to_tf32(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 @contextlib.contextmanager
 def tensor_cores(wanted: bool) -> Iterator[None]:
     """Let products use TF32 for a moment: torch knows one setting for all of them, and selections must not see it."""
-    if not wanted:
+    matmul = torch.backends.cuda.matmul
+    before = getattr(matmul, "fp32_precision", None)  # torch 2.9 and later; "none" where no one has said anything
+    if not wanted or before == "tf32" or (before is None and matmul.allow_tf32):
         yield
         return
-    torch.backends.cuda.matmul.allow_tf32 = True
+    matmul.allow_tf32 = True
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
+        matmul.allow_tf32 = False
+        if before is not None:
+            matmul.fp32_precision = before
