@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bench.commands.frame import framed
+from bench.config.blame import in_one_line
 from bench.config.command_line import HydraLine
 from bench.config.compose import bind_chosen, compose_run, composed, plain
 from bench.config.files import VERSION_BASE, is_pattern, parse, refuse_interval, values_of, written_out
@@ -55,8 +56,8 @@ def _hydra_main(config: DictConfig) -> float | None:
             os._exit(128 + stop.signum)
         raise
     except Exception as error:
-        if isinstance(error, UserError):
-            tell(error)
+        if line := str(error) if isinstance(error, UserError) else in_one_line(error):
+            tell(line)
         else:
             log.exception("run failed")
         _tell(f"{type(error).__name__}: {error}")

@@ -241,8 +241,12 @@ def _tell(record: dict[str, Any], output: Path) -> None:
     if covers and covers["mean_squared_distance"][0] is not None:
         before, after = covers["mean_squared_distance"][0], covers["mean_squared_distance"][-1]
         further = record["coverage_with_the_next_batch"]
-        more = f", with as many again {further['mean_squared_distance']:.4g}" if further else ""
-        print(f"mean squared distance of the pool from what is labelled: {before:.4g}, with these {after:.4g}{more}")
+        more = f", with as many again to {further['mean_squared_distance']:.4g}" if further else ""
+        fall = f" ({100 * (after / before - 1):+.0f} %)" if before else ""
+        print(
+            "how far the pool is from what is labelled (mean squared distance of a structure from the nearest, in"
+            f" feature space): from {before:.4g} to {after:.4g} with these{fall}{more}"
+        )
 
 
 if __name__ == "__main__":

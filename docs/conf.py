@@ -69,7 +69,17 @@ def plain_bars(app: Sphinx, what: str, name: str, shown: Any, options: Any, line
     lines[:] = [line.replace("|", r"\|") for line in lines]
 
 
+def short_signature(
+    app: Sphinx, what: str, name: str, shown: Any, options: Any, arguments: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """A protocol takes no arguments worth showing; the bounds of a number stand in its docstring."""
+    if arguments == "(*args, **kwargs)":
+        return "", returned
+    return arguments and re.sub(r"[~\w.]*Annotated\[([\w.]+), [^]]*\]", r"\1", arguments), returned
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx's hook."""
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
     app.connect("autodoc-process-docstring", plain_bars)
+    app.connect("autodoc-process-signature", short_signature)

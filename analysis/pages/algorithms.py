@@ -107,9 +107,8 @@ def _page(file: str, name: str, kernel: str, selection: str, said: Mapping[str, 
     k, s, a = said["kernels"][kernel], said["selections"][selection], said["algorithms"][file]
     warning = "**It reads the labels of the pool: a yardstick, no method to use.** " if a.get("labels") else ""
     run = shell("with tiny, small", f"bmdal-bench run scenario=demo algorithm={file} batch_size=5 seed=0")
-    chosen = shell(
-        "with training.epochs=2", f"bmdal-bench select pool=frames.xyz n=50 labelled=train.xyz algorithm={file}"
-    )
+    words = f"labelled=train.xyz dataset.energy_unit=eV algorithm={file}"
+    chosen = shell("with training.epochs=2", f"bmdal-bench select pool=frames.xyz n=50 {words}")
     select = NO_SELECT if a.get("labels") else chosen
     return f"""{MADE}
 

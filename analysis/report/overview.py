@@ -15,19 +15,40 @@ from analysis.tables.sheets import completeness
 COLOURS = {"done": "#009E73", "running": "#56B4E9", "interrupted": "#E69F00", "failed": "#D55E00", "stale": "#CC79A7"}
 
 
-def tiles(collected: Tables, claims: pd.DataFrame) -> list[tuple[str, str]]:
-    """Numbers for the head of the page."""
+ALTERED = (
+    "Altered: runs that depart from the scenario as its file has it, in what stands in brackets. They are averaged and"
+    " compared with runs that are altered alike, and with no others."
+)
+
+
+def altered(runs: pd.DataFrame) -> pd.Series:
+    """Whether a run is of a known scenario that was altered."""
+    known = runs["scenario"].isin([*style.SCENARIOS, "single_training"])
+    return known & (runs["deviations"].fillna("") != "")
+
+
+def tiles(collected: Tables, claims: pd.DataFrame, *, alone: bool) -> list[tuple[str, str]]:
+    """Numbers for the head of the page; `alone`: nothing of the paper's data is there, and nothing is said of it."""
     plan, runs = collected.plan, collected.runs
+    done = runs[runs["state"] == "done"]
     made = []
     for name, part in _sweeps(plan):
-        made.append((f"{int((part['state'] == 'done').sum())} / {len(part)}", f"runs of the {name} done"))
-    apart = runs[(runs["state"] == "done") & (runs["deviations"].fillna("") != "")]
-    made.append((str(len(apart)), "altered runs done, kept apart"))
+        finished = int((part["state"] == "done").sum())
+        if finished or not alone:
+            made.append((f"{finished} / {len(part)}", f"runs of the {name} done"))
+    apart = altered(done)
+    if apart.any():
+        made.append((str(apart.sum()), "altered runs done, kept apart"))
+    others = int((~done["scenario"].isin(style.SCENARIOS)).sum())
+    if others:
+        made.append((str(others), "runs of other studies done"))
+    if alone:
+        claims = claims.head(0)
     for rows, told in ((claims["deviations"] == "", ""), (claims["deviations"] != "", " on a reduced pool")):
         counts = claims.loc[rows, "verdict"].value_counts()
         made += [(str(counts[v]), f"claims {v}{told}") for v in VERDICTS if v in counts]
     spent = collected.steps.filter(regex="^seconds_(training|features|selection|evaluation)$").sum().sum() / 3600
-    return [*made, (f"{spent:.1f} h", "computed")]
+    return [*made, (f"{spent:.1f} h" if spent >= 1 else f"{60 * spent:.0f} min", "computed")]
 
 
 def _sweeps(plan: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -12,7 +13,7 @@ from analysis import style
 from analysis.paper.claims import VERDICTS
 from analysis.paper.numbers import remark
 from analysis.records.collect import Tables
-from analysis.report import overview
+from analysis.report import overview, own
 from analysis.report.drawn import Drawn
 from analysis.report.parts import HERE, PAGE, PARTS
 from analysis.report.scoreboard import NOTE, scoreboard
@@ -20,7 +21,7 @@ from analysis.statistics.values import MEASURES
 from analysis.tables.sheet import Sheet
 from analysis.tables.sheets import Statistics
 
-TITLE = "Batch-mode active learning of interatomic potentials: what has been reproduced"
+TITLE = "Batch-mode active learning of interatomic potentials"
 PAPER = (
     "V. Zaverkin, D. Holzmüller, I. Steinwart, J. Kästner, Digital Discovery 2022, 1, 605, doi:10.1039/D2DD00034B; its"
     " numbers under CC BY 3.0"
@@ -41,14 +42,22 @@ def page(
     folded = [PARTS.folded(one.title, PARTS.sheet(one.name, one.note)) for one in made if one.name != "runs"]
     curves = [figure for figure in drawn if figure.name.startswith(FIRST)]
     others = [figure for figure in drawn if figure not in curves]
+    board = scoreboard(found.means, found.paired, found.paper, collected.steps)
+    alone = own.only_own(collected.runs)
+    told = own.sentences(collected, board) if alone else []
+    claims, completeness = _claims(found.claims, known), overview.completeness_of(collected.plan)
+    if alone:
+        claims, completeness = (
+            part and PARTS.folded("Nothing of the paper's data is here", part) for part in (claims, completeness)
+        )
     sections = [
         ("curves", "Learning curves", _figures(collected, curves, files)),
-        ("scoreboard", "Scoreboard", _scoreboard(collected, found)),
+        ("scoreboard", "Scoreboard", _scoreboard(collected, board)),
         ("figures", "More figures", _figures(collected, others, files)),
-        ("verdicts", "The paper's claims", _claims(found.claims, known)),
+        ("verdicts", "The paper's claims", claims),
         ("tables", "Tables", Markup("").join(folded)),
         ("run", "What was run", overview.studies(collected) + PARTS.problems(overview.problems(collected.runs))),
-        ("completeness", "Completeness", overview.completeness_of(collected.plan)),
+        ("completeness", "Completeness", completeness),
         ("runs", "Runs", Markup(PARTS.sheet("runs", known["runs"].note)) if "runs" in known else Markup("")),
     ]
     content = {
@@ -57,14 +66,16 @@ def page(
     }
     script = HERE.joinpath("page.js").read_text(encoding="utf-8")
     return PAGE.get_template("page.html").render(
-        title=TITLE,
-        paper=PAPER,
+        title=TITLE + (": what was found" if alone else ": what has been reproduced"),
+        paper="" if alone else PAPER,
+        own=told,
         css=Markup(HERE.joinpath("page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
-        tiles=overview.tiles(collected, found.claims),
+        tiles=overview.tiles(collected, found.claims, alone=alone),
         there=overview.there(collected),
-        missing=overview.missing(collected.plan),
+        altered=overview.ALTERED if overview.altered(collected.runs).any() else "",
+        missing=[] if alone else overview.missing(collected.plan),
         methods=list(style.looks(collected.steps["algorithm"].unique())),
         sections=[section for section in sections if section[2]],
         # no tag of HTML begins within the text of a script
@@ -88,9 +99,8 @@ def _title(collected: Tables, study: str) -> str:
     return ": ".join(part for part in told if part) + (f" ({noted})" if noted else "")
 
 
-def _scoreboard(collected: Tables, found: Statistics) -> Markup:
+def _scoreboard(collected: Tables, board: pd.DataFrame) -> Markup:
     """A table for each measure: algorithms down, studies across."""
-    board = scoreboard(found.means, found.paired, found.paper, collected.steps)
     if board.empty:
         return Markup("")
     board = board.sort_values(
@@ -109,7 +119,7 @@ def _scoreboard(collected: Tables, found: Statistics) -> Markup:
     return Markup(PARTS.scoreboard(tables, [titles[study] for study in studies], NOTE))
 
 
-def _cell(row: dict[str, object]) -> dict[str, object]:
+def _cell(row: dict[str, Any]) -> dict[str, str]:
     quoted = not pd.isna(row["paper"]) and row["deviations"] == ""
     compared = row["word"] not in ("baseline", "too few seeds")
     return {
@@ -119,6 +129,8 @@ def _cell(row: dict[str, object]) -> dict[str, object]:
         "seeds": f"{row['seeds']} seed{'s' if row['seeds'] != 1 else ''}",
         "word": row["word"],
         "change": f"{row['relative']:+.1%}" if compared else "",
+        "interval": f"{row['low'] - 1:+.1%} to {row['high'] - 1:+.1%}" if compared else "",
+        "detectable": f"{row['detectable']:.1%}" if compared else "",
     }
 
 

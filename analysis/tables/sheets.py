@@ -78,12 +78,12 @@ def _claims(table: pd.DataFrame) -> Sheet:
     columns += [Column("At 1 %", "at_1%"), Column("At 5 %", "at_5%"), Column("Parts", "recorded")]
     columns += [Column("Evidence", "evidence"), Column("Remark", "remark"), Column("Runs", "runs")]
     note = (
-        f"Judged with at least {FEWEST_SEEDS} seeds, by logarithms of ratios at equal seed. Shown: the 90 %"
-        " interval lies within what the claim says; contradicted: it lies outside; undecided: neither, and"
-        " detectable is the effect that these seeds find in 80 % of cases. A wrong verdict has a chance of at"
-        " most 5 %. Negations and likeness have a margin of 2 %; the outcome at 1 and 5 % stands beside. The"
-        " verdict is that in every part, or on average for statements about a class of methods (rule). Rows that"
-        " name a reduced pool say what its runs show; the claim itself is one about the full scenario."
+        f"Judged with at least {FEWEST_SEEDS} seeds, by logarithms of ratios at equal seed. Shown: the 90 % interval"
+        " (each of its limits is a one-sided test at 5 %) lies within what the claim says; contradicted: it lies"
+        " outside; undecided: neither, and detectable is the effect that these seeds find in 80 % of cases. A wrong"
+        " verdict has a chance of at most 5 %. Negations and likeness have a margin of 2 %; the outcome at 1 and 5 %"
+        " stands beside. The verdict is that in every part, or on average for statements about a class of methods"
+        " (rule). Rows that name a reduced pool say what its runs show; the claim is one about the full scenario."
     )
     missing = (table["verdict"] == NOT_TESTED).astype(int) + (table["runs"] == 0)
     return Sheet("claims", "The paper's claims", note, _told_first(_named(table), missing), columns)
@@ -171,9 +171,9 @@ def _efficiency(table: pd.DataFrame) -> Sheet:
         "Training structures until an error level is reached: that of random selection of the same seed at its"
         " end, at a half, at a quarter of it, on monotone curves. Empty where a seed does not reach it;"
         " unfinished runs count once all of an algorithm have. Saving: N_train of random selection over the"
-        " algorithm's at that level, geometric mean over seeds; empty while random selection's curve is not"
-        f" recorded. Labels bought: with validation, and the pool where it is read. All: with {LABEL_SECONDS:g} s"
-        " a label unless set otherwise."
+        " algorithm's at that level, geometric mean over seeds, each limit of its interval a one-sided test at 5 %;"
+        " empty while random selection's curve is not recorded. Labels bought: with validation, and the pool where it"
+        f" is read. All: with {LABEL_SECONDS:g} s a label unless set otherwise."
     )
     return Sheet("efficiency", "Labels and cost to reach an error", note, data, columns)
 

@@ -1,4 +1,4 @@
-"""The frame of every command: a mistake is one line, a closed pipe (`… | head`) and Ctrl-C end it quietly."""
+"""The frame of every command: a mistake, also of a plugin, is one line; a closed pipe (`| head`), Ctrl-C: quiet."""
 
 import contextlib
 import functools
@@ -34,6 +34,14 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
             sys.exit(CLOSED_PIPE)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        except Exception as error:
+            from bench.config.blame import in_one_line  # noqa: PLC0415 - pydantic, which takes time
+
+            line = in_one_line(error)
+            if not line:
+                raise
+            tell(line)
+            sys.exit(2)
         finally:
             lost = _flush()
         if lost:

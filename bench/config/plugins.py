@@ -46,15 +46,17 @@ def name_plugins(given: Any) -> None:
         _named.add(module)
 
 
-def _may_be_imported(module: str) -> bool:
-    """Whether a module is the project's, was named by the user, or is offered by an installed package."""
+def is_outside(module: str) -> bool:
+    """Whether a module was named by the user, or is offered by an installed package."""
 
     def holds(other: str) -> bool:
         return module == other or module.startswith(f"{other}.")
 
-    if module.startswith(PROJECT) or any(map(holds, _named)):
-        return True
-    return any(holds(one.module) for one in importlib.metadata.entry_points(group=ENTRY_POINTS))
+    if module.startswith(PROJECT):
+        return False
+    return any(map(holds, _named)) or any(
+        holds(one.module) for one in importlib.metadata.entry_points(group=ENTRY_POINTS)
+    )
 
 
 def class_of(config: Plugin, where: str) -> type:
@@ -64,7 +66,7 @@ def class_of(config: Plugin, where: str) -> type:
     """
     target = str(config.get("_target_", ""))
     module, _, name = target.rpartition(".")
-    if module and not _may_be_imported(module):
+    if module and not module.startswith(PROJECT) and not is_outside(module):
         raise UserError(
             f"{where}._target_ = {target!r} is no part of the project: nothing of it is run unless you name its module,"
             f" plugins={module.partition('.')[0]}"
@@ -76,6 +78,10 @@ def class_of(config: Plugin, where: str) -> type:
         raise UserError(
             f"{where}._target_ = {target!r} cannot be imported ({error}): give a dotted class name"
         ) from None
+    except Exception as error:
+        raise UserError(
+            f"{where}._target_ = {target!r} cannot be imported ({type(error).__name__}: {error}): mend {module}"
+        ) from error
     if not (isinstance(cls, type) and is_dataclass(cls)):
         raise UserError(f"{where}._target_ = {target!r} is no dataclass: its fields are the keys of the yaml")
     return cls

@@ -19,7 +19,7 @@ from bench.launch import launches
 from bench.launch.cluster import Slurm, cluster_of
 from bench.launch.queue import Entry, entries_of
 from bench.launch.start import start
-from bench.launch.watch import Watch
+from bench.launch.watch import Watch, sizes
 
 MOST_FAILURES_SHOWN = 10
 
@@ -89,6 +89,7 @@ def _launch(arguments: argparse.Namespace) -> int:
             f"{len(entries)} runs: {len(todo)} to do, {queued} with workers already"
             + "".join(f", {counts[state]} {state}" for state in ("done", "failed", "damaged") if counts[state])
         )
+        print("\n".join(sizes(entries)))
         started = start(root, cluster, todo, dry_run=arguments.dry_run) if todo else None
     if not arguments.wait:
         if started:

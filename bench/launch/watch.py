@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bench.config.schema import Scenario
 from bench.errors import UserError, tell
 from bench.launch.queue import Entry
 from bench.runs.record import STATES as RECORDED
@@ -91,3 +92,16 @@ class Watch:
                 return counts
             shortest, longest = SECONDS_BETWEEN_LOOKS
             time.sleep(min(max(shortest, (time.monotonic() - started) / 10), longest))
+
+
+def sizes(entries: Sequence[Entry]) -> list[str]:
+    """A line for each scenario of a sweep: how many structures are labelled, picked from and tested on."""
+    batches: dict[Scenario, set[int]] = {}
+    for entry in entries:
+        batches.setdefault(entry.run.scenario, set()).add(entry.run.batch_size)
+    return [
+        f"{one.name}: {one.initial} to {one.final} labelled for training, in batches of"
+        f" {', '.join(map(str, sorted(found)))}, from a pool of {one.pool}; {one.validation} more labelled for"
+        f" validation, {one.test or 'the rest'} for the test"
+        for one, found in batches.items()
+    ]

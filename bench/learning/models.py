@@ -106,7 +106,8 @@ def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
     path = folder / MODEL
     make_folder(folder)
     with locked(folder / "model.lock", wait=True):
-        if not path.exists():
+        there = path.exists()
+        if not there:
             architecture: Architecture = plugin(run.model, "model")
             check_precision(architecture, run.precision)
             view = architecture.on(data, run.precision, run.device)
@@ -117,9 +118,14 @@ def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
             extra = {"n_train": len(training), "validation_eV": best} | trained_on(view, training)
             save_potential(path, fitted.potential, data.reference_energies, extra)
             checkpoint.remove()
-            log.info("model trained on %d structures: %s", len(training), path)
-        else:
-            log.info("model trained on %d structures: taken from %s", len(training), path)
+    source = f"taken from {path}" if there else path
+    log.info(
+        "model trained on %d of %d labelled structures, %d validate it: %s",
+        len(training),
+        len(data),
+        n_validation,
+        source,
+    )
     potential, _, seen = load_potential(path, run.device)
     return Model(potential, data, training, validation, seen, path, run.seed)
 

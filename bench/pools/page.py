@@ -14,6 +14,8 @@ from bench.runs.record import write_atomically
 
 MAPPED = 5000
 """Structures of the pool, evenly spaced, that the map shows."""
+COLUMNS = {"uncertainty_eV": "uncertainty (eV)", "distance": "distance", "cluster": "cluster"}
+"""What is known of picks, where it is known of any."""
 GREY, BLUE, ORANGE = "#9a9a9a", "#0072B2", "#D55E00"
 PAGE = Path(__file__).with_suffix(".html")
 
@@ -25,18 +27,14 @@ def write_page(path: Path, batch: Batch, record: Mapping[str, Any]) -> None:
     picture, alt = draw(batch)
     write_atomically(path.with_suffix(".png"), picture)
     counts = record["structures"]
+    validating = f", {counts['validating']} more validate the model" if counts["validating"] else ""
     summary = (
         f"{record['selection']} + {record['kernel']}: {len(batch.rows)} of {counts['could_be_chosen']} structures"
-        f" that can be chosen, of {counts['pool']} in the pool; {counts['known']} were labelled or pending."
+        f" that can be chosen, of {counts['pool']} in the pool; {counts['known']} were labelled or pending{validating}."
     )
-    heads = ["#", "file:frame", "uncertainty (eV)", "distance", "cluster"]
+    known = {key: head for key, head in COLUMNS.items() if any(key in one for one in record["picks"])}
     rows = [
-        [
-            one["order"],
-            f"{one['pool_file']}:{one['pool_index']}",
-            *(_number(one.get(key)) for key in ("uncertainty_eV", "distance")),
-            one.get("cluster", ""),
-        ]
+        [one["order"], f"{one['pool_file']}:{one['pool_index']}", *(_cell(one.get(key)) for key in known)]
         for one in record["picks"]
     ]
     template = jinja2.Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
@@ -46,13 +44,13 @@ def write_page(path: Path, batch: Batch, record: Mapping[str, Any]) -> None:
         picture=base64.b64encode(picture).decode(),
         alt=alt,
         rejected=counts["rejected"],
-        heads=heads,
+        heads=["#", "file:frame", *known.values()],
         rows=rows,
     )
     write_atomically(path.with_suffix(".html"), text.encode())
 
 
-def _number(value: float | None) -> str:
+def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 

@@ -80,6 +80,8 @@ class Batch:
     """That of these and of as many again, where they are the picks that come next; None of pools of several blocks."""
     uncertainty: Float[np.ndarray, " allowed"] | None
     known: int
+    validating: int
+    """Labelled structures that validate the model: not covered, and not chosen."""
     kept: Path
     """The folder of the features, if they were too many for memory: of use until the batch is written."""
 
@@ -132,9 +134,10 @@ def select_from(
     if uncertainty is not None:
         uncertainty = uncertainty[np.isin(embedded, chosen.among)]
     noise, further = _noise(prepared), _with_the_next(chosen, method.selection, generator)
+    validating = 0 if model is None or known.labelled is not None else len(model.validation)
     covers = coverage(chosen.embedding, chosen.places, noise)
     next_covers = None if further is None else coverage(chosen.embedding, further, noise)
-    return Batch(frames, sieve, chosen, covers, next_covers, uncertainty, n_known, kept)
+    return Batch(frames, sieve, chosen, covers, next_covers, uncertainty, n_known, validating, kept)
 
 
 def _with_the_next(

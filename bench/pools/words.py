@@ -11,7 +11,6 @@ USUAL = (
     *(f"scenario.{one}" for one in ("name=select", "initial=1", "final=1", "validation=1", "pool=0", "test=1")),
     "batch_size=1",
     "training.minibatch=${model.minibatch}",
-    "dataset.energy_unit=eV",
 )
 WITHOUT_MODEL = ("kernel=descriptor", "selection=lcmd")
 WITH_MODEL = ("algorithm=lcmd_feat_ll",)

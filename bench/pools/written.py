@@ -70,6 +70,7 @@ def record_of(batch: Batch, asked: Mapping[str, Any]) -> dict[str, Any]:
             "pool": len(batch.frames),
             "could_be_chosen": len(batch.chosen.among),
             "known": batch.known,
+            "validating": batch.validating,
             "rejected": dict(batch.sieve.rejected.most_common()),
         },
         "picks": [{key: value for key, value in one.items() if value is not None} for one in reasons_of(batch)],

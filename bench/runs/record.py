@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench.config.blame import blamed
 from bench.config.identity import hash_of, identity_of
 from bench.config.schema import RunConfig
 from bench.errors import UserError, cannot_write
@@ -187,7 +188,9 @@ def end_file(n_train: int) -> str:
 
 def describe(error: Exception) -> tuple[str, str, str]:
     """An exception as `RunRecord.fail` takes it: class, message, traceback."""
-    return type(error).__name__, str(error), "".join(traceback.format_exception(error))
+    where = blamed(error)
+    message = f"{error} (in the plugin {where})" if where else str(error)
+    return type(error).__name__, message, "".join(traceback.format_exception(error))
 
 
 STATES = ("done", "running", "interrupted", "failed")

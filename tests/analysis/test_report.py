@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from analysis.build import build, collect
 from analysis.records.found import read_records
 from analysis.report.drawn import Drawn
+from analysis.report.own import sentences
+from analysis.report.scoreboard import scoreboard
+from analysis.tables.sheets import Statistics
 from bench.config.sweep import expand
 from tests.analysis import records
 from tests.analysis.generated import generate
@@ -169,10 +173,12 @@ def test_algorithms_are_chosen_everywhere(page):
 
 
 def test_scoreboard(page):
-    """A word and a colour for every cell; one measure at a time."""
+    """A word and a colour for every cell, the interval and what these seeds detect; one measure at a time."""
     board = page.locator('[data-board="RMSE"]')
     row = board.locator('tr[data-method="LCMD + FEAT(LL)"]')
     assert row.locator(".badge").first.inner_text() == "better" and "4 seeds" in row.inner_text()
+    told = row.locator("td").first.inner_text()
+    assert re.search(r"-\d+\.\d%\s+-\d+\.\d% to -\d+\.\d%\s+detects \d+\.\d%", told), told
     assert board.locator('tr[data-method="MaxDiag + RND"] .badge').first.inner_text() == "baseline"
     good = row.locator(".badge").first.evaluate("badge => getComputedStyle(badge).color")
     assert good != page.evaluate("getComputedStyle(document.body).color")
@@ -181,6 +187,7 @@ def test_scoreboard(page):
 
 
 def test_claims_stand_by_verdict_and_are_filtered(page):
+    page.locator("#verdicts > details > summary").click()
     groups = page.locator(".group > summary .badge").all_inner_texts()
     assert groups == ["not yet tested"]
     page.locator("#claims-filter").fill("maxe lmnto")
@@ -200,7 +207,40 @@ def test_what_is_there_and_what_is_missing(browser, tmp_path):
     missing.locator("summary").click()
     assert "all 225 runs" in missing.inner_text() and "221 of 225 runs" in missing.inner_text()
     assert opened.locator("figcaption", has_text="Minibatch 10, inferred").count() > 0
+    assert opened.locator(".own").count() == 0 and opened.locator("#verdicts .group").first.is_visible()
     context.close()
+
+
+def test_own_studies_are_told_first_and_what_is_the_paper_s_is_folded(page):
+    (told,) = page.locator("header .own").all_inner_texts()
+    assert told.startswith("Demo: aspirin (revised MD17), 10 → 40: 14 finished runs, 4 algorithms on 2 to 4 seeds.")
+    assert "LCMD + FEAT(LL) has the lowest force RMSE at 30 training structures: 9.21 kcal/mol/Å." in told
+    assert re.search(r"The seeds tell it from random selection: better \(-20 %, 95 % interval -2\d % to -1\d %\)", told)
+    assert "paper" not in page.locator("header").inner_text() and "Altered:" in page.locator("header").inner_text()
+    assert page.locator("#verdicts > details:not([open])").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("seeds", "curves", "told"),
+    [
+        (2, {"LCMD": 4.0, "MaxDiag": 5.0}, "there are 2 seeds of both, and 3 are the fewest that are judged"),
+        (3, {"LCMD": 4.9, "MaxDiag": 5.0}, "These seeds do not tell it from random selection (-2 %"),
+        (3, {"LCMD": 6.0, "MaxDiag": 5.0}, "No algorithm is better than it here."),
+        (3, {"LCMD": 4.0}, "LCMD + FEAT(LL) ends at a force RMSE of 8"),
+        (3, {"LCMD": 4.0, "MaxDet": 5.0}, "There is no random selection beside it to compare with."),
+    ],
+)
+def test_own_studies_in_a_sentence(seeds, curves, told):
+    kernels = {"LCMD": "FEAT(LL)", "MaxDet": "GP(LL)", "MaxDiag": "RND"}
+    contents = [
+        records.record(name, kernels[name], seed, [9.0, last * (1 + 0.1 * seed * (name == "LCMD"))], scenario="mine")
+        for name, last in curves.items()
+        for seed in range(seeds)
+    ]
+    collected = tables_of(contents)
+    found = Statistics.of(collected)
+    (line,) = sentences(collected, scoreboard(found.means, found.paired, found.paper, collected.steps))
+    assert line.startswith("mine: ") and told in line
 
 
 def collect_few(folder):

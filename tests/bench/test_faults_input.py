@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import ase
+import ase.io
 import pytest
 from bench_commands import command
 from conftest import PROJECT, subprocess_environment
@@ -63,13 +65,89 @@ def test_the_configuration_names_modules(bait):
     compose_run(["plugins=[bait,a.b]"])
     assert plugins._named == {"bait", "a.b"}
     for allowed, module in [(True, "a.b"), (True, "a.b.c"), (False, "a"), (False, "a.bc"), (False, "baiting")]:
-        assert plugins._may_be_imported(module) is allowed
+        assert plugins.is_outside(module) is allowed
     for given, told in [("a b", "plugins = 'a b'"), ("bait.py", "my_kernel for my_kernel.py"), ("../bait", "plugins")]:
         with pytest.raises(UserError, match=told):
             compose_run([f"plugins=['{given}']"])
     for given in ("3", "{a: b}", "[3]"):
         with pytest.raises(UserError, match="plugins"):
             compose_run([f"plugins={given}"])
+
+
+BROKEN = """
+from dataclasses import dataclass
+from bench.kernels.random import Random
+
+
+@dataclass(frozen=True)
+class Kernel(Random):
+    def prepare(self, inputs):
+        return deeper()
+
+
+def deeper():
+    return {}["nothing"]
+
+
+@dataclass(frozen=True)
+class Data:
+    name: str = "mine"
+
+    def load(self):
+        raise RuntimeError("no such luck")
+"""
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A plugin of the working folder whose methods raise, and one that is no Python; runs a command there."""
+    (tmp_path / "my_broken.py").write_text(BROKEN)
+    (tmp_path / "my_typo.py").write_text("x = = 1")
+    for group, name, target in [("kernel", "MINE", "Kernel"), ("dataset", "mine", "Data")]:
+        (tmp_path / "my_conf" / group).mkdir(parents=True)
+        (tmp_path / "my_conf" / group / "mine.yaml").write_text(f"_target_: my_broken.{target}\nname: {name}\n")
+
+    def run(module, *given, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, given)],
+            cwd=tmp_path,
+            env=subprocess_environment() | {"PYTHONPATH": str(PROJECT)} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_what_a_plugin_raises_is_one_line_that_names_it(broken, tmp_path):
+    """Of a run, of a selection and of a launch; the traceback is in the record, and shown where it is asked for."""
+    own = ["--config-dir", "my_conf", "plugins=my_broken"]
+    sizes = ["initial=2", "final=4", "pool=12", "validation=4", "test=6"]
+    run = ["scenario=demo", *(f"scenario.{one}" for one in sizes), "training.epochs=2", "training.minibatch=2", *own]
+    run += ["batch_size=2", "training.validation_checks=1", "model.hidden=[8,8]", "model.n_radial=2", "threads=1"]
+    kernel = ["kernel=mine", "selection=max_diag"]
+    told = "error: KeyError in the plugin my_broken.Kernel.prepare, my_broken.py:13: 'nothing' (traceback: "
+    done = broken("bench.run", *run, *kernel)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+    (record,) = (tmp_path / "results/runs").glob("*/record.json")
+    failure = json.loads(record.read_text())["failure"]
+    assert failure["message"] == "'nothing' (in the plugin my_broken.Kernel.prepare, my_broken.py:13)"
+    assert "in deeper" in failure["traceback"]
+    asked = broken("bench.run", *run, *kernel, BMDAL_BENCH_TRACEBACK="1")
+    assert asked.returncode == 2 and "in deeper" in asked.stderr
+    ase.io.write(tmp_path / "pool.xyz", [ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.7 + 0.1 * i]]) for i in range(4)])
+    chosen = broken("bench.select", "pool=pool.xyz", "n=1", *own, *kernel)
+    assert chosen.returncode == 2 and told in chosen.stderr and "Traceback" not in chosen.stderr
+    launched = broken("bench.launch", "sweep=demo", "seed=0", *run, "dataset=mine")
+    line = "error: RuntimeError in the plugin my_broken.Data.load, my_broken.py:21: no such luck"
+    assert launched.returncode == 2 and launched.stderr.startswith(line) and launched.stderr.count("\n") == 1
+
+
+def test_a_plugin_that_cannot_be_imported(broken, tmp_path):
+    done = broken("bench.run", "scenario=demo", "plugins=my_typo", "kernel._target_=my_typo.Kernel")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "'my_typo.Kernel' cannot be imported (SyntaxError: " in done.stderr and "mend my_typo" in done.stderr
 
 
 def test_an_installed_package_offers_modules(bait, monkeypatch):

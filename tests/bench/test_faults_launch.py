@@ -80,6 +80,18 @@ def test_threads_do_not_depend_on_what_is_left(tmp_path, cores, claimed, monkeyp
         assert told in capsys.readouterr().out
 
 
+def test_a_launch_tells_its_sizes(tmp_path, monkeypatch, capsys):
+    """How many runs, and a line of sizes for each scenario of the sweep, before anything is started."""
+    assert run_main(monkeypatch, tmp_path, "seed=0,1", "batch_size=2,5", "--dry-run") == 0
+    runs, sizes, started = capsys.readouterr().out.splitlines()[:3]
+    run = compose_run(words(tmp_path)).scenario
+    assert runs.startswith("4 runs: 4 to do") and started.startswith("would start")
+    assert sizes == (
+        f"demo: {run.initial} to {run.final} labelled for training, in batches of 2, 5, from a pool of {run.pool};"
+        f" {run.validation} more labelled for validation, {run.test} for the test"
+    )
+
+
 def test_a_run_that_goes_on_with_other_threads_says_so(tmp_path, caplog):
     import torch
 

@@ -108,7 +108,10 @@ def test_from_the_command_line_and_again_from_its_record(run, aspirin, tmp_path)
         np.testing.assert_allclose(one.positions, aspirin[said["pool_index"]].positions, atol=1e-8)
         assert one.info["uncertainty_eV"] == pytest.approx(said["uncertainty_eV"]) and said["cluster"] >= 1
     assert (tmp_path / "first.png").read_bytes().startswith(b"\x89PNG")
-    assert "4 structures to label" in (tmp_path / "first.html").read_text()
+    page = (tmp_path / "first.html").read_text()
+    assert "4 structures to label" in page and "uncertainty (eV)" in page and "more validate the model" in page
+    covered = record["coverage"]["mean_squared_distance"]
+    assert f"({100 * (covered[-1] / covered[0] - 1):+.0f} %)" in done.stdout and "how far the pool is" in done.stdout
     again = command(f"repeat={tmp_path}/first.json", f"output={tmp_path}/again.xyz", module="bench.select")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again.xyz").read_bytes() == (tmp_path / "first.xyz").read_bytes()
@@ -144,6 +147,26 @@ def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert told.startswith("error: ") and told.count("\n") == 1 and message in told
     assert [path.name for path in tmp_path.iterdir()] in ([], ["a.xyz"])
+
+
+def test_labelled_files_say_their_unit_as_in_a_run(copper, tmp_path, monkeypatch, capsys):
+    ase.io.write(tmp_path / "a.xyz", copper)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench.select", "pool=a.xyz", "n=2", "labelled=a.xyz"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "a.xyz does not say the unit of its energies: give dataset.energy_unit=eV" in capsys.readouterr().err
+    with pytest.raises(UserError, match="does not say the unit"):
+        api.train("a.xyz")
+
+
+def test_a_page_has_no_column_of_what_is_not_known(aspirin, tmp_path):
+    ase.io.write(tmp_path / "pool.xyz", aspirin[:20])
+    words = [f"pool={tmp_path}/pool.xyz", "n=2", f"output={tmp_path}/first.xyz", "kernel=rnd", "selection=max_diag"]
+    done = command(*words, module="bench.select")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "first.html").read_text()
+    assert "uncertainty (eV)" not in page and "<th>distance" not in page and "validate" not in page
 
 
 def test_without_labels_and_without_a_model(aspirin):
@@ -182,10 +205,12 @@ def test_coverage_by_definition(generator):
     assert found.of_pool == [(nearest == k).sum() for k in range(3)]
 
 
-def test_trained_here_and_kept_by_content(copper, tmp_path, monkeypatch):
+def test_trained_here_and_kept_by_content(copper, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     words = [*TINY, f"results={tmp_path}", "threads=1", "dataset.reference_energies={Cu:0,Au:0}", "model.r_max=4"]
     model = api.train(copper, words=words)
     assert len(model.training) == 22 and len(model.validation) == 2
+    assert "model trained on 22 of 24 labelled structures, 2 validate it" in caplog.text
     monkeypatch.setattr("bench.learning.models.fit", None)
     again = api.train(copper, words=words)
     assert again.file == model.file and api.uncertainty(again, copper).shape == (24,)

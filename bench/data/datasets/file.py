@@ -61,9 +61,14 @@ class FileDataset:
 
     def load(self) -> Structures:
         """Read, convert to eV and Å, check, and tell what is odd. Raises UserError naming the file and the remedy."""
-        if not self.path or self.energy_unit is None:
-            raise UserError(f"dataset {self.name}: give dataset.path=FILE and dataset.energy_unit=eV (or another unit)")
         given = [self.path] if isinstance(self.path, str) else self.path
+        if not given:
+            raise UserError(f"dataset {self.name}: give dataset.path=FILE and dataset.energy_unit=eV (or another unit)")
+        if self.energy_unit is None:
+            raise UserError(
+                f"dataset {self.name}: {', '.join(given)} does not say the unit of its energies: give"
+                " dataset.energy_unit=eV (or another unit)"
+            )
         parts = [part for name in given for part in located(f"dataset {self.name}", name, "dataset.path=")]
         if self.sha256 is not None:
             self._check_unaltered([part.path for part in parts])

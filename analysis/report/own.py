@@ -1,0 +1,80 @@
+"""Studies that the paper does not have, a sentence each: what was run, what is best, and whether the seeds tell."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis import style
+from analysis.records.collect import Tables
+from analysis.report.scoreboard import BASE, FEW, UNDECIDED
+from analysis.statistics.rules import FEWEST_SEEDS
+
+PAPERS = frozenset(style.SCENARIOS) - {"demo"}
+"""The paper's scenarios."""
+
+
+def only_own(runs: pd.DataFrame) -> bool:
+    """Whether nothing of the paper's data is there."""
+    return PAPERS.isdisjoint(runs["scenario"])
+
+
+def sentences(collected: Tables, board: pd.DataFrame) -> list[str]:
+    """Of each study that is not the paper's, from the scoreboard: what leads at the last step, by RMSE."""
+    if board.empty:
+        return []
+    told = []
+    rmse = board[(board["measure"] == "rmse") & ~board["scenario"].isin(PAPERS)]
+    rmse = rmse.sort_values("scenario", key=lambda names: names.isin(style.SCENARIOS), kind="stable")
+    for study, rows in rmse.groupby("study", sort=False):
+        done = collected.runs[(collected.runs["study"] == study) & (collected.runs["state"] == "done")]
+        first = rows.iloc[0]
+        title = style.scenario_title(first["scenario"], first["deviations"])
+        told.append(f"{title}: {_ran(done)} {_best(rows, int(done['final'].max()))}")
+    return told
+
+
+def _ran(done: pd.DataFrame) -> str:
+    seeds = done.groupby("algorithm")["seed"].nunique()
+    few, many = int(seeds.min()), int(seeds.max())
+    each = f"{many} seed{'s' if many > 1 else ''}" if few == many else f"{few} to {many} seeds"
+    return f"{_count(len(done), 'finished run')}, {_count(len(seeds), 'algorithm')} on {each}."
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n != 1 else ''}"
+
+
+def _best(rows: pd.DataFrame, final: int) -> str:
+    judged = rows[rows["seeds"] >= FEWEST_SEEDS]
+    among = judged if len(judged) else rows
+    best = among.loc[among["mean"].idxmin()].to_dict()
+    unit = style.PLAIN_UNITS[best["quantity"]]
+    lowest = f"the lowest {best['quantity']} RMSE at {final} training structures: {best['mean']:.3g} {unit}"
+    if len(rows) == 1:
+        return f"{best['algorithm']} ends at a {best['quantity']} RMSE of {best['mean']:.3g} {unit}."
+    if best["word"] == BASE:
+        return f"{best['algorithm']}, random selection, has {lowest}. No algorithm is better than it here."
+    return f"{best['algorithm']} has {lowest}. {_told(best)}"
+
+
+def _told(best: Mapping[Any, Any]) -> str:
+    """Whether the seeds tell the best from random selection."""
+    if pd.isna(best["pairs"]):
+        return "There is no random selection beside it to compare with."
+    if best["word"] == FEW:
+        return (
+            f"Its difference from random selection cannot be told: there are {_count(int(best['pairs']), 'seed')} of"
+            f" both, and {FEWEST_SEEDS} are the fewest that are judged."
+        )
+    change = f"{_percent(best['relative'])}, 95 % interval {_percent(best['low'] - 1)} to {_percent(best['high'] - 1)}"
+    if best["word"] == UNDECIDED:
+        return (
+            f"These seeds do not tell it from random selection ({change}): only a decrease of"
+            f" {100 * best['detectable']:.0f} % or more would be seen in four of five cases. More seeds may tell."
+        )
+    return f"The seeds tell it from random selection: {best['word']} ({change})."
+
+
+def _percent(change: float) -> str:
+    return f"{100 * change:+.0f} %"
