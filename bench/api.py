@@ -45,18 +45,14 @@ def train(
     seed: int = 0,
     words: Sequence[str] = (),
 ) -> Model:
-    """Train a potential on ASE atoms that hold energies in eV (and forces in eV/Å), as ASE has them, or on a file.
+    """Train a potential on ASE atoms, or on a file of them, with energies in eV (and forces in eV/Å), as ASE has them.
 
-    A file does not say its unit: add `dataset.energy_unit=eV` to `words`. A tenth of the structures is for validation.
+    `dataset.energy_unit=…` among `words` names another unit. A tenth of the structures is for validation.
     What was trained on the same structures in the same way before is taken from results/models. `words` set anything
     else as on a command line: `model=gmnn`, `training.epochs=200`, `results=FOLDER`,
     `dataset.reference_energies={H:-13.6,O:-2042.6}`. Raises UserError.
     """
-    of_file = isinstance(labelled, str | Path)
-    unit = (
-        [] if of_file or any(word.startswith("dataset.energy_unit=") for word in words) else ["dataset.energy_unit=eV"]
-    )
-    run = configured([f"training={'forces' if forces else 'energies'}", f"seed={seed}", *unit, *words])
+    run = configured([f"training={'forces' if forces else 'energies'}", f"seed={seed}", *words])
     dataset = plugin(run.dataset, "dataset")
     if not isinstance(dataset, FileDataset):
         raise UserError("words: the structures are those given: leave dataset=… out")

@@ -34,7 +34,7 @@ from bench.config.files import ConfigFiles, parse
 from bench.config.plugins import build, load_dataset
 from bench.errors import UserError
 from bench.pools.guards import Guards
-from bench.pools.words import configured
+from bench.pools.words import UNIT, configured, says_unit
 
 if TYPE_CHECKING:
     from bench.learning.models import Model
@@ -150,6 +150,8 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
         model = of_run(asked.model, run.device)
         labelled = None if asked.labelled is None else read_frames(asked.labelled, "labelled").data
     elif asked.labelled is not None and getattr(kernel, "needs_model", True):
+        if not says_unit(words, files):
+            log.info("labelled: energies are taken to be in eV, forces in eV/Å (%s, or another unit)", UNIT)
         model = trained(run, load_dataset(run.dataset), kernel.members)
     elif asked.labelled is not None:
         labelled = read_frames(asked.labelled, "labelled").data

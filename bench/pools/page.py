@@ -50,8 +50,10 @@ def write_page(path: Path, batch: Batch, record: Mapping[str, Any]) -> None:
     write_atomically(path.with_suffix(".html"), text.encode())
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _cell(value: float | int | None) -> str:  # noqa: PYI041 - the tests check types as they are written
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def draw(batch: Batch) -> tuple[bytes, str]:

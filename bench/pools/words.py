@@ -6,15 +6,24 @@ from bench.config.compose import composed, plain
 from bench.config.files import PROJECT_FILES, ConfigFiles, parse
 from bench.config.schema import RunConfig, bind
 
+UNIT = "dataset.energy_unit=eV"
+"""What ASE and its files have; a benchmark asks for it, here one unit serves nearly all, and it is told."""
 USUAL = (
     "scenario=own",
     *(f"scenario.{one}" for one in ("name=select", "initial=1", "final=1", "validation=1", "pool=0", "test=1")),
     "batch_size=1",
     "training.minibatch=${model.minibatch}",
+    UNIT,
 )
 WITHOUT_MODEL = ("kernel=descriptor", "selection=lcmd")
 WITH_MODEL = ("algorithm=lcmd_feat_ll",)
 METHOD = {"algorithm", "kernel", "selection"}
+SAYS_UNIT = {"dataset", "dataset.energy_unit"}
+
+
+def says_unit(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> bool:
+    """Whether words say the unit of energies, or a dataset, which knows its own."""
+    return any(override.key_or_group in SAYS_UNIT for override in parse(words, files))
 
 
 def configured(words: Sequence[str], files: ConfigFiles = PROJECT_FILES, *, with_model: bool = True) -> RunConfig:

@@ -149,15 +149,34 @@ def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] in ([], ["a.xyz"])
 
 
-def test_labelled_files_say_their_unit_as_in_a_run(copper, tmp_path, monkeypatch, capsys):
-    ase.io.write(tmp_path / "a.xyz", copper)
+def test_labelled_energies_are_in_ev_unless_said_otherwise(copper, tmp_path, monkeypatch, caplog):
+    """The command needs no unit, and tells which it took; the same energies in another unit give the same picks."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bench.select", "pool=a.xyz", "n=2", "labelled=a.xyz"])
-    with pytest.raises(SystemExit, match="2"):
-        main()
-    assert "a.xyz does not say the unit of its energies: give dataset.energy_unit=eV" in capsys.readouterr().err
-    with pytest.raises(UserError, match="does not say the unit"):
-        api.train("a.xyz")
+    ase.io.write("pool.xyz", [ase.Atoms(atoms.numbers, atoms.positions) for atoms in copper])
+    picks = []
+    for factor, said in ((1, []), (1000, ["dataset.energy_unit=meV"])):
+        labelled = []
+        for one in copper:
+            atoms = ase.Atoms(one.numbers, one.positions + 0.01)
+            energy, forces = factor * one.get_potential_energy(), factor * one.get_forces()
+            atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+            labelled.append(atoms)
+        ase.io.write("a.xyz", labelled)
+        words = [
+            "pool=pool.xyz",
+            "n=2",
+            "labelled=a.xyz",
+            "training.epochs=2",
+            "dataset.reference_energies={Cu:0,Au:0}",
+            *said,
+        ]
+        monkeypatch.setattr(sys, "argv", ["bench.select", *words])
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            main()
+        assert ("energies are taken to be in eV" in caplog.text) is (not said)
+        picks.append([atoms.info["pool_index"] for atoms in ase.io.read("selected.xyz", ":")])
+    assert picks[0] == picks[1]
 
 
 def test_a_page_has_no_column_of_what_is_not_known(aspirin, tmp_path):
