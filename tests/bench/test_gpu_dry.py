@@ -73,9 +73,9 @@ def test_without_a_gpu_it_says_what_can_be_done(tmp_path, monkeypatch):
 
 @pytest.mark.long
 def test_what_runs(tmp_path, monkeypatch):
-    """The tests of the emulated device; whole runs at each precision; a sweep of the paper."""
+    """The tests of the emulated device; whole runs at each precision; a sweep, and one that cannot begin."""
     monkeypatch.setattr(gpu, "SEEDS", range(2))
-    monkeypatch.setattr(gpu, "SWEEPS", ("md17_10_100",))
+    monkeypatch.setattr(gpu, "SWEEPS", ("demo", "nowhere"))
     words = ["--dry", "--data", "aspirin", "--minutes", "600", "--out", tmp_path]
     done = program(*words, "--parts", "correctness", "agreement", "runs")
     assert done.returncode == 0, done.stderr
@@ -85,7 +85,8 @@ def test_what_runs(tmp_path, monkeypatch):
     assert set(found["agreement"]) == {f"cpu {one}" for one in gpu.PRECISIONS}, launched
     for one in found["agreement"].values():
         assert len(one["errors"]) == len(one["seconds"]) == 2 and min(one["errors"]) > 0
-    aspirin = found["runs"]["md17_10_100"]
-    assert (aspirin["runs"], aspirin["done"], aspirin["steps"]) == (1, 1, 2), launched
+    demo = found["runs"]["demo"]
+    assert (demo["runs"], demo["done"], demo["steps"]) == (1, 1, 2) and found["runs"]["nowhere"]["runs"] == 0, launched
     report = (tmp_path / "report.md").read_text()
-    assert "Whole runs, 2 seeds" in report and "* md17_10_100: 1 of 1 begun runs done, 2 steps" in report
+    assert "Whole runs, 2 seeds" in report and "* demo: 1 of 1 begun runs done, 2 steps" in report
+    assert "* nowhere: no run begun: launch.log says why" in report and "nowhere" in launched

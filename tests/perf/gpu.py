@@ -292,7 +292,8 @@ def report(show: Show) -> list[str]:
             lines.append(f"* all: {sum(hours.values()):.3g}")
         lines.append("")
     for name, one in found.get("runs", {}).items():
-        lines.append(f"* {name}: {one['done']} of {one['runs']} begun runs done, {one['steps']} steps")
+        begun = f"{one['done']} of {one['runs']} begun runs done, {one['steps']} steps"
+        lines.append(f"* {name}: {begun if one['runs'] else 'no run begun: launch.log says why'}")
     return lines
 
 
