@@ -73,6 +73,8 @@ SCENARIOS: dict[str, str] = {
     "lmnto_100_1000": "LMNTO, 100 → 1000",
     "demo": "Demo: aspirin (revised MD17), 10 → 40",
 }
+BROUGHT = (*SCENARIOS, "single_training")
+"""The scenarios that the project brings; all others are studies of the user's own."""
 UNITS = {"force": "kcal mol$^{-1}$ Å$^{-1}$", "energy": "kcal mol$^{-1}$"}
 PLAIN_UNITS = {"force": "kcal/mol/Å", "energy": "kcal/mol"}
 WIDTH = 7.0
@@ -131,14 +133,12 @@ def main_methods(algorithms: Iterable[str], *, forces: bool) -> dict[str, Look]:
 
 def scenario_title(scenario: str, deviations: str) -> str:
     """What a scenario is called in a heading; an altered one says so, one of another name has its own."""
-    known = scenario in (*SCENARIOS, "single_training")
-    return SCENARIOS.get(scenario, scenario) + (" (altered)" if deviations and known else "")
+    return SCENARIOS.get(scenario, scenario) + (" (altered)" if deviations and scenario in BROUGHT else "")
 
 
 def scenario_order(scenario: str) -> tuple[int, str]:
-    """Sorts scenarios as the paper has them, unknown ones last."""
-    names = list(SCENARIOS)
-    return (names.index(scenario) if scenario in names else len(names), scenario)
+    """Sorts scenarios: the user's own come first, the project's follow as the paper has them."""
+    return (BROUGHT.index(scenario) if scenario in BROUGHT else -1, scenario)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

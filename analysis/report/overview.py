@@ -23,25 +23,25 @@ ALTERED = (
 
 def altered(runs: pd.DataFrame) -> pd.Series:
     """Whether a run is of a known scenario that was altered."""
-    known = runs["scenario"].isin([*style.SCENARIOS, "single_training"])
-    return known & (runs["deviations"].fillna("") != "")
+    return runs["scenario"].isin(style.BROUGHT) & (runs["deviations"].fillna("") != "")
 
 
 def tiles(collected: Tables, claims: pd.DataFrame, *, alone: bool) -> list[tuple[str, str]]:
     """Numbers for the head of the page; `alone`: nothing of the paper's data is there, and nothing is said of it."""
     plan, runs = collected.plan, collected.runs
     done = runs[runs["state"] == "done"]
-    made = []
+    own = int((~done["scenario"].isin(style.BROUGHT)).sum())
+    made = [(str(own), "runs of your own studies done")] if own else []
     for name, part in _sweeps(plan):
         finished = int((part["state"] == "done").sum())
         if finished or not alone:
-            made.append((f"{finished} / {len(part)}", f"runs of the {name} done"))
+            made.append((f"{finished} / {len(part)}", f"runs of {name} done"))
     apart = altered(done)
     if apart.any():
         made.append((str(apart.sum()), "altered runs done, kept apart"))
-    others = int((~done["scenario"].isin(style.SCENARIOS)).sum())
-    if others:
-        made.append((str(others), "runs of other studies done"))
+    single = int((done["scenario"] == "single_training").sum())
+    if single:
+        made.append((str(single), "single trainings done"))
     if alone:
         claims = claims.head(0)
     for rows, told in ((claims["deviations"] == "", ""), (claims["deviations"] != "", " on a reduced pool")):
@@ -54,8 +54,9 @@ def tiles(collected: Tables, claims: pd.DataFrame, *, alone: bool) -> list[tuple
 def _sweeps(plan: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     if plan.empty:
         return []
-    demo = plan["scenario"] == "demo"
-    return [(name, part) for name, part in (("demo", plan[demo]), ("paper's sweep", plan[~demo])) if len(part)]
+    of = plan["scenario"].map(lambda name: name if name == "demo" else "paper's" if name in style.BROUGHT else "own")
+    named = {"own": "your own sweeps", "demo": "the demo", "paper's": "the paper's sweep"}
+    return [(told, plan[of == name]) for name, told in named.items() if (of == name).any()]
 
 
 def there(collected: Tables) -> list[str]:

@@ -1,4 +1,4 @@
-"""Studies that the paper does not have, a sentence each: what was run, what is best, and whether the seeds tell."""
+"""Studies of the user's own, a sentence each: what was run, what is best, and whether the seeds tell."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +20,16 @@ def only_own(runs: pd.DataFrame) -> bool:
 
 
 def sentences(collected: Tables, board: pd.DataFrame) -> list[str]:
-    """Of each study that is not the paper's, from the scoreboard: what leads at the last step, by RMSE."""
+    """Of each study of the user's own, from the scoreboard: what leads at the last step, by RMSE.
+
+    What the project brings beside the paper's scenarios is told where nothing of the paper's is there.
+    """
     if board.empty:
         return []
     told = []
-    rmse = board[(board["measure"] == "rmse") & ~board["scenario"].isin(PAPERS)]
-    rmse = rmse.sort_values("scenario", key=lambda names: names.isin(style.SCENARIOS), kind="stable")
+    others = PAPERS if only_own(collected.runs) else style.BROUGHT
+    rmse = board[(board["measure"] == "rmse") & ~board["scenario"].isin(others)]
+    rmse = rmse.sort_values("scenario", key=lambda names: names.isin(style.BROUGHT), kind="stable")
     for study, rows in rmse.groupby("study", sort=False):
         done = collected.runs[(collected.runs["study"] == study) & (collected.runs["state"] == "done")]
         first = rows.iloc[0]

@@ -44,7 +44,6 @@ def page(
     others = [figure for figure in drawn if figure not in curves]
     board = scoreboard(found.means, found.paired, found.paper, collected.steps)
     alone = own.only_own(collected.runs)
-    told = own.sentences(collected, board) if alone else []
     claims, completeness = _claims(found.claims, known), overview.completeness_of(collected.plan)
     if alone:
         claims, completeness = (
@@ -68,7 +67,7 @@ def page(
     return PAGE.get_template("page.html").render(
         title=TITLE + (": what was found" if alone else ": what has been reproduced"),
         paper="" if alone else PAPER,
-        own=told,
+        own=own.sentences(collected, board),
         css=Markup(HERE.joinpath("page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",

@@ -244,6 +244,42 @@ def test_own_studies_in_a_sentence(seeds, curves, told):
     assert line.startswith("mine: ") and told in line
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """The report of a study of one's own, of the demo, of a single training and of the paper's data."""
+    scenarios = ("md17_10_100", "demo", "single_training", "zinc")
+    own = [
+        records.record(selection, kernel, seed, [curve[0] + seed, curve[-1] + seed], scenario=scenario)
+        for scenario in scenarios
+        for (selection, kernel), curve in records.CURVES.items()
+        for seed in range(3)
+    ]
+    build(tables_of(own), folder := tmp_path_factory.mktemp("mixed"))
+    return folder / "report.html"
+
+
+def test_own_studies_come_first_beside_the_paper_s(browser, mixed):
+    opened = browser.new_page()
+    opened.goto(mixed.as_uri())
+    (told,) = opened.locator("header .own").all_inner_texts()
+    assert told.startswith("zinc: 9 finished runs, 3 algorithms on 3 seeds.")
+    assert "Compared with" in opened.locator("header").inner_text()
+    assert re.sub(r"\s+", " ", opened.locator(".tile").first.inner_text()) == "9 runs of your own studies done"
+    in_order = ["zinc", "Aspirin, 10 → 100", "Demo: aspirin (revised MD17), 10 → 40", "single_training"]
+    assert [line.split(": MaxDiag")[0] for line in opened.locator(".there li").all_inner_texts()] == in_order
+    folds = opened.locator("#curves > details")
+    assert [fold.locator("summary").inner_text().partition(" (")[0] for fold in folds.all()] == [
+        name.partition(" (")[0] for name in in_order
+    ]
+    assert folds.first.locator("figure").first.is_visible()
+    assert opened.locator("#figures > details > summary").all_inner_texts()[1] == "zinc"
+    heads = opened.locator("[data-board=RMSE] thead th").all_inner_texts()
+    assert [head.partition(" (")[0] for head in heads] == ["Algorithm", *(name.partition(" (")[0] for name in in_order)]
+    assert opened.locator("[data-sheet=completeness]").count() == 0
+    assert opened.locator("#run tbody tr").all()[0].inner_text().startswith("zinc")
+    opened.close()
+
+
 def collect_few(folder):
     generate(folder, expand(["sweep=figure_3", "seed=0,1", "algorithm=maxdiag_rnd,lcmd_feat_ll"]), arrays=False)
     return collect(folder)
