@@ -17,6 +17,8 @@ from analysis.statistics.rules import ABOVE, BELOW, CONTRADICTED, SHOWN, Region
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
 BEGIN, END = "<!-- simulation -->\n", "<!-- end of simulation -->\n"
+BETWEEN = "\u00a0/\u00a0"
+"""Between two numbers of a cell, which stay in one line."""
 SEEDS = (3, 5, 10)
 PARTS = 14
 EDGE = float(np.log1p(0.02))
@@ -185,11 +187,11 @@ CASES = [
 
 
 def table(trials):
-    """Markdown: a row per case, shares in percent of shown and contradicted."""
-    heads = [f"{word}, {n}" for n in SEEDS for word in ("shown", "contradicted")]
+    """Markdown: a row per case, shares in percent of shown / contradicted."""
+    heads = [f"{n} seeds" for n in SEEDS]
     lines = ["| rule | truth | the claim is | " + " | ".join(heads) + " |", "|---|---|---|" + "---|" * len(heads)]
     for case in CASES:
-        rates = [f"{100 * rate:.1f}" for n in SEEDS for rate in case.rates(n, trials)]
+        rates = [BETWEEN.join(f"{100 * rate:.1f}" for rate in case.rates(n, trials)) for n in SEEDS]
         lines.append(f"| {case.rule} | {case.truth} | {case.claim} | " + " | ".join(rates) + " |")
     return "\n".join(lines) + "\n"
 

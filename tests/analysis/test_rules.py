@@ -7,7 +7,7 @@ from scipy import stats
 from analysis.statistics import rules
 from analysis.statistics.rules import ABOVE, BELOW, CONTRADICTED, SHOWN, UNDECIDED, Region
 from tests.analysis import simulation
-from tests.analysis.simulation import BEGIN, CASES, DOCUMENT, END, SEEDS, Case, biases
+from tests.analysis.simulation import BEGIN, BETWEEN, CASES, DOCUMENT, END, SEEDS, Case, biases
 
 TRIALS = 2000
 BROKEN = "skewed"
@@ -27,8 +27,8 @@ def test_errors_and_power_are_those_of_the_document(case: Case):
         if BROKEN not in case.truth:
             assert shown <= 0.05 + spread or case.claim in ("true", "—")
             assert contradicted <= 0.05 + spread or case.claim == "false"
-        for rate, told in zip((shown, contradicted), printed[2 * place : 2 * place + 2], strict=True):
-            expected = float(told.strip(" |")) / 100
+        for rate, told in zip((shown, contradicted), printed[place].strip(" |").split(BETWEEN), strict=True):
+            expected = float(told) / 100
             assert rate == pytest.approx(expected, abs=2 * spread * max(1.0, np.sqrt(expected * (1 - expected) * 21)))
 
 
