@@ -34,6 +34,8 @@ def sentences(collected: Tables, board: pd.DataFrame) -> list[str]:
         done = collected.runs[(collected.runs["study"] == study) & (collected.runs["state"] == "done")]
         first = rows.iloc[0]
         title = style.scenario_title(first["scenario"], first["deviations"])
+        if first["deviations"]:
+            title += f" ({first['deviations']})"
         told.append(f"{title}: {_ran(done)} {_best(rows, int(done['final'].max()))}")
     return told
 
@@ -58,7 +60,9 @@ def _best(rows: pd.DataFrame, final: int) -> str:
     if len(rows) == 1:
         return f"{best['algorithm']} ends at a {best['quantity']} RMSE of {best['mean']:.3g} {unit}."
     if best["word"] == BASE:
-        return f"{best['algorithm']}, random selection, has {lowest}. No algorithm is better than it here."
+        few = f"On fewer than {FEWEST_SEEDS} seeds nothing is judged."
+        told = "No algorithm is better than it here." if len(judged) else few
+        return f"{best['algorithm']}, random selection, has {lowest}. {told}"
     return f"{best['algorithm']} has {lowest}. {_told(best)}"
 
 
@@ -67,9 +71,10 @@ def _told(best: Mapping[Any, Any]) -> str:
     if pd.isna(best["pairs"]):
         return "There is no random selection beside it to compare with."
     if best["word"] == FEW:
+        seeds = int(best["pairs"])
         return (
-            f"Its difference from random selection cannot be told: there are {_count(int(best['pairs']), 'seed')} of"
-            f" both, and {FEWEST_SEEDS} are the fewest that are judged."
+            f"Its difference from random selection cannot be told: there {'is' if seeds == 1 else 'are'}"
+            f" {_count(seeds, 'seed')} of both, and {FEWEST_SEEDS} are the fewest that are judged."
         )
     change = f"{_percent(best['relative'])}, 95 % interval {_percent(best['low'] - 1)} to {_percent(best['high'] - 1)}"
     if best["word"] == UNDECIDED:

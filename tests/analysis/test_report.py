@@ -224,6 +224,8 @@ def test_own_studies_are_told_first_and_what_is_the_paper_s_is_folded(page):
     ("seeds", "curves", "told"),
     [
         (2, {"LCMD": 4.0, "MaxDiag": 5.0}, "there are 2 seeds of both, and 3 are the fewest that are judged"),
+        (1, {"LCMD": 4.0, "MaxDiag": 5.0}, "there is 1 seed of both, and 3 are the fewest that are judged"),
+        (2, {"LCMD": 6.0, "MaxDiag": 5.0}, "On fewer than 3 seeds nothing is judged."),
         (3, {"LCMD": 4.9, "MaxDiag": 5.0}, "These seeds do not tell it from random selection (-2 %"),
         (3, {"LCMD": 6.0, "MaxDiag": 5.0}, "No algorithm is better than it here."),
         (3, {"LCMD": 4.0}, "LCMD + FEAT(LL) ends at a force RMSE of 8"),
@@ -242,6 +244,18 @@ def test_own_studies_in_a_sentence(seeds, curves, told):
     found = Statistics.of(collected)
     (line,) = sentences(collected, scoreboard(found.means, found.paired, found.paper, collected.steps))
     assert line.startswith("mine: ") and told in line
+
+
+def test_a_sentence_says_where_a_study_departs_from_its_file():
+    contents = [
+        records.record(name, kernel, 0, [9.0, 4.0], scenario="mine", deviations=deviations)
+        for deviations in ({}, {"model.name": "SchNet"})
+        for name, kernel in (("LCMD", "FEAT(LL)"), ("MaxDiag", "RND"))
+    ]
+    collected = tables_of(contents)
+    found = Statistics.of(collected)
+    told = sentences(collected, scoreboard(found.means, found.paired, found.paper, collected.steps))
+    assert sorted(line.partition(":")[0] for line in told) == ["mine", "mine (model.name=SchNet)"]
 
 
 @pytest.fixture(scope="module")
