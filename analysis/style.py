@@ -74,7 +74,7 @@ SCENARIOS: dict[str, str] = {
     "demo": "Demo: aspirin (revised MD17), 10 → 40",
 }
 BROUGHT = (*SCENARIOS, "single_training")
-"""The scenarios that the project brings; all others are studies of the user's own."""
+"""The paper's scenarios and what stands beside them; all others count as studies of the user's own."""
 UNITS = {"force": "kcal mol$^{-1}$ Å$^{-1}$", "energy": "kcal mol$^{-1}$"}
 PLAIN_UNITS = {"force": "kcal/mol/Å", "energy": "kcal/mol"}
 WIDTH = 7.0

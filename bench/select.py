@@ -138,12 +138,12 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
 
     prepare_device(run)
     listen()
-    output = Path(asked.output)
+    output = _xyz(Path(asked.output))
     make_folder(output.absolute().parent)
     method = Method.of(run, asked.guards)
     kernel, selection = method.kernel, method.selection
     pool = read_frames(asked.pool, "pool")
-    log.info("pool: %d structures of %d files", len(pool), len(pool.files))
+    log.info("pool: %d structures of %d file%s", len(pool), len(pool.files), "s" if len(pool.files) != 1 else "")
     model: "Model | None" = None
     labelled = None
     if asked.model is not None:
@@ -171,6 +171,11 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     write_page(output, batch, record)
     shutil.rmtree(batch.kept, ignore_errors=True)
     _tell(record, output)
+
+
+def _xyz(output: Path) -> Path:
+    """Where structures go: a name that does not say so is given the ending, so that ASE knows the format again."""
+    return output if output.suffix in (".xyz", ".extxyz") else output.with_name(f"{output.name}.xyz")
 
 
 def _checksums(asked: Asked, pool: "Frames", model: "Model | None") -> dict[str, str]:

@@ -239,7 +239,10 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
         # what pydantic adds for validators and unions is no key
         key = where + ".".join(str(part) for part in first["loc"] if not re.search(r"[(\[]", str(part)))
         given = "" if first["type"] == "missing" else f" = {first['input']!r}"
-        raise UserError(f"configuration key {key}{given}: {first['msg']}") from None
+        # a shell makes several words of braces that stand without quotes
+        braces = first["type"] == "dict_type" and isinstance(first["input"], str)
+        remedy = f' (in a shell within quotes: "{key}={{…}}")' if braces else ""
+        raise UserError(f"configuration key {key}{given}: {first['msg']}{remedy}") from None
 
 
 def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:

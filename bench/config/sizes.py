@@ -53,7 +53,8 @@ def filled(config: Mapping[str, Any], *, tell: bool) -> dict[str, Any]:
     if tell:
         taken = [f"{key} {sizes[key]}" for key in SIZES if given.get(key) is None]
         taken += [f"batch_size {batch}"] if config.get("batch_size") is None else []
-        log.info("scenario %s: %d structures, so %s (scenario.… says otherwise)", name, n, ", ".join(taken))
+        if taken:
+            log.info("scenario %s: %d structures, so %s (scenario.… says otherwise)", name, n, ", ".join(taken))
     return {**config, "scenario": {**given, "name": name, **sizes}, "batch_size": batch}
 
 

@@ -60,9 +60,9 @@ def constant_per_atom(
     if not np.allclose(fractions, fractions[0]):
         zeros = ",".join(f"{chemical_symbols[z]}:0" for z in elements.tolist())
         raise UserError(
-            f"dataset {name} holds different compositions: give dataset.reference_energies={{{zeros}}}, instead of the"
-            " zeros the energies of isolated atoms, or others that suit, in eV; or, where the data hold isolated atoms,"
-            f" dataset.reference_energies={ISOLATED_ATOMS}"
+            f'dataset {name} holds different compositions: give "dataset.reference_energies={{{zeros}}}", instead of'
+            " the zeros the energies of isolated atoms, or others that suit, in eV; or, where the data hold isolated"
+            f" atoms, dataset.reference_energies={ISOLATED_ATOMS}"
         )
     per_atom = energies / n_atoms
     median = float(np.median(per_atom))

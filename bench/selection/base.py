@@ -40,8 +40,14 @@ class Selected:
     n_random: int = 0
 
 
-def check_embedding(embedding: Embedding, pool: Int[np.ndarray, " pool"], kernel: str) -> None:
-    """Refuse kernel values and features that are not finite. Raises UserError naming structures of the dataset."""
+def check_embedding(embedding: object, pool: Int[np.ndarray, " pool"], kernel: str) -> None:
+    """Refuse what is no embedding of the pool, or holds values that are not finite. Raises UserError naming what."""
+    if not isinstance(embedding, Embedding):
+        raise UserError(f"kernel {kernel}: embed returned {_kind(embedding)}, expected an Embedding: fix its embed")
+    _check_shape(kernel, "diagonal", embedding.diagonal, (len(pool),))
+    if embedding.pool is not None:
+        _check_shape(kernel, "pool", embedding.pool, (len(pool), None))
+        _check_shape(kernel, "training", embedding.training, (None, embedding.pool.shape[1]))
     finite = torch.isfinite(embedding.diagonal)
     if embedding.pool is not None:
         finite &= torch.isfinite(embedding.pool.sum(dim=1))
@@ -56,9 +62,30 @@ def check_embedding(embedding: Embedding, pool: Int[np.ndarray, " pool"], kernel
         raise UserError(f"kernel {kernel}: features of training structures are not finite: has the training diverged?")
 
 
-def check_picks(selected: "Selected", pool: int, batch_size: int, selection: str) -> None:
+def _check_shape(kernel: str, name: str, part: object, shape: tuple[int | None, ...]) -> None:
+    """Refuse a part of an embedding that is no tensor of that shape; None fits any size."""
+    if not isinstance(part, Tensor):
+        raise UserError(f"kernel {kernel}: {name} is {_kind(part)}, expected a tensor of torch: fix its embed")
+    if part.ndim != len(shape) or any(n not in (None, given) for n, given in zip(shape, part.shape, strict=True)):
+        expected = str(tuple("any" if n is None else n for n in shape)).replace("'", "")
+        found = tuple(part.shape)
+        raise UserError(f"kernel {kernel}: {name} has the shape {found}, expected {expected}: fix its embed")
+
+
+def _kind(value: object) -> str:
+    name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return "None" if value is None else f"a {name}"
+
+
+def check_picks(selected: object, pool: int, batch_size: int, selection: str) -> None:
     """Refuse picks that are no batch: too few or many, repeated, or rows that are not there. Raises UserError."""
-    rows = selected.rows
+    rows = selected.rows if isinstance(selected, Selected) else None
+    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
+        found = f"rows that are {_kind(rows)}" if isinstance(selected, Selected) else _kind(selected)
+        found += f" of {rows.dtype}" if isinstance(rows, np.ndarray) else ""
+        raise UserError(
+            f"selection {selection} returned {found}, expected Selected(rows) with an array of integers: fix its select"
+        )
     if len(rows) != batch_size or len(np.unique(rows)) != len(rows) or not ((rows >= 0) & (rows < pool)).all():
         shown = ", ".join(map(str, rows[:8].tolist())) + (", …" if len(rows) > 8 else "")
         raise UserError(

@@ -133,6 +133,47 @@ def test_values_that_are_not_finite():
             check_embedding(embedding(pool, wrong), rows, "K")
 
 
+def bare(cls, **values):
+    """An object as a class of somebody's own may return it: its fields are of any type."""
+    made = object.__new__(cls)
+    made.__dict__.update(values)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"diagonal": np.ones(9)}, "diagonal is a numpy.ndarray, expected a tensor of torch"),
+        ({"diagonal": torch.ones(8)}, r"diagonal has the shape \(8,\), expected \(9,\)"),
+        ({"pool": [1.0]}, "pool is a list, expected a tensor"),
+        ({"pool": torch.ones(9)}, r"pool has the shape \(9,\), expected \(9, any\)"),
+        ({"training": None}, "training is None, expected a tensor"),
+        ({"training": torch.ones(2, 4)}, r"training has the shape \(2, 4\), expected \(any, 3\)"),
+    ],
+)
+def test_an_embedding_of_another_kind_or_shape(changes, told):
+    usual = {"diagonal": torch.ones(9), "pool": torch.ones(9, 3), "training": torch.ones(2, 3)}
+    check_embedding(bare(Embedding, **usual), np.arange(9), "K")
+    with pytest.raises(UserError, match=f"kernel K: {told}.*: fix its embed"):
+        check_embedding(bare(Embedding, **{**usual, **changes}), np.arange(9), "K")
+    with pytest.raises(UserError, match="kernel K: embed returned a tuple, expected an Embedding: fix its embed"):
+        check_embedding((1, 2), np.arange(9), "K")
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (np.arange(3), "a numpy.ndarray"),
+        (None, "None"),
+        (bare(Selected, rows=[0, 1, 2]), "rows that are a list"),
+        (bare(Selected, rows=np.arange(3.0)), "rows that are a numpy.ndarray of float64"),
+    ],
+)
+def test_picks_of_another_kind(returned, told):
+    with pytest.raises(UserError, match=rf"selection S returned {told}, expected Selected\(rows\)"):
+        check_picks(returned, 9, 3, "S")
+
+
 @pytest.mark.parametrize("rows", [[1, 2, 1], [1, 2], [1, 2, 9], [-1, 2, 3], [1, 2, 3, 4]])
 def test_picks_that_are_no_batch(rows):
     check_picks(Selected(np.array([3, 1, 2])), 9, 3, "S")

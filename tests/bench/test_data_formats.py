@@ -217,7 +217,7 @@ def test_reference_energies(tmp_path, generator):
     frames = [*water(generator), ase.Atoms("OH", [[0, 0, 0], [0, 0, 0.97]])]
     frames[-1].calc = SinglePointCalculator(frames[-1], energy=-8.0, forces=np.ones((2, 3)))
     ase.io.write(tmp_path / "a.xyz", frames)
-    with pytest.raises(UserError, match=r"different compositions: give dataset.reference_energies=\{H:0,O:0\}"):
+    with pytest.raises(UserError, match=r"different compositions: give \"dataset.reference_energies=\{H:0,O:0\}\""):
         from_file(str(tmp_path / "a.xyz"))
     data = from_file(str(tmp_path / "a.xyz"), reference_energies={1: -1.0, 8: -2.0})
     np.testing.assert_allclose(data.residual_energies, data.energies + np.array([4, 4, 4, 4, 3]))

@@ -193,6 +193,8 @@ class Wrong(Messages):
             return None
         if self.gives == "pairs":
             net.forward = lambda graph: graph.vectors[:, 0]
+        elif self.gives == "detached":
+            net.register_forward_hook(lambda _module, _inputs, outputs: outputs.detach())
         else:
             net.last = torch.nn.Linear(6, 2)
             net.last.register_forward_hook(lambda _module, _inputs, outputs: outputs.sum(1, keepdim=True))
@@ -204,6 +206,7 @@ class Wrong(Messages):
     [
         ("nothing", "module gives NoneType, not a torch.nn.Module"),
         ("pairs", "its module gives"),
+        ("detached", "energies of its module are cut off from its weights and from the positions"),
         ("two", "its last, (7, 2), does not"),
     ],
 )

@@ -69,6 +69,28 @@ def test_forces_under_another_name_are_named(tmp_path, generator):
         load(path, energy_key="REF_energy", forces_key="F")
 
 
+def test_one_frame_that_lacks_an_entry_is_named_for_removal(tmp_path, generator):
+    """What the others hold under that name is no hint at another key."""
+    frames = renamed(waters(generator))
+    lacks_forces, lacks_energy = [atoms.copy() for atoms in frames], [atoms.copy() for atoms in frames]
+    del lacks_forces[2].arrays["REF_forces"], lacks_energy[2].info["REF_energy"]
+    keys = {"energy_key": "REF_energy", "forces_key": "REF_forces"}
+    with pytest.raises(UserError, match=r"f.xyz:2 has no entry 'REF_forces'.*, other frames have \(3\): remove it$"):
+        load(write(tmp_path / "f.xyz", lacks_forces), **keys)
+    with pytest.raises(UserError, match=r"e.xyz:2 has no entry 'REF_energy', other frames have \(3\): remove it$"):
+        load(write(tmp_path / "e.xyz", lacks_energy), **keys)
+
+
+def test_forces_beside_hartrees_are_asked_about(tmp_path, generator, told):
+    path, plausible = write(tmp_path / "a.xyz", waters(generator)), Plausible((-1e3, 1e3), (0.4, 4.0))
+    load(path, energy_unit="Hartree", forces_unit="eV/Å", plausible=plausible)
+    load(path, name="bohr", energy_unit="Hartree", length_unit="Bohr", plausible=Plausible((-1e3, 1e3), (0.0, 4.0)))
+    assert not any("are they?" in line for line in told())
+    load(path, energy_unit="Hartree", plausible=plausible)
+    (line,) = (line for line in told() if "are they?" in line)
+    assert line.endswith("forces are taken to be in Hartree/Å: are they? Else dataset.forces_unit=Hartree/Bohr")
+
+
 @pytest.mark.parametrize("name", ["a.xyz", "a.traj", "a.db"])
 def test_everything_ase_holds_can_be_named(tmp_path, generator, name):
     """ASE's own names, the free energy, info, arrays, and a database's pairs and data."""

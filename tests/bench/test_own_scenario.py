@@ -52,6 +52,24 @@ def test_sizes_fit_the_data(monkeypatch, n):
     assert 1 <= found["batch_size"] <= run.scenario.final - run.scenario.initial
 
 
+def test_what_is_taken_is_told(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(sizes, "_count", lambda dataset: 600)
+    given = {"initial": 20, "final": 70, "pool": 100, "validation": 60, "test": 50}
+    config = {"scenario": {**OPEN, **given}, "batch_size": 3, "dataset": {"name": "water"}}
+    sizes.filled(config, tell=True)
+    assert not caplog.messages
+    sizes.filled({**config, "batch_size": None}, tell=True)
+    assert caplog.messages == ["scenario water: 600 structures, so batch_size 20 (scenario.… says otherwise)"]
+
+
+def test_braces_without_quotes_are_told():
+    """As a shell makes several words of {H:-13.6,O:-2042.6}."""
+    words = ["scenario=own", "dataset.path=a.xyz", "dataset.energy_unit=eV", "dataset.reference_energies=O:-2042.6"]
+    with pytest.raises(UserError, match=r"in a shell within quotes: \"dataset.reference_energies=\{…\}\""):
+        compose_run([*words, "scenario.name=a", *(f"scenario.{key}=4" for key in sizes.SIZES), "batch_size=2"])
+
+
 def test_what_is_given_stays(monkeypatch):
     found = filled(monkeypatch, 600, batch_size=3, initial=20, pool=100, test=50, name="mine")
     assert found["scenario"] == {

@@ -99,7 +99,7 @@ def test_from_the_command_line_and_again_from_its_record(run, aspirin, tmp_path)
     ase.io.write(tmp_path / "pool.xyz", aspirin[:60])
     words = [f"pool={tmp_path}/pool.xyz@10:", "n=4", f"model={model.folder}", "algorithm=maxdet_gp_ll"]
     done = command(*words, f"output={tmp_path}/first.xyz", "threads=1", module="bench.select")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "pool: 50 structures of 1 file\n" in done.stderr, done.stderr
     record = json.loads((tmp_path / "first.json").read_text())
     picked = ase.io.read(tmp_path / "first.xyz", ":")
     assert [one.info["order"] for one in picked] == [0, 1, 2, 3]
@@ -115,7 +115,7 @@ def test_from_the_command_line_and_again_from_its_record(run, aspirin, tmp_path)
     again = command(f"repeat={tmp_path}/first.json", f"output={tmp_path}/again.xyz", module="bench.select")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again.xyz").read_bytes() == (tmp_path / "first.xyz").read_bytes()
-    other = command(f"repeat={tmp_path}/first.json", "n=2", f"output={tmp_path}/other.xyz", module="bench.select")
+    other = command(f"repeat={tmp_path}/first.json", "n=2", f"output={tmp_path}/other", module="bench.select")
     assert other.returncode == 0 and len(ase.io.read(tmp_path / "other.xyz", ":")) == 2
     ase.io.write(tmp_path / "pool.xyz", aspirin[:59])
     altered = command(f"repeat={tmp_path}/first.json", f"output={tmp_path}/none.xyz", module="bench.select")

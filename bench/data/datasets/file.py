@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from bench.config.places import PROJECT
-from bench.config.units import energy_unit
+from bench.config.units import energy_unit, length_unit
 from bench.data.consistency import check_consistent, remarks
 from bench.data.convert import Plausible, check_plausible, to_structures
 from bench.data.duplicates import contradictions, first_copies, named
@@ -99,13 +99,20 @@ class FileDataset:
         shortest = shortest_distances(data, measured, self.plausible.distances[1])
         check_consistent(data)
         check_plausible(data, self.plausible, raw.labels, measured, shortest)
-        self._tell(raw.remarks, warn=False)
+        self._tell([*raw.remarks, *self._forces_unit(raw)], warn=False)
         self._tell(remarks(data, raw.labels), warn=True)
         return data
 
     def _converted(self, raw: RawStructures, references: dict[int, float]) -> Structures:
         units = str(self.energy_unit), self.length_unit
         return to_structures(self.name, raw, units, references, self.forces_unit)
+
+    def _forces_unit(self, raw: RawStructures) -> Iterator[str]:
+        """A line where energies in atomic units suggest that forces are in atomic units of length, too."""
+        atomic = self.energy_unit in ("Hartree", "Rydberg") and length_unit(self.length_unit) != length_unit("Bohr")
+        if atomic and self.forces_unit is None and raw.forces is not None:
+            usual = f"{self.energy_unit}/{self.length_unit}"
+            yield f"forces are taken to be in {usual}: are they? Else dataset.forces_unit={self.energy_unit}/Bohr"
 
     def _read(self, parts: list[Part]) -> RawStructures:
         whole = parts[0].path

@@ -40,18 +40,22 @@ def of_frames(
     forces = [_forces(atoms, forces_key, label) for label, atoms in frames]
     hints = like_forces(atoms for _, atoms in frames)
     without = [label for (label, atoms), f in zip(frames, forces, strict=True) if f is None and len(atoms) > 1]
-    if forces_key is not None and without:
-        raise UserError(f"{without[0]} has no entry {forces_key!r} of 3 numbers per atom: {_hint('forces', hints)}")
-    given = len(without) < sum(len(atoms) > 1 for _, atoms in frames) if without else any(f is not None for f in forces)
-    if without and given:
-        raise UserError(f"{without[0]} has no forces, other frames have: remove it, or {_hint('forces', hints)}")
+    others = sum(len(atoms) > 1 for _, atoms in frames) - len(without)
+    given = others > 0 if without else any(f is not None for f in forces)
+    if without and (given or forces_key is not None):
+        raise UserError(f"{without[0]} has {_lacking('forces', forces_key, others, hints)}")
+    energies = [_energy(atoms, energy_key, label) for label, atoms in frames]
+    without_energy = [frame for frame, energy in zip(frames, energies, strict=True) if energy is None]
+    for label, atoms in without_energy[:1]:
+        others = len(frames) - len(without_energy)
+        raise UserError(f"{label} has {_lacking('energy', energy_key, others, _like_energies(atoms))}")
     filled = [np.zeros((len(atoms), 3)) if f is None else f for (_, atoms), f in zip(frames, forces, strict=True)]
     return RawStructures(
         labels=[label for label, _ in frames],
         n_atoms=np.array([len(atoms) for _, atoms in frames], dtype=np.int64),
         atomic_numbers=np.concatenate([np.zeros(0, dtype=np.int64), *(atoms.numbers for _, atoms in frames)]),
         positions=np.concatenate([np.zeros((0, 3)), *(atoms.positions for _, atoms in frames)]),
-        energies=np.array([_energy(atoms, energy_key, label) for label, atoms in frames], dtype=np.float64),
+        energies=np.array(energies, dtype=np.float64),
         forces=np.concatenate(filled) if given else None,
         cells=np.array([np.asarray(atoms.cell) for _, atoms in frames]).reshape(-1, 3, 3),
         periodic=np.array([atoms.pbc for _, atoms in frames], dtype=bool).reshape(-1, 3),
@@ -139,11 +143,10 @@ def _named(atoms: Any, key: str, label: str) -> Any:
     return found[0] if found else None
 
 
-def _energy(atoms: Any, key: str | None, label: str) -> float:
+def _energy(atoms: Any, key: str | None, label: str) -> float | None:
     value = _results(atoms).get("energy") if key is None else _named(atoms, key, label)
     if value is None:
-        wanted = f"no entry {key!r}" if key else "no energy"
-        raise UserError(f"{label} has {wanted}: {_hint('energy', _like_energies(atoms))}")
+        return None
     try:
         return float(np.asarray(value, dtype=np.float64).reshape(()))
     except (TypeError, ValueError):
@@ -181,6 +184,15 @@ def _like_energies(atoms: Any) -> tuple[str, ...]:
 
 def _is_number(value: Any) -> bool:
     return np.asarray(value).dtype.kind in "fiu"
+
+
+def _lacking(quantity: str, key: str | None, others: int, names: Sequence[str]) -> str:
+    """What a frame has not, whether others have it, and what to do."""
+    shape = " of 3 numbers per atom" if quantity == "forces" else ""
+    wanted = f"no {quantity}" if key is None else f"no entry {key!r}{shape}"
+    if not others:
+        return f"{wanted}: {_hint(quantity, names)}"
+    return f"{wanted}, other frames have ({others}): remove it" + (f", or {_hint(quantity, names)}" if not key else "")
 
 
 def _hint(quantity: str, names: Sequence[str]) -> str:

@@ -103,6 +103,11 @@ class ModulePotential:
                 f"model {self.architecture.name}: its module gives {tuple(found.shape)} for {len(graph.numbers)} atoms:"
                 " give one energy for each"
             )
+        if graph.vectors.requires_grad and not found.requires_grad:
+            raise UserError(
+                f"model {self.architecture.name}: the energies of its module are cut off from its weights and from the"
+                " positions (by detach, no_grad or NumPy): compute them with torch alone"
+            )
         atomic = self.energy_scale[model] * (found.reshape(-1) + shift[graph.species])
         return graph.sum_atoms(atomic), atomic
 
