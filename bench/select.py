@@ -14,6 +14,7 @@ What a word of the command line means:
 """
 
 import argparse
+import difflib
 import hashlib
 import json
 import logging
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from bench.pools.frames import Frames
 
 log = logging.getLogger(__name__)
+NEARLY = 0.7
+"""How alike a word is to one of the command's own if it is a slip: no key of the configuration comes near."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,21 @@ def split_words(words: Sequence[str], files: ConfigFiles) -> tuple[Asked, list[s
         elif is_file or (key in Asked.__dataclass_fields__ and key not in ("model", "guards")):
             own[key] = override.value()
         else:
+            _check_spelling(key)
             others.append(override.input_line or "")
     for key, what in (("pool", "pool=FILE, the structures to choose from"), ("n", "n=NUMBER, how many to choose")):
         if own.get(key) is None:
             raise UserError(f"say {what}")
     asked: Asked = build(Asked, own, "")
     return asked, others
+
+
+def _check_spelling(key: str) -> None:
+    """Refuse what is nearly one of the command's own words, such as `labeled`. Raises UserError."""
+    own = [*Asked.__dataclass_fields__, "repeat"]
+    close = difflib.get_close_matches(key, own, 1, NEARLY)
+    if close and key not in own:
+        raise UserError(f"unknown word {key!r}: did you mean {close[0]!r}?")
 
 
 def _repeated(words: Sequence[str], files: ConfigFiles) -> list[str]:

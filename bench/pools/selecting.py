@@ -54,6 +54,13 @@ class Method:
     precision: str = "float32"
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        """Refuse what does not go together, before anything is read or trained. Raises UserError."""
+        if self.kernel.reads_pool_labels:
+            raise UserError(f"kernel {self.kernel.name} reads the labels of the pool, which has none: choose another")
+        if self.selection.needs_features and not self.kernel.has_features:
+            raise UserError(without_distances(self.selection.name, self.kernel.name))
+
     @staticmethod
     def of(run: RunConfig, guards: Guards) -> "Method":
         """What words have chosen (`bench.pools.words`). Raises UserError."""
@@ -102,7 +109,7 @@ def select_from(
     if n < 1:
         raise UserError(f"n = {n}: choose at least 1 structure")
     kernel = method.kernel
-    _check(kernel, method.selection, model)
+    _check(kernel, model)
     labelled = known.labelled if known.labelled is not None or model is None else model.data.part(model.training)
     others = [(what, one) for what, one in _others(known, model) if one is not None]
     elements = model.seen.get("elements") if model is not None else None
@@ -157,12 +164,8 @@ def _with_the_next(
     return rows if np.array_equal(rows[:n], chosen.places) else None
 
 
-def _check(kernel: Kernel, selection: Selection, model: Model | None) -> None:
-    """Refuse what does not go together. Raises UserError."""
-    if kernel.reads_pool_labels:
-        raise UserError(f"kernel {kernel.name} reads the labels of the pool, which has none: choose another")
-    if selection.needs_features and not kernel.has_features:
-        raise UserError(without_distances(selection.name, kernel.name))
+def _check(kernel: Kernel, model: Model | None) -> None:
+    """Refuse a model that the kernel cannot use, or none where it needs one. Raises UserError."""
     if not getattr(kernel, "needs_model", True):
         return
     if model is None:

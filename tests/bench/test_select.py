@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import ase
 import ase.io
@@ -20,7 +20,9 @@ from conftest import PROJECT, make_structures, random_molecule, subprocess_envir
 
 from bench import api
 from bench.config.compose import compose_run
+from bench.config.files import PROJECT_FILES
 from bench.config.plugins import load_dataset, plugin
+from bench.config.schema import RunConfig
 from bench.data import neighbours
 from bench.data.neighbours import find_neighbours, shortest_distances
 from bench.errors import UserError
@@ -32,7 +34,7 @@ from bench.pools import embedded
 from bench.pools.coverage import coverage
 from bench.pools.guards import Guards
 from bench.runs.record import read_arrays
-from bench.select import main
+from bench.select import main, split_words
 
 TINY = ["model.hidden=[16,12]", "model.n_radial=3", "model.n_gaussians=5", "training.epochs=3"]
 RUN = [
@@ -135,6 +137,8 @@ def test_from_the_command_line_and_again_from_its_record(run, aspirin, tmp_path)
         (["pool=a.xyz", "n=1,2"], "give one value"),
         (["pool=a.xyz", "n=3", "model=nowhere/model.pt"], "no folder of a finished run"),
         (["repeat=nothing.json"], "no record of a selection"),
+        (["pool=a.xyz", "n=3", "labeled=b.xyz"], "unknown word 'labeled': did you mean 'labelled'?"),
+        (["pool=a.xyz", "n=3", "labelled=b.xyz", "algorithm=maxdiag_ae_f"], "AE(F) reads the labels of the pool"),
     ],
 )
 def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
@@ -147,6 +151,13 @@ def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert told.startswith("error: ") and told.count("\n") == 1 and message in told
     assert [path.name for path in tmp_path.iterdir()] in ([], ["a.xyz"])
+
+
+def test_no_key_of_the_configuration_is_taken_for_a_slip():
+    keys = {field.name for field in fields(RunConfig)} | set(PROJECT_FILES.groups())
+    assert len(keys) > 15
+    for key in keys:
+        split_words(["pool=a.xyz", "n=1", f"{key}=1"], PROJECT_FILES)
 
 
 def test_labelled_energies_are_in_ev_unless_said_otherwise(copper, tmp_path, monkeypatch, caplog):
