@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.pages.picture import picture, points
-from analysis.pages.results import PAPER, Results, error, quantity_of, ratio, table
+from analysis.pages.results import PAPER, Results, error, in_words, quantity_of, ratio, table
 from analysis.statistics.values import BASELINE
 from bench.config.places import CONF
 
@@ -184,7 +184,10 @@ def _seconds(name: str, k: Mapping[str, Any], found: Results) -> str:
     rows = found.seconds[(found.seconds["algorithm"] == name) & found.seconds["features"].notna()]
     if len(rows):
         cells = [
-            [f"`{row['scenario']}`" + (f", {row['deviations']}" if row["deviations"] else ""), str(row["batch_size"])]
+            [
+                f"`{row['scenario']}`" + (f", {in_words(row['deviations'])}" if row["deviations"] else ""),
+                str(row["batch_size"]),
+            ]
             + [f"{row[part]:.2g}" for part in ("features", "selection")]
             + [str(row["seeds"])]
             for _, row in rows.iterrows()
@@ -210,7 +213,7 @@ def _results(name: str, file: str, found: Results) -> str:
     baseline = name == BASELINE
     cells = []
     for _, row in pd.concat(chosen).iterrows() if chosen else ():
-        form = f", {row['deviations']}" if row["deviations"] else ""
+        form = f", {in_words(row['deviations'])}" if row["deviations"] else ""
         scenario = f"[`{row['scenario']}`](../benchmark/{row['scenario']}.md){form}"
         values = [error(row, m) if baseline else ratio(found.ratios, row, m) for m in MEASURES]
         cells.append([scenario, row["quantity"], str(row["batch_size"]), str(row["seeds"]), *values])

@@ -10,7 +10,7 @@ import yaml
 
 from analysis import style
 from analysis.pages.algorithms import MADE, MEASURES, PAUSES, algorithms, shell
-from analysis.pages.results import PAPER, Results, error, of_paper, quantity_of, ratio, table, unit
+from analysis.pages.results import PAPER, Results, error, in_words, of_paper, quantity_of, ratio, table, unit
 from analysis.paper.numbers import is_reduced, paper_numbers, remark
 from analysis.statistics.values import BASELINE
 from bench.config.places import CONF
@@ -127,7 +127,7 @@ def _section(study: str, found: Results) -> str:
     """Errors, ratios, cost and curves of one form of a scenario."""
     rows = found.finals[found.finals["study"] == study]
     deviations, scenario, folder = (str(rows.iloc[0][key]) for key in ("deviations", "scenario", "folder"))
-    title = "As in the paper" if not deviations else f"With {deviations.replace('=', ' = ')}"
+    title = "As in the paper" if not deviations else f"With {in_words(deviations).replace('=', ' = ')}"
     main = quantity_of(rows)
     parts = [f"## {title}"]
     if is_reduced(deviations):

@@ -57,6 +57,11 @@ class Results:
         return sum(hours for hours, _ in known), " to ".join(map(str, dict.fromkeys((steps[0], steps[-1]))))
 
 
+def in_words(deviations: str) -> str:
+    """Where runs depart from their scenario, as a reader takes it: an open test set is all that is left."""
+    return deviations.replace("scenario.test=None", "scenario.test=all others")
+
+
 def _tables(folders: list[Path], name: str) -> pd.DataFrame:
     paths = [path for folder in folders if (path := folder / "tables" / f"{name}.csv").is_file()]
     if not paths:
