@@ -58,10 +58,12 @@ gpu: $(READY)  ## all that a machine with a GPU can show in MINUTES=25; DRY=1 on
 	$(BIN)/python -m tests.perf.gpu --minutes $(MINUTES) $(if $(DRY),--dry)
 
 reference: $(READY)  ## make tables, figures and pages of results/reference again from their records
-	for name in aspirin tio2 potentials; do $(BIN)/python -m analysis.build --results results/reference/$$name \
+	for name in aspirin tio2; do $(BIN)/python -m analysis.build --results results/reference/$$name \
 		--output results/reference/$$name && rm -r results/reference/$$name/data || exit 1; done
 	$(BIN)/python -m analysis.build --results results/reference/fidelity --output results/reference/fidelity
 	cd results/reference/fidelity && rm -r data figures report.html
+	$(BIN)/python -m analysis.build --results results/reference/potentials --output results/reference/potentials
+	cd results/reference/potentials && rm -r data report.html && find figures ! -name 'learning_curves_*_force.*' -type f -delete
 	$(BIN)/python -m analysis.build --data results/reference/demo/data --output results/reference/demo --format svg
 	$(BIN)/python -m analysis.build --data results/reference/demo/data --output results/reference/demo \
 		--figures learning_curves_demo_force
