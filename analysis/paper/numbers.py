@@ -92,8 +92,7 @@ def _summary(values: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """`summarise`, with the range over seeds and the spread: of logarithms, or of coefficients themselves."""
     table = summarise(values, keys)
     plain = values["statistic"] == "pcc"
-    with np.errstate(divide="ignore"):
-        scaled = values["value"].where(plain, np.log(values["value"].where(plain | (values["value"] > 0))))
+    scaled = values["value"].where(plain, np.log(values["value"].where(~plain & (values["value"] > 0))))
     grouped = values.assign(scaled=scaled).groupby(keys, sort=True)
     more = grouped.agg(lowest=("value", "min"), highest=("value", "max"), spread=("scaled", "std"))
     return table.merge(more.reset_index(), on=keys)
