@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,17 @@ from bench.runs.record import write_atomically
 
 MAPPED = 5000
 """Structures of the pool, evenly spaced, that the map shows."""
-COLUMNS = {"uncertainty_eV": "uncertainty (eV)", "distance": "distance", "cluster": "cluster"}
-"""What is known of picks, where it is known of any."""
+COLUMNS = {
+    "uncertainty_eV": ("uncertainty (eV)", "the predicted standard deviation of the energy"),
+    "distance": ("distance", "in the features of the kernel, from the nearest structure labelled or picked before"),
+    "cluster": ("cluster", "how many structures of the pool are nearest to this pick in the end"),
+}
+"""What is known of picks, where it is known of any, and what it is."""
+PANELS = {
+    "coverage": "how far the pool is from what is labelled or picked, after each pick",
+    "map": "pool and picks in the two directions in which the features differ most",
+    "uncertainty": "how many structures of the pool and of the picks have which uncertainty",
+}
 GREY, BLUE, ORANGE = "#9a9a9a", "#0072B2", "#D55E00"
 PAGE = Path(__file__).with_suffix(".html")
 
@@ -24,7 +33,7 @@ def write_page(path: Path, batch: Batch, record: Mapping[str, Any]) -> None:
     """Write PATH.png and PATH.html. Raises WriteError."""
     import jinja2  # noqa: PLC0415 - with matplotlib half a second, after the work
 
-    picture, alt = draw(batch)
+    picture, panels = draw(batch)
     write_atomically(path.with_suffix(".png"), picture)
     counts = record["structures"]
     validating = f", {counts['validating']} more validate the model" if counts["validating"] else ""
@@ -32,7 +41,7 @@ def write_page(path: Path, batch: Batch, record: Mapping[str, Any]) -> None:
         f"{record['selection']} + {record['kernel']}: {len(batch.rows)} of {counts['could_be_chosen']} structures"
         f" that can be chosen, of {counts['pool']} in the pool; {counts['known']} were labelled or pending{validating}."
     )
-    known = {key: head for key, head in COLUMNS.items() if any(key in one for one in record["picks"])}
+    known = {key: told for key, told in COLUMNS.items() if any(key in one for one in record["picks"])}
     rows = [
         [one["order"], f"{one['pool_file']}:{one['pool_index']}", *(_cell(one.get(key)) for key in known)]
         for one in record["picks"]
@@ -42,12 +51,20 @@ def write_page(path: Path, batch: Batch, record: Mapping[str, Any]) -> None:
         title=f"{len(batch.rows)} structures to label",
         summary=summary,
         picture=base64.b64encode(picture).decode(),
-        alt=alt,
+        alt=", ".join(panels) + " of the selection",
+        panels=_sentence((name, PANELS[name]) for name in panels),
         rejected=counts["rejected"],
-        heads=["#", "file:frame", *known.values()],
+        heads=["#", "file:frame", *(head for head, _ in known.values())],
+        columns=_sentence(known.values()),
         rows=rows,
     )
     write_atomically(path.with_suffix(".html"), text.encode())
+
+
+def _sentence(told: Iterable[tuple[str, str]]) -> str:
+    """What each name means: `Name: what it is; name: what it is.`"""
+    text = "; ".join(f"{name}: {what}" for name, what in told)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _cell(value: float | int | None) -> str:
@@ -56,8 +73,8 @@ def _cell(value: float | int | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def draw(batch: Batch) -> tuple[bytes, str]:
-    """The figure as PNG, and what it shows in words."""
+def draw(batch: Batch) -> tuple[bytes, list[str]]:
+    """The figure as PNG, and the names of its panels."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     panels = [name for name, there in _panels(batch) if there]
@@ -66,7 +83,7 @@ def draw(batch: Batch) -> tuple[bytes, str]:
         {"coverage": _coverage, "map": _map, "uncertainty": _histogram}[name](axes, batch)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
-    return content.getvalue(), ", ".join(panels) + " of the selection"
+    return content.getvalue(), panels
 
 
 def _panels(batch: Batch) -> list[tuple[str, bool]]:

@@ -112,6 +112,7 @@ def test_from_the_command_line_and_again_from_its_record(run, aspirin, tmp_path)
     assert (tmp_path / "first.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "first.html").read_text()
     assert "4 structures to label" in page and "uncertainty (eV)" in page and "more validate the model" in page
+    assert "Coverage: how far the pool is" in page and "distance: in the features of the kernel" in page
     covered = record["coverage"]["mean_squared_distance"]
     assert f"({100 * (covered[-1] / covered[0] - 1):+.0f} %)" in done.stdout and "how far the pool is" in done.stdout
     again = command(f"repeat={tmp_path}/first.json", f"output={tmp_path}/again.xyz", module="bench.select")
@@ -197,6 +198,7 @@ def test_a_page_has_no_column_of_what_is_not_known(aspirin, tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "first.html").read_text()
     assert "uncertainty (eV)" not in page and "<th>distance" not in page and "validate" not in page
+    assert "Uncertainty: how many structures" in page and "coverage:" not in page and "distance:" not in page
 
 
 def test_without_labels_and_without_a_model(aspirin):
