@@ -84,9 +84,10 @@ def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
         file_format = _format(path)
         if file_format == "db":
             selection = index if isinstance(index, str) else None
-            rows = enumerate(ase.db.connect(path).select(selection))
-            frames = ((i, row.toatoms(add_additional_information=True)) for i, row in rows)
-            yield from frames if isinstance(index, str) or part.index is None else _picked(list(frames), index)
+            with ase.db.connect(path) as database:
+                rows = enumerate(database.select(selection))
+                frames = ((i, row.toatoms(add_additional_information=True)) for i, row in rows)
+                yield from frames if isinstance(index, str) or part.index is None else _picked(list(frames), index)
             return
         if isinstance(index, str):
             raise ValueError(f"{index!r} after '@' is no index such as 0:20 or -1")
