@@ -21,6 +21,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bench.data.structures import Structures
+from bench.runs.system import bind_to, cores
 from tests.perf.features import Case
 
 STEPS_PER_EPOCH = 10
