@@ -136,6 +136,11 @@ def scenario_title(scenario: str, deviations: str) -> str:
     return SCENARIOS.get(scenario, scenario) + (" (altered)" if deviations and scenario in BROUGHT else "")
 
 
+def study_title(scenario: str, deviations: str) -> str:
+    """What a study is called in a sentence: its scenario, and where it departs from it."""
+    return scenario_title(scenario, deviations) + (f" ({deviations})" if deviations else "")
+
+
 def scenario_order(scenario: str) -> tuple[int, str]:
     """Sorts scenarios: the user's own come first, the project's follow as the paper has them."""
     return (BROUGHT.index(scenario) if scenario in BROUGHT else -1, scenario)

@@ -68,9 +68,7 @@ def there(collected: Tables) -> list[str]:
         each = [f"{n} ({k} seed{'s' if k > 1 else ''})" for n, k in _seeds(done).items()]
         begun = len(part) - len(done)
         each += [f"{begun} unfinished"] if begun else []
-        title = style.scenario_title(first["scenario"], first["deviations"])
-        altered = f" ({first['deviations']})" if first["deviations"] else ""
-        told.append(f"{title}{altered}: {', '.join(each)}")
+        told.append(f"{style.study_title(first['scenario'], first['deviations'])}: {', '.join(each)}")
     return told
 
 

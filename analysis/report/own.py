@@ -33,9 +33,7 @@ def sentences(collected: Tables, board: pd.DataFrame) -> list[str]:
     for study, rows in rmse.groupby("study", sort=False):
         done = collected.runs[(collected.runs["study"] == study) & (collected.runs["state"] == "done")]
         first = rows.iloc[0]
-        title = style.scenario_title(first["scenario"], first["deviations"])
-        if first["deviations"]:
-            title += f" ({first['deviations']})"
+        title = style.study_title(first["scenario"], first["deviations"])
         told.append(f"{title}: {_ran(done)} {_best(rows, int(done['final'].max()))}")
     return told
 
