@@ -277,6 +277,19 @@ def test_compiled_engine_ignores_threads(mixed_data):
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
+def test_structures_are_dealt_evenly(generator):
+    """Whatever their sizes: every structure once, and no thread's share much larger than another's."""
+    from bench.potentials.gmnn.compiled.pair_kernels import dealt
+
+    for n, threads in ((0, 2), (1, 2), (3, 4), (32, 1), (32, 2), (33, 2), (64, 8)):
+        work = generator.integers(6, 47, n)
+        order = dealt(work, threads)
+        assert sorted(order) == list(range(n))
+        if n >= 4 * threads > 4:
+            shares = [work[part].sum() for part in np.array_split(order, threads)]
+            assert max(shares) - min(shares) <= 2 * 46
+
+
 def test_elementary_functions():
     """exp to rounding wherever it is finite; cos and sin up to 45 degrees."""
     from bench.potentials.gmnn.compiled.jit import compiled

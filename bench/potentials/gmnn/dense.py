@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.potentials.gmnn.compiled import elementwise
-from bench.potentials.gmnn.compiled.jit import torch_threads
 from bench.potentials.gmnn.network import BIAS_FACTOR, SILU_FACTOR, Biases, Weights
 
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
@@ -51,8 +50,7 @@ def silu_and_slope(
     """Y = z/(1 + e^(−z)), which overwrites z, and dy/dz."""
     if z.device.type == "cpu":
         slope = torch.empty_like(z)
-        with torch_threads():
-            elementwise.silu_and_slope(z.numpy(), slope.numpy())
+        elementwise.silu_and_slope(z.numpy(), slope.numpy())
         return z, slope
     logistic = torch.sigmoid(z)
     y = z * logistic
@@ -68,13 +66,10 @@ def sum_atoms(
 ) -> None:
     """Add Σ_i w_i l_i ⊙ r_i (r_i = 1 without `right`) over the atoms of each structure to `total`, in float64."""
     if left.device.type == "cpu":
-        with torch_threads():
-            if right is None:
-                elementwise.sum_rows(first_atom.numpy(), weights.numpy(), left.numpy(), total.numpy())
-            else:
-                elementwise.sum_products(
-                    first_atom.numpy(), weights.numpy(), left.numpy(), right.numpy(), total.numpy()
-                )
+        if right is None:
+            elementwise.sum_rows(first_atom.numpy(), weights.numpy(), left.numpy(), total.numpy())
+        else:
+            elementwise.sum_products(first_atom.numpy(), weights.numpy(), left.numpy(), right.numpy(), total.numpy())
         return
     product = left if right is None else left * right
     counts = first_atom[1:] - first_atom[:-1]

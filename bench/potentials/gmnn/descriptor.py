@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.potentials.gmnn.compiled import contractions, pair_kernels
-from bench.potentials.gmnn.compiled.jit import torch_threads
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.invariants import invariants
 from bench.potentials.gmnn.moments import Basis, Geometry
@@ -116,11 +115,10 @@ class CompiledDescriptor:
         self.moments = np.empty((len(rows), beta.shape[1], N_MONOMIALS), real)
         self.every = np.arange(len(rows))
         kept = kept_sums(geometry)
-        with torch_threads():
-            if kept is None:
-                pair_kernels.moments(self.pairs, self.coefficients, self.moments)
-            else:
-                pair_kernels.contract(*kept, self.coefficients, self.moments)
+        if kept is None:
+            pair_kernels.moments(self.pairs, self.coefficients, self.moments)
+        else:
+            pair_kernels.contract(*kept, self.coefficients, self.moments)
         self.invariants = torch.from_numpy(contractions.value(self.moments))
         self.tangent_sums = np.empty((0, self.coefficients.n_channels, N_MONOMIALS), real)
         self.gradient = self.moment_gradient = self.moment_adjoint = self.moments[:0]
@@ -130,8 +128,7 @@ class CompiledDescriptor:
         self.gradient = gradient.contiguous().numpy()
         self.moment_gradient = contractions.pull_back(self.moments, self.gradient)
         result = np.empty((len(self.moments), 3), self.moments.dtype)
-        with torch_threads():
-            pair_kernels.pull_back(self.first_atom, self.pairs, self.coefficients, self.moment_gradient, result)
+        self._pull_back_moments(self.pairs, self.moment_gradient, result)
         return torch.from_numpy(result)
 
     def pull_back_pairs(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "pairs 3"]:
@@ -143,17 +140,24 @@ class CompiledDescriptor:
             species=np.concatenate([pairs.species, pairs.species[pairs.neighbours]]),
         )
         result = np.zeros((n_atoms + len(pairs.neighbours), 3), self.moments.dtype)
-        with torch_threads():
-            pair_kernels.pull_back(self.first_atom, own, self.coefficients, moment_gradient, result)
+        self._pull_back_moments(own, moment_gradient, result)
         return torch.from_numpy(result[n_atoms:])
+
+    def _pull_back_moments(
+        self,
+        pairs: pair_kernels.Pairs,
+        moment_gradient: Float[np.ndarray, "atoms radial 20"],
+        result: Float[np.ndarray, "_ 3"],
+    ) -> None:
+        order = pair_kernels.dealt(self.geometry.pair_counts, torch.get_num_threads())
+        pair_kernels.pull_back(order, self.first_atom, pairs, self.coefficients, moment_gradient, result)
 
     def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
         """See `Descriptor`."""
         moment_tangent = np.empty_like(self.moments)
         self.tangent_sums = np.empty((len(self.moments), *self.tangent_sums.shape[1:]), self.moments.dtype)
-        with torch_threads():
-            pair_kernels.tangent_basis(self.pairs, velocities.contiguous().numpy(), self.tangent_sums)
-            pair_kernels.contract(self.tangent_sums, self.every, self.coefficients, moment_tangent)
+        pair_kernels.tangent_basis(self.pairs, velocities.contiguous().numpy(), self.tangent_sums)
+        pair_kernels.contract(self.tangent_sums, self.every, self.coefficients, moment_tangent)
         along, self.moment_adjoint = contractions.tangent(self.moments, moment_tangent, self.gradient)
         return torch.from_numpy(along)
 
@@ -166,11 +170,10 @@ class CompiledDescriptor:
         by_species = n_species, of.n_parts, of.n_channels, pair_kernels.SHORT_ROW
         by_structure = np.zeros((len(self.geometry), *by_species), self.moments.dtype)
         sums, places = kept_sums(self.geometry) or basis_sums(self.geometry)
-        with torch_threads():
-            pair_kernels.beta_gradient(
-                *(self.first_atom, self.pairs.species, sums, places, self.tangent_sums),
-                *(moment_adjoint, self.moment_gradient, by_structure),
-            )
+        pair_kernels.beta_gradient(
+            *(self.first_atom, self.pairs.species, sums, places, self.tangent_sums),
+            *(moment_adjoint, self.moment_gradient, by_structure),
+        )
         total = by_structure.reshape(self.n_rows // n_species, -1, *by_species).sum(1)
         by_function = total.swapaxes(-1, -2).reshape(self.n_rows, -1, of.n_channels)[:, : of.n_radial]
         return torch.from_numpy(np.ascontiguousarray(by_function))
@@ -205,8 +208,7 @@ def basis_sums(geometry: Geometry) -> Sums:
     """A of every atom."""
     shape = len(geometry.species), geometry.n_species * geometry.grid.n_gaussians, N_MONOMIALS
     sums = np.empty(shape, geometry.vectors.numpy().dtype)
-    with torch_threads():
-        pair_kernels.basis(pairs_of(geometry), sums)
+    pair_kernels.basis(pairs_of(geometry), sums)
     return sums, np.arange(len(sums))
 
 

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.potentials.gmnn.compiled import elementwise
-from bench.potentials.gmnn.compiled.jit import torch_threads
 from bench.potentials.gmnn.products import Products
 
 SILU_FACTOR = 1.6765
@@ -159,8 +158,7 @@ def _activate(
     if z.device.type == "cpu":
         result = torch.empty_like(z), torch.empty_like(z), torch.empty_like(z)
         arrays = [values.flatten(0, 1).numpy() for values in (z, *result)]
-        with torch_threads():
-            elementwise.activate(arrays[0].dtype.type(SILU_FACTOR), *arrays)
+        elementwise.activate(arrays[0].dtype.type(SILU_FACTOR), *arrays)
         return result
     s = torch.sigmoid(z)
     x = SILU_FACTOR * z * s
@@ -177,8 +175,7 @@ def _carry(
     """The adjoint of z from that of x: a φ' + φ'' ż ∂y/∂x, the last being the tangent's part; may overwrite a."""
     if adjoint.device.type == "cpu":
         factors = (values.flatten(0, 1).numpy() for values in (slope, curvature, tangent_z, hidden))
-        with torch_threads():
-            elementwise.carry(adjoint.flatten(0, 1).numpy(), *factors)
+        elementwise.carry(adjoint.flatten(0, 1).numpy(), *factors)
         return adjoint
     return adjoint * slope + curvature * tangent_z * hidden
 
@@ -193,12 +190,11 @@ def _last_adjoint(
     if slope.device.type == "cpu":
         result = torch.empty_like(slope)
         rows, out = slope.flatten(0, 1).numpy(), result.flatten(0, 1).numpy()
-        with torch_threads():
-            if tangent is None:
-                elementwise.last_adjoint(factors.flatten().numpy(), last.numpy(), rows, out)
-            else:
-                other = tangent[0].flatten().numpy(), *(values.flatten(0, 1).numpy() for values in tangent[1:])
-                elementwise.last_adjoint_with_tangent(factors.flatten().numpy(), last.numpy(), rows, *other, out)
+        if tangent is None:
+            elementwise.last_adjoint(factors.flatten().numpy(), last.numpy(), rows, out)
+        else:
+            other = tangent[0].flatten().numpy(), *(values.flatten(0, 1).numpy() for values in tangent[1:])
+            elementwise.last_adjoint_with_tangent(factors.flatten().numpy(), last.numpy(), rows, *other, out)
         return result
     adjoint = slope * (factors[:, :, None] * last[:, None, :])
     if tangent is None:

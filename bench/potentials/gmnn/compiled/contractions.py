@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numba import prange
 
-from bench.potentials.gmnn.compiled.jit import compiled, torch_threads
+from bench.potentials.gmnn.compiled.jit import compiled
 from bench.potentials.gmnn.compiled.monomials import MONOMIALS, N_MONOMIALS
 from bench.potentials.gmnn.compiled.vectors import LANES, TILE, add_terms, transpose_tile
 from bench.potentials.gmnn.invariants import n_invariants
@@ -227,8 +227,7 @@ def value(moments: Float[np.ndarray, "atoms radial 20"]) -> Float[np.ndarray, "a
     n, n_radial = len(moments), moments.shape[1]
     result = np.empty((n, n_invariants(n_radial)), moments.dtype)
     of = terms(n_radial, moments.dtype == np.float32)
-    with torch_threads():
-        _compiled_value(moments.reshape(n, -1), result, of)
+    _compiled_value(moments.reshape(n, -1), result, of)
     return result
 
 
@@ -238,8 +237,7 @@ def pull_back(
     """∂E/∂Ψ from ∂E/∂G."""
     n, result = len(moments), np.empty_like(moments)
     of = terms(moments.shape[1], moments.dtype == np.float32)
-    with torch_threads():
-        _compiled_pull_back(moments.reshape(n, -1), gradient, result.reshape(n, -1), of)
+    _compiled_pull_back(moments.reshape(n, -1), gradient, result.reshape(n, -1), of)
     return result
 
 
@@ -251,8 +249,7 @@ def tangent(
     """Ġ along Ψ̇, and ∂(Σ_g `gradient`_g Ġ_g)/∂Ψ."""
     n, along, adjoint = len(moments), np.empty_like(gradient), np.empty_like(moments)
     of = terms(moments.shape[1], moments.dtype == np.float32)
-    with torch_threads():
-        _compiled_tangent(
-            moments.reshape(n, -1), moment_tangent.reshape(n, -1), gradient, along, adjoint.reshape(n, -1), of
-        )
+    _compiled_tangent(
+        moments.reshape(n, -1), moment_tangent.reshape(n, -1), gradient, along, adjoint.reshape(n, -1), of
+    )
     return along, adjoint

@@ -8,7 +8,7 @@ from numba import prange
 
 from bench.data.neighbours import Neighbours
 from bench.data.structures import Structures
-from bench.potentials.gmnn.compiled.jit import compiled, torch_threads
+from bench.potentials.gmnn.compiled.jit import compiled
 
 
 def gather_pairs(
@@ -27,8 +27,7 @@ def gather_pairs(
     centres, others, vectors = np.empty(total, np.int64), np.empty(total, np.int64), np.empty((total, 3))
     first_pair = np.empty(int(n_atoms.sum()) + 1, np.int64)
     first_pair[-1] = total
-    with torch_threads():
-        _gather(picked, lists_of(data, neighbours), first_atom, first_of, first_pair, centres, others, vectors)
+    _gather(picked, lists_of(data, neighbours), first_atom, first_of, first_pair, centres, others, vectors)
     return first_pair, centres, others, vectors
 
 
@@ -113,8 +112,7 @@ def select_structures(prepared: Prepared, picked: Int[np.ndarray, " picked"]) ->
         np.empty(n_atoms, np.int64),
     )
     result.first_pair[-1] = total
-    with torch_threads():
-        _select(prepared, picked, first_of, result)
+    _select(prepared, picked, first_of, result)
     return result
 
 

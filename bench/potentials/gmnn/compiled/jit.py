@@ -4,10 +4,10 @@ A kernel is a plain function over NumPy arrays. Compiled code is kept (see `kept
 fixed order whatever the number of threads, so results are the same bit for bit.
 """
 
+import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -21,33 +21,43 @@ KERNELS: list[Callable[..., Any]] = []
 
 
 def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Callable[..., Any]:
-    """Compile a function when it is first called. Products and sums may be fused; nothing else is reordered."""
+    """Compile a function when it is first called. Products and sums may be fused; nothing else is reordered.
+
+    A parallel one is called from outside, and runs on as many threads as torch.
+    """
     plain = inspect.unwrap(function)
     dispatcher = numba.njit(error_model="numpy", fastmath={"contract"}, parallel=parallel, nogil=True)(plain)
     dispatcher._cache = KeptCode(plain)  # type: ignore[attr-defined] # what njit(cache=True) sets
-    if parallel:
-        KERNELS.append(dispatcher)
-    return dispatcher
+    if not parallel:
+        return dispatcher
+    KERNELS.append(dispatcher)
+    return _on_torch_threads(dispatcher, plain)
 
 
 _numba = threading.local()
 """Of each thread of Python, on how many threads its kernels run: to tell numba takes as long as a small kernel."""
 
 
-@contextmanager
-def torch_threads() -> Iterator[None]:
-    """Run kernels on as many threads as torch; the two may share an OpenMP library, whose number numba sets first.
+def _on_torch_threads(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """On as many threads as torch; the two may share an OpenMP library, whose number numba sets first.
 
     One kernel at a time where numba has nothing but its own threads, which end the process otherwise.
     """
-    threads = torch.get_num_threads()
-    if getattr(_numba, "threads", None) != threads:
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        _numba.threads = threads
-    alone = numba.threading_layer() == "workqueue"
-    try:
-        with ONE_AT_A_TIME if alone else nullcontext():
-            yield
-    finally:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
+
+    @functools.wraps(plain)
+    def run(*arguments: Any) -> None:
+        threads = torch.get_num_threads()
+        if getattr(_numba, "threads", None) != threads:
+            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+            _numba.threads, _numba.alone = threads, numba.threading_layer() == "workqueue"
+        try:
+            if _numba.alone:
+                with ONE_AT_A_TIME:
+                    kernel(*arguments)
+            else:
+                kernel(*arguments)
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+
+    return run

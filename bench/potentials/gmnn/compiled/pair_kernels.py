@@ -31,15 +31,18 @@ from bench.potentials.gmnn.compiled.vectors import (
     SHORT_ROW,
     TILE,
     add_outer,
+    add_outer_tile,
     add_rows,
+    add_rows_twice,
     add_short_rows,
     add_short_tile,
     by_lanes,
     dot_rows,
     sum_monomial_rows,
     sum_monomial_tile,
-    sum_rows,
+    sum_rows_twice,
     sum_short_rows,
+    sum_short_rows_twice,
 )
 from bench.potentials.gmnn.compiled.windows import (
     WINDOW,
@@ -87,11 +90,21 @@ def coefficients(beta: Float[np.ndarray, "rows radial channels"], rows: Int[np.n
 
 @compiled
 def _radial_functions(pairs, of, pair, table, p, values):
-    """R_s of a pair from the table of h_k, or R'_s from that of h'_k."""
+    """R_s of a pair from the table of h_k."""
     channel = pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
     row = of.rows[pairs.centres[pair]] * of.n_parts
     for part in range(of.n_parts):
         sum_short_rows(values, part, table, 0, p, pairs.n_gaussians, of.beta, (row + part) * of.n_channels + channel)
+
+
+@compiled
+def _radial_functions_and_slopes(pairs, of, pair, table, p, values):
+    """R_s and R'_s of a pair, a part of each in turn, from the table of h_k and h'_k."""
+    channel = pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
+    row = of.rows[pairs.centres[pair]] * of.n_parts
+    for part in range(of.n_parts):
+        first = (row + part) * of.n_channels + channel
+        sum_short_rows_twice(values, 2 * part, table, 0, p, pairs.n_gaussians, of.beta, first)
 
 
 @compiled
@@ -118,42 +131,66 @@ def _moments_of(first_atom, last_atom, pairs, of, moments):
 @compiled
 def _basis_of(first_atom, last_atom, pairs, sums):
     window = new_window(sums.dtype, pairs.n_gaussians)
-    nothing, no_row = np.zeros_like(window.radial), np.zeros_like(window.angular)
-    total = np.empty((sums.shape[1], ROW), sums.dtype)
+    tables = window.radial, window.angular, np.zeros_like(window.angular)
+    rows = sums.reshape(-1, N_MONOMIALS)
+    counts = np.empty(sums.shape[1] // pairs.n_gaussians, np.int64)
+    by_species = np.empty((len(counts), WINDOW), np.int64)
     start = stop = pairs.first[first_atom]
     for i in range(first_atom, last_atom):
-        total[:] = 0
-        for pair in range(pairs.first[i], pairs.first[i + 1]):
+        sums[i] = 0
+        pair, end = pairs.first[i], pairs.first[i + 1]
+        while pair < end:
             if pair == stop:
                 start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
-            row = pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
-            add_outer(total, row, pairs.n_gaussians, window.radial, window.angular, pair - start, nothing, no_row)
-        for channel in range(sums.shape[1]):
-            for m in range(N_MONOMIALS):
-                sums[i, channel, m] = total[channel, m]
+            last = min(end, stop)
+            _add_pairs(rows, i * sums.shape[1], pairs, pair, last, start, tables, by_species, counts)
+            pair = last
 
 
 @compiled
 def _tangent_basis_of(first_atom, last_atom, pairs, velocities, sums):
     window = new_window(sums.dtype, pairs.n_gaussians)
-    total = np.empty((sums.shape[1], ROW), sums.dtype)
+    tables = window.radial, window.angular_tangent, window.angular
+    rows = sums.reshape(-1, N_MONOMIALS)
+    counts = np.empty(sums.shape[1] // pairs.n_gaussians, np.int64)
+    by_species = np.empty((len(counts), WINDOW), np.int64)
     start = stop = pairs.first[first_atom]
     for i in range(first_atom, last_atom):
-        total[:] = 0
-        for pair in range(pairs.first[i], pairs.first[i + 1]):
+        sums[i] = 0
+        pair, end = pairs.first[i], pairs.first[i + 1]
+        while pair < end:
             if pair == stop:
                 start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
                 fill_tangent(pairs, start, stop, velocities, window)
                 for k in range(pairs.n_gaussians):
                     for p in range(stop - start):
-                        window.slope[k, p] *= window.stretch[p]
-            p, row = pair - start, pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
-            add_outer(
-                total, row, pairs.n_gaussians, window.radial, window.angular_tangent, p, window.slope, window.angular
-            )
-        for channel in range(sums.shape[1]):
-            for m in range(N_MONOMIALS):
-                sums[i, channel, m] = total[channel, m]
+                        window.radial[k, WINDOW + p] *= window.stretch[p]
+            last = min(end, stop)
+            _add_pairs(rows, i * sums.shape[1], pairs, pair, last, start, tables, by_species, counts)
+            pair = last
+
+
+@compiled
+def _add_pairs(rows, row, pairs, first, last, start, tables, by_species, counts):
+    """Add what the pairs first:last of one atom give to the rows from `row`, a row for each channel.
+
+    One species of neighbours after another, whose sums stay in registers.
+    """
+    counts[:] = 0
+    for pair in range(first, last):
+        species = pairs.species[pairs.neighbours[pair]]
+        by_species[species, counts[species]] = pair - start
+        counts[species] += 1
+    for species in range(len(counts)):
+        count, of_species, channel = counts[species], row + species * pairs.n_gaussians, 0
+        if count == 0:
+            continue
+        while channel + CHANNEL_TILE <= pairs.n_gaussians:
+            add_outer_tile(rows, of_species, channel, tables, by_species, species, count)
+            channel += CHANNEL_TILE
+        while channel < pairs.n_gaussians:
+            add_outer(rows, of_species, channel, tables, by_species, species, count)
+            channel += 1
 
 
 @compiled
@@ -176,13 +213,11 @@ def _contract_of(first_atom, last_atom, sums, places, of, moments):
 @compiled
 def _pull_back_of(first_atom, last_atom, pairs, of, moment_gradient, gradient):
     window = new_window(gradient.dtype, pairs.n_gaussians)
-    values, slopes = (
-        np.empty((of.n_parts, SHORT_ROW), gradient.dtype),
-        np.empty((of.n_parts, SHORT_ROW), gradient.dtype),
-    )
-    by_function, slope_by_function = values.reshape(-1, 1), slopes.reshape(-1, 1)
+    values = np.empty((2 * of.n_parts, SHORT_ROW), gradient.dtype)
+    by_function = values.reshape(-1, 1)
     own = np.zeros((of.n_radial, ROW), gradient.dtype)
-    along, across = np.empty((1, ROW), gradient.dtype), np.empty((WINDOW, ROW), gradient.dtype)
+    # that of a pair, and for a moment, in the next row, the sum with the slopes
+    across = np.zeros((WINDOW + 1, ROW), gradient.dtype)
     by_monomial = np.empty((ROW, WINDOW), gradient.dtype)
     stretch, of_pair = np.empty((1, WINDOW), gradient.dtype), np.empty((3, WINDOW), gradient.dtype)
     gradient[first_atom:last_atom] = 0
@@ -201,11 +236,12 @@ def _pull_back_of(first_atom, last_atom, pairs, of, moment_gradient, gradient):
                     for m in range(N_MONOMIALS):
                         own[s, m] = moment_gradient[i, s, m]
             p = pair - start
-            _radial_functions(pairs, of, pair, window.slope, p, slopes)
-            sum_rows(along, 0, slope_by_function, 0, 0, of.n_radial, own, 0)
-            stretch[0, p] = dot_rows(along, 0, window.angular, p)
-            _radial_functions(pairs, of, pair, window.radial, p, values)
-            sum_rows(across, p, by_function, 0, 0, of.n_radial, own, 0)
+            _radial_functions_and_slopes(pairs, of, pair, window.radial, p, values)
+            sum_rows_twice(across, p, by_function, 0, 0, min(of.n_radial, SHORT_ROW), own, 0)
+            for part in range(1, of.n_parts):
+                s, count = part * SHORT_ROW, min(of.n_radial - part * SHORT_ROW, SHORT_ROW)
+                add_rows_twice(across, p, by_function, 2 * s, 0, count, own, s)
+            stretch[0, p] = dot_rows(across, p + 1, window.angular, p)
         transpose_back(across, by_monomial, stop - start)
         for p in range(0, stop - start, TILE):
             _pair_gradients((window.rays, by_monomial, stretch, of_pair), p)
@@ -288,8 +324,9 @@ def _contract(sums, places, of, moments):
         _contract_of(task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(places)), sums, places, of, moments)
 
 
-def _pull_back(first_atom, pairs, of, moment_gradient, gradient):
-    for structure in prange(len(first_atom) - 1):
+def _pull_back(order, first_atom, pairs, of, moment_gradient, gradient):
+    for n in prange(len(order)):
+        structure = order[n]
         _pull_back_of(first_atom[structure], first_atom[structure + 1], pairs, of, moment_gradient, gradient)
 
 
@@ -297,6 +334,14 @@ def _beta_gradient(first_atom, species, sums, places, tangent_sums, adjoint, mom
     for structure in prange(len(first_atom) - 1):
         first, last = first_atom[structure], first_atom[structure + 1]
         _beta_gradient_of(first, last, species, sums, places, tangent_sums, adjoint, moment_gradient, total[structure])
+
+
+def dealt(work: Int[np.ndarray, " structures"], threads: int) -> Int[np.ndarray, " structures"]:
+    """An order of structures in which so many equal parts, one for each thread, hold about as much work."""
+    if threads == 1 or len(work) < 2 or (work == work[0]).all():
+        return np.arange(len(work))
+    turn = np.arange(len(work)) % (2 * threads)
+    return np.argsort(work)[np.argsort(np.minimum(turn, 2 * threads - 1 - turn), kind="stable")]
 
 
 moments = compiled(_moments, parallel=True)

@@ -14,13 +14,18 @@ from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 
 ROW = 32
 """Width of the rows of `add_rows`: the 20 monomials, padded to whole vectors."""
+HALF_ROW = ROW // 2
 SHORT_ROW = 8
 """Width of the rows of `add_short_rows`: the radial functions, in parts."""
+WINDOW = 64
+"""So many pairs are worked out at once."""
 LANES = 64
 """Width of the rows of `add_terms`: as many atoms."""
 
 
-def _row_sum(width: int, *, fresh: bool = False, tile: int = 1) -> Callable[..., Any]:
+def _row_sum(
+    width: int, *, stride: int = 0, fresh: bool = False, tile: int = 1, apart: tuple[int, int] = (0, 1)
+) -> Callable[..., Any]:
     # a power of two at a time: others LLVM takes apart
     sizes = [1 << bit for bit in reversed(range(width.bit_length())) if width >> bit & 1]
     pieces = list(zip(itertools.accumulate([0, *sizes[:-1]]), sizes, strict=True))
@@ -28,9 +33,10 @@ def _row_sum(width: int, *, fresh: bool = False, tile: int = 1) -> Callable[...,
     @intrinsic
     @no_type_check
     def add_rows(_context, target, row, factors, start, column, count, source, first):  # noqa: ARG001 (used by type)
-        """target[row + t, :] += Σ_k factors[start + k, column + t] · source[first + k, :], k < count, t < `tile`.
+        """target[row + t, :] += Σ_k factors[start + k + a t, column + b t] · source[first + k, :], (a, b) = `apart`.
 
-        The arrays are contiguous. A fresh sum begins at zero instead of what was in the row.
+        For k < count and t < `tile`. The arrays are contiguous; rows are `stride` numbers apart where they are padded.
+        A fresh sum begins at zero instead of what was in the row.
         """
         integer, scalar = types.int64, target.dtype
         signature = types.void(target, integer, factors, integer, integer, integer, source, integer)
@@ -42,7 +48,7 @@ def _row_sum(width: int, *, fresh: bool = False, tile: int = 1) -> Callable[...,
             target_array, factor_array, source_array = arrays
 
             def pieces_of(array, index):
-                begin = builder.mul(index, ir.Constant(index.type, width))
+                begin = builder.mul(index, ir.Constant(index.type, stride or width))
                 for offset, size in pieces:
                     at = builder.gep(array.data, [builder.add(begin, ir.Constant(index.type, offset))])
                     yield builder.bitcast(at, ir.VectorType(real, size).as_pointer())
@@ -54,8 +60,11 @@ def _row_sum(width: int, *, fresh: bool = False, tile: int = 1) -> Callable[...,
                     single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), size), [0] * size)
                 )
 
-            steps = [ir.Constant(arguments[1].type, t) for t in range(tile)]
-            places = [list(pieces_of(target_array, builder.add(arguments[1], t))) for t in steps]
+            integers = arguments[1].type
+            places = [
+                list(pieces_of(target_array, builder.add(arguments[1], ir.Constant(integers, t)))) for t in range(tile)
+            ]
+            apart_at = [[ir.Constant(integers, t * step) for step in apart] for t in range(tile)]
             totals = []
             for place in places:
                 totals.append([])
@@ -67,8 +76,9 @@ def _row_sum(width: int, *, fresh: bool = False, tile: int = 1) -> Callable[...,
             with cgutils.for_range(builder, arguments[5]) as loop:
                 source = pieces_of(source_array, builder.add(arguments[7], loop.index))
                 values = [builder.load(at, align=aligned) for at in source]
-                for t, of_row in zip(steps, totals, strict=True):
-                    place = [builder.add(arguments[3], loop.index), builder.add(arguments[4], t)]
+                for (a, b), of_row in zip(apart_at, totals, strict=True):
+                    row = builder.add(builder.add(arguments[3], loop.index), a)
+                    place = [row, builder.add(arguments[4], b)]
                     factor = builder.load(
                         cgutils.get_item_pointer(context, builder, signature.args[2], factor_array, place)
                     )
@@ -92,77 +102,117 @@ RADIAL_TILE, CHANNEL_TILE = 5, 9
 sum_monomial_rows = _row_sum(N_MONOMIALS, fresh=True)
 sum_monomial_tile = _row_sum(N_MONOMIALS, fresh=True, tile=RADIAL_TILE)
 add_short_tile = _row_sum(SHORT_ROW, tile=CHANNEL_TILE)
-sum_rows = _row_sum(ROW, fresh=True)
 sum_short_rows = _row_sum(SHORT_ROW, fresh=True)
+sum_short_rows_twice = _row_sum(SHORT_ROW, fresh=True, tile=2, apart=(0, WINDOW))
+"""By the two halves of a table of pairs."""
+sum_rows_twice = _row_sum(N_MONOMIALS, stride=ROW, fresh=True, tile=2, apart=(SHORT_ROW, 0))
+add_rows_twice = _row_sum(N_MONOMIALS, stride=ROW, tile=2, apart=(SHORT_ROW, 0))
+"""By two short rows."""
 
 
 @intrinsic
 @no_type_check
 def dot_rows(_context, left, row, right, other_row):  # noqa: ARG001
-    """Σ_m left[row, m] · right[other_row, m]; both have ROW columns and are contiguous. Summed by halves."""
+    """Σ_m left[row, m] · right[other_row, m] over monomials; both have ROW columns, contiguous. Summed by halves."""
     integer, scalar = types.int64, left.dtype
     signature = scalar(left, integer, right, integer)
 
     def generate(context, builder, signature, arguments):
-        vector = ir.VectorType(context.get_value_type(scalar), ROW)
-        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+        real, lanes = context.get_value_type(scalar), ir.IntType(32)
+        aligned = context.get_abi_sizeof(real)
 
-        def row_of(k):
+        def piece_of(k, offset, width):
             array = context.make_array(signature.args[k])(context, builder, arguments[k])
-            at = builder.gep(array.data, [builder.mul(arguments[k + 1], ir.Constant(arguments[k + 1].type, ROW))])
-            return builder.load(builder.bitcast(at, vector.as_pointer()), align=aligned)
+            begin = builder.mul(arguments[k + 1], ir.Constant(arguments[k + 1].type, ROW))
+            at = builder.gep(array.data, [builder.add(begin, ir.Constant(begin.type, offset))])
+            return builder.load(builder.bitcast(at, ir.VectorType(real, width).as_pointer()), align=aligned)
 
-        total, width = builder.fmul(row_of(0), row_of(2)), ROW
+        def product(offset, width):
+            return builder.fmul(*(piece_of(k, offset, width) for k in (0, 2)))
+
+        width, rest = HALF_ROW, N_MONOMIALS - HALF_ROW
+        zeros = ir.Constant(ir.VectorType(real, rest), [0.0] * rest)
+        widened = ir.Constant(ir.VectorType(lanes, width), [min(n, rest) for n in range(width)])
+        total = builder.fadd(product(0, width), builder.shuffle_vector(product(width, rest), zeros, widened))
         while width > 1:
             width //= 2
             low, high = (
-                ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))
-                for first in (0, width)
+                ir.Constant(ir.VectorType(lanes, width), list(range(first, first + width))) for first in (0, width)
             )
             halves = [builder.shuffle_vector(total, ir.Constant(total.type, ir.Undefined), one) for one in (low, high)]
             total = builder.fadd(*halves)
-        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+        return builder.extract_element(total, ir.Constant(lanes, 0))
 
     return signature, generate
 
 
-@intrinsic
-@no_type_check
-def add_outer(_context, target, row, count, factors, source, column, other_factors, other):  # noqa: ARG001
-    """target[row + k, :] += factors[k, column] · source[column, :] + other_factors[k, column] · other[column, :].
+def _outer_sum(tile: int) -> Callable[..., Any]:
+    widths = [HALF_ROW, N_MONOMIALS - HALF_ROW]  # of the ROW columns those that are not padding, in powers of two
 
-    For k < count; target, source and other have ROW columns and are contiguous.
-    """
-    integer, scalar = types.int64, target.dtype
-    signature = types.void(target, integer, integer, factors, source, integer, other_factors, other)
+    @intrinsic
+    @no_type_check
+    def add_outer(_context, target, row, channel, tables, chosen, which, count):  # noqa: ARG001
+        """target[row + k, :] += Σ_p f[k, p] · g[p, :] + f[k, WINDOW + p] · h[p, :], with f, g, h = `tables`.
 
-    def generate(context, builder, signature, arguments):
-        vector = ir.VectorType(context.get_value_type(scalar), ROW)
-        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
-        arrays = {k: context.make_array(signature.args[k])(context, builder, arguments[k]) for k in (0, 3, 4, 6, 7)}
-        undefined, lanes = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), ROW)
+        Over p = chosen[which, n], n < count, for `channel` ≤ k < `channel` + `tile`. The target has a column for every
+        monomial, g and h have ROW; all are contiguous.
+        """
+        integer, scalar = types.int64, target.dtype
+        signature = types.void(target, integer, integer, tables, chosen, integer, integer)
 
-        def row_of(array, index):
-            at = builder.gep(array.data, [builder.mul(index, ir.Constant(index.type, ROW))])
-            return builder.bitcast(at, vector.as_pointer())
+        def generate(context, builder, _signature, arguments):
+            real = context.get_value_type(scalar)
+            aligned = context.get_abi_sizeof(real)
+            target_array = context.make_array(target)(context, builder, arguments[0])
+            chosen_array = context.make_array(chosen)(context, builder, arguments[4])
+            table_arrays = [
+                context.make_array(tables[k])(context, builder, builder.extract_value(arguments[3], k))
+                for k in range(len(tables))
+            ]
 
-        def spread(k, index):
-            place = [index, arguments[5]]
-            factor = builder.load(cgutils.get_item_pointer(context, builder, signature.args[k], arrays[k], place))
-            single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
-            return builder.shuffle_vector(single, undefined, ir.Constant(lanes, [0] * ROW))
+            def pieces_of(array, index, columns):
+                begin = builder.mul(index, ir.Constant(index.type, columns))
+                for offset, size in zip((0, HALF_ROW), widths, strict=True):
+                    at = builder.gep(array.data, [builder.add(begin, ir.Constant(index.type, offset))])
+                    yield builder.bitcast(at, ir.VectorType(real, size).as_pointer())
 
-        one, two = (builder.load(row_of(arrays[k], arguments[5]), align=aligned) for k in (4, 7))
-        with cgutils.for_range(builder, arguments[2]) as loop:
-            at = row_of(arrays[0], builder.add(arguments[1], loop.index))
-            total = builder.load(at, align=aligned)
-            for k, values in ((3, one), (6, two)):
-                product = builder.fmul(spread(k, loop.index), values, flags=("contract",))
-                total = builder.fadd(total, product, flags=("contract",))
-            builder.store(total, at, align=aligned)
-        return context.get_dummy_value()
+            def spread(factor, size):
+                undefined = ir.Constant(ir.VectorType(real, size), ir.Undefined)
+                single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
+                return builder.shuffle_vector(
+                    single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), size), [0] * size)
+                )
 
-    return signature, generate
+            channels = [builder.add(arguments[2], ir.Constant(arguments[2].type, t)) for t in range(tile)]
+            places = [list(pieces_of(target_array, builder.add(arguments[1], k), N_MONOMIALS)) for k in channels]
+            totals = [
+                [cgutils.alloca_once_value(builder, builder.load(at, align=aligned)) for at in place]
+                for place in places
+            ]
+            with cgutils.for_range(builder, arguments[6]) as loop:
+                at = cgutils.get_item_pointer(context, builder, chosen, chosen_array, [arguments[5], loop.index])
+                p = builder.load(at)
+                for half in range(2):
+                    values = [builder.load(at, align=aligned) for at in pieces_of(table_arrays[1 + half], p, ROW)]
+                    column = builder.add(p, ir.Constant(p.type, half * WINDOW))
+                    for k, of_row in zip(channels, totals, strict=True):
+                        at = cgutils.get_item_pointer(context, builder, tables[0], table_arrays[0], [k, column])
+                        factor = builder.load(at)
+                        for total, value, size in zip(of_row, values, widths, strict=True):
+                            product = builder.fmul(spread(factor, size), value, flags=("contract",))
+                            builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+            for place, of_row in zip(places, totals, strict=True):
+                for at, total in zip(place, of_row, strict=True):
+                    builder.store(builder.load(total), at, align=aligned)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return add_outer
+
+
+add_outer = _outer_sum(1)
+add_outer_tile = _outer_sum(CHANNEL_TILE)
 
 
 @intrinsic

@@ -7,21 +7,26 @@ import numpy as np
 from jaxtyping import Float
 
 from bench.potentials.gmnn.compiled.jit import compiled
-from bench.potentials.gmnn.compiled.vectors import ROW, TILE, by_lanes, cosine_and_sine, exponential, transpose_tile
-
-WINDOW = 64
+from bench.potentials.gmnn.compiled.vectors import (
+    ROW,
+    TILE,
+    WINDOW,
+    by_lanes,
+    cosine_and_sine,
+    exponential,
+    transpose_tile,
+)
 
 
 class Window(NamedTuple):
-    """Tables by pair: (u, r); f_cut and its slope; h_k and h'_k; Y_m; and along a displacement Ẏ_m, ṙ and u̇.
+    """Tables by pair: (u, r); f_cut and its slope; h_k, beside it h'_k; Y_m; along a displacement Ẏ_m, ṙ and u̇.
 
     In `by_monomial` what belongs to monomials is worked out, a row each, before it is turned into rows of pairs.
     """
 
     rays: Float[np.ndarray, "4 window"]
     cutoff: Float[np.ndarray, "2 window"]
-    radial: Float[np.ndarray, "gaussians window"]
-    slope: Float[np.ndarray, "gaussians window"]
+    radial: Float[np.ndarray, "gaussians two_windows"]
     angular: Float[np.ndarray, "window 32"]
     angular_tangent: Float[np.ndarray, "window 32"]
     stretch: Float[np.ndarray, " window"]
@@ -35,8 +40,7 @@ def new_window(real, n_gaussians):
     return Window(
         np.empty((4, WINDOW), real),
         np.empty((2, WINDOW), real),
-        np.empty((n_gaussians, WINDOW), real),
-        np.empty((n_gaussians, WINDOW), real),
+        np.empty((n_gaussians, 2 * WINDOW), real),
         np.zeros((WINDOW, ROW), real),
         np.zeros((WINDOW, ROW), real),
         np.zeros(WINDOW, real),
@@ -52,7 +56,7 @@ def fill(pairs, first, end, window):
     Rays, the h_k(r) and h'_k(r) of `bench.potentials.gmnn.radial`, and Y_m(u).
     """
     last = min(first + WINDOW, end)
-    rays, cutoff, radial, slope, angular = window.rays, window.cutoff, window.radial, window.slope, window.angular
+    rays, cutoff, radial, angular = window.rays, window.cutoff, window.radial, window.angular
     vectors = pairs.vectors
     n, n_gaussians = last - first, radial.shape[0]
     real = vectors.dtype.type
@@ -78,7 +82,7 @@ def fill(pairs, first, end, window):
             offset = rays[3, p] - centre
             gaussian = exponential(-width * offset * offset)
             radial[k, p] = cutoff[0, p] * gaussian
-            slope[k, p] = (cutoff[1, p] - two * width * offset * cutoff[0, p]) * gaussian
+            radial[k, WINDOW + p] = (cutoff[1, p] - two * width * offset * cutoff[0, p]) * gaussian
     for p in range(0, n, TILE):
         _fill_monomials((rays, window.by_monomial), p)
     transpose(window.by_monomial, angular, n)
