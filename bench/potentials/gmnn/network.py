@@ -23,7 +23,7 @@ Biases = list[Float[Tensor, "models _"]]
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """Outputs y_i, the input of every layer, and φ'(z), φ''(z) of every hidden layer."""
+    """Outputs y_i, the input of every layer, and φ'(z), φ''(z) of every hidden layer, where they were asked for."""
 
     outputs: Float[Tensor, "models atoms"]
     layer_inputs: list[Float[Tensor, "models atoms _"]]
@@ -41,16 +41,16 @@ class BackwardPass:
 
 
 def forward(
-    weights: Weights, biases: Biases, inputs: Float[Tensor, "models atoms inputs"], products: Products
+    weights: Weights, biases: Biases, inputs: Float[Tensor, "models atoms inputs"], products: Products, order: int
 ) -> ForwardPass:
-    """Evaluate Eq. (3)."""
-    layer_inputs, slopes, curvatures = [inputs], [], []
+    """Evaluate Eq. (3) and φ's derivatives up to an order, at most 2."""
+    layer_inputs, derivatives = [inputs], []
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        x, slope, curvature = _activate(_affine(layer_inputs[-1], weight, bias, products))
+        x, *of_layer = _activate(_affine(layer_inputs[-1], weight, bias, products), order)
         layer_inputs.append(x)
-        slopes.append(slope)
-        curvatures.append(curvature)
+        derivatives.append(of_layer)
     outputs = _affine(layer_inputs[-1], weights[-1], biases[-1], Products())[:, :, 0]
+    slopes, curvatures = ([of_layer[n] for of_layer in derivatives if n < order] for n in range(2))
     return ForwardPass(outputs, layer_inputs, slopes, curvatures)
 
 
@@ -122,16 +122,16 @@ def parameter_gradient(
             delta = tangent[0].pre_activations[layer] if layer < n_hidden else tangent[1][:, :, None]
             multiply.add(weight_gradient, tangents[layer].transpose(1, 2), delta, norm)
         weight_gradients.append(weight_gradient)
-        slope, curvature = slopes[layer - 1], passed.curvatures[layer - 1]
         if layer == n_hidden:
-            of_tangent = None if tangent is None else (tangent[1], curvature, tangent_z[-1])
-            adjoint = _last_adjoint(output_adjoint, last_weights(weights), slope, of_tangent)
+            of_tangent = None if tangent is None else (tangent[1], passed.curvatures[-1], tangent_z[-1])
+            adjoint = _last_adjoint(output_adjoint, last_weights(weights), slopes[-1], of_tangent)
             continue
         adjoint = products.scaled(adjoint, weights[layer].transpose(1, 2), norm)
         if layer and tangent is None:
-            adjoint *= slope
+            adjoint *= slopes[layer - 1]
         elif layer and tangent is not None:
-            adjoint = _carry(adjoint, slope, curvature, tangent_z[layer - 1], tangent[0].hidden[layer - 1])
+            factors = slopes[layer - 1], passed.curvatures[layer - 1], tangent_z[layer - 1]
+            adjoint = _carry(adjoint, *factors, tangent[0].hidden[layer - 1])
     return weight_gradients[::-1], bias_gradients[::-1], adjoint, output_tangent
 
 
@@ -149,20 +149,21 @@ def _affine(
     return products.affine(inputs, weight, bias, BIAS_FACTOR, weight.shape[1] ** -0.5)
 
 
-def _activate(
-    z: Float[Tensor, "models atoms width"],
-) -> tuple[
-    Float[Tensor, "models atoms width"], Float[Tensor, "models atoms width"], Float[Tensor, "models atoms width"]
-]:
-    """φ(z), φ'(z) and φ''(z)."""
+def _activate(z: Float[Tensor, "models atoms width"], order: int) -> list[Float[Tensor, "models atoms width"]]:
+    """φ(z) and its derivatives up to an order: φ'(z), φ''(z)."""
     if z.device.type == "cpu":
-        result = torch.empty_like(z), torch.empty_like(z), torch.empty_like(z)
-        arrays = [values.flatten(0, 1).numpy() for values in (z, *result)]
-        elementwise.activate(arrays[0].dtype.type(SILU_FACTOR), *arrays)
+        result = [torch.empty_like(z) for _ in range(order + 1)]
+        rows = [values.flatten(0, 1).numpy() for values in (z, *result)]
+        nothing = rows[0][:0]
+        elementwise.activate(rows[0].dtype.type(SILU_FACTOR), *rows, *[nothing] * (2 - order))
         return result
     s = torch.sigmoid(z)
-    x = SILU_FACTOR * z * s
-    return x, SILU_FACTOR * s + x * (1 - s), SILU_FACTOR * s * (1 - s) * (2 + z * (1 - 2 * s))
+    result = [SILU_FACTOR * z * s]
+    if order > 0:
+        result.append(SILU_FACTOR * s + result[0] * (1 - s))
+    if order > 1:
+        result.append(SILU_FACTOR * s * (1 - s) * (2 + z * (1 - 2 * s)))
+    return result
 
 
 def _carry(

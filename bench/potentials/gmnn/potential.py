@@ -300,7 +300,8 @@ class _Evaluation:
         differentiate = forces or gradient
         self.descriptor = descriptor or potential.described(batch, differentiate=differentiate)
         inputs = potential.normalise(batch.to_slots(self.descriptor.invariants))
-        self.passed = network.forward(potential.weights, potential.biases, inputs, potential.products)
+        order = forces + gradient
+        self.passed = network.forward(potential.weights, potential.biases, inputs, potential.products, order)
         self.outputs = batch.from_slots(self.passed.outputs)
         shifts = parameters["shift"].flatten()[self.model_species]
         self.atomic = self.output_weights * self.outputs + self.scale * shifts

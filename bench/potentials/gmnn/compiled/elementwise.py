@@ -47,7 +47,24 @@ def _sum_products(first_atom, weights, left, right, total):
 
 
 @compiled
-def _activate_row(factor, z, x, slope, curvature):
+def _value_of_row(factor, z, x):
+    one = z.dtype.type(1)
+    for n in range(len(z)):
+        x[n] = factor * (z[n] * (one / (one + exponential(-z[n]))))
+
+
+@compiled
+def _slope_of_row(factor, z, x, slope):
+    one = z.dtype.type(1)
+    for n in range(len(z)):
+        logistic = one / (one + exponential(-z[n]))
+        y = z[n] * logistic
+        x[n] = factor * y
+        slope[n] = factor * (logistic + y * (one - logistic))
+
+
+@compiled
+def _curvature_of_row(factor, z, x, slope, curvature):
     one = z.dtype.type(1)
     two = one + one
     for n in range(len(z)):
@@ -59,8 +76,14 @@ def _activate_row(factor, z, x, slope, curvature):
 
 
 def _activate(factor, z, x, slope, curvature):
+    """Slopes and curvatures where there is room for them."""
     for row in prange(len(z)):
-        _activate_row(factor, z[row], x[row], slope[row], curvature[row])
+        if len(curvature) > 0:
+            _curvature_of_row(factor, z[row], x[row], slope[row], curvature[row])
+        elif len(slope) > 0:
+            _slope_of_row(factor, z[row], x[row], slope[row])
+        else:
+            _value_of_row(factor, z[row], x[row])
 
 
 @compiled
