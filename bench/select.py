@@ -142,7 +142,7 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     from bench.learning.models import of_run, trained  # noqa: PLC0415 - torch: mistakes above are told without it
     from bench.pools.frames import joined_structures, read_frames  # noqa: PLC0415
     from bench.pools.page import write_page  # noqa: PLC0415
-    from bench.pools.selecting import Known, Method, select_from  # noqa: PLC0415
+    from bench.pools.selecting import Known, Method, check_left, select_from  # noqa: PLC0415
     from bench.pools.written import record_of, write_record, write_structures  # noqa: PLC0415
     from bench.runs.device import prepare_device  # noqa: PLC0415
     from bench.runs.record import make_folder  # noqa: PLC0415
@@ -156,23 +156,23 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     kernel, selection = method.kernel, method.selection
     pool = read_frames(asked.pool, "pool")
     log.info("pool: %d structures of %d file%s", len(pool), len(pool.files), "s" if len(pool.files) != 1 else "")
-    model: "Model | None" = None
-    labelled = None
-    if asked.model is not None:
-        model = of_run(asked.model, run.device)
-        labelled = None if asked.labelled is None else read_frames(asked.labelled, "labelled").data
-    elif asked.labelled is not None and getattr(kernel, "needs_model", True):
-        if not says_unit(words, files):
-            log.info("labelled: energies are taken to be in eV, forces in eV/Å (%s, or another unit)", UNIT)
-        model = trained(run, load_dataset(run.dataset), kernel.members)
-    elif asked.labelled is not None:
-        labelled = read_frames(asked.labelled, "labelled").data
-    frames = pool if asked.shards == 1 else _core(pool, asked, words, of_cluster, files)
     pending, excluded = (
         None if given is None else joined_structures([read_frames(given, what).data])
         for what, given in (("pending", asked.pending), ("exclude", asked.exclude))
     )
+    trains = asked.model is None and asked.labelled is not None and getattr(kernel, "needs_model", True)
+    labelled = None if asked.labelled is None or trains else read_frames(asked.labelled, "labelled").data
     known = Known(labelled, pending, excluded)
+    model: "Model | None" = None
+    if asked.model is not None:
+        model = of_run(asked.model, run.device)
+    elif trains:
+        if not says_unit(words, files):
+            log.info("labelled: energies are taken to be in eV, forces in eV/Å (%s, or another unit)", UNIT)
+        data = load_dataset(run.dataset)
+        check_left(pool, asked.n, data, known)
+        model = trained(run, data, kernel.members)
+    frames = pool if asked.shards == 1 else _core(pool, asked, words, of_cluster, files)
     batch = select_from(frames, asked.n, method, model=model, known=known, folder=Path(run.results))
     said = {"kernel": kernel.name, "selection": selection.name, "seed": run.seed, "shards": asked.shards}
     said |= {"words": [*_own_words(asked), *words, *of_cluster], "pool_of_shards": len(pool)}

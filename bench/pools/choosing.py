@@ -51,14 +51,8 @@ def choose(
         near, _ = nearest_of_training(embedding)
         sieve.reject(embedded[near.cpu().numpy() < tolerance], NEAR)
     while True:
+        sieve.check(n)
         part, among = part_of(embedding, sieve.allowed[embedded]), sieve.rows
-        if len(among) < n:
-            told = sieve.in_words()
-            raise UserError(
-                f"n = {n}, but {len(among)} of {len(frames)} structures are left to choose from"
-                + (f" ({told})" if told else "")
-                + ": lower n, or loosen the guards"
-            )
         selected = selection.select(part, n, generator)
         check_picks(selected, len(among), n, selection.name)
         picked = among[selected.rows]

@@ -13,6 +13,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from bench.config.seeds import stream
 from bench.data.neighbours import shortest_distances
 from bench.data.structures import SMALLEST_VOLUME, Structures, spanned
+from bench.errors import UserError
 from bench.pools.frames import Frames
 
 AT_ONCE = 4096
@@ -69,6 +70,18 @@ class Sieve:
     def rows(self) -> Int[np.ndarray, " allowed"]:
         """What may be chosen."""
         return np.flatnonzero(self.allowed)
+
+    def check(self, n: int) -> None:
+        """Raise UserError, saying what was kept out, if fewer than `n` are left."""
+        left, told = len(self.rows), self.in_words()
+        if left == 0:
+            raise UserError(f"none of {len(self.allowed)} structures of the pool can be chosen: {told}")
+        if left < n:
+            raise UserError(
+                f"n = {n}, but {left} of {len(self.allowed)} structures are left to choose from"
+                + (f" ({told})" if told else "")
+                + ": lower n, or loosen the guards"
+            )
 
 
 def sift(frames: Frames, known: Iterable[int], others: Sequence[tuple[str, Structures]], guards: Guards) -> Sieve:

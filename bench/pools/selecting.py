@@ -116,8 +116,7 @@ def select_from(
     references = _references(frames, [one for _, one in others], model)
     frames = frames.with_references(references)
     sieve = sift(frames, elements or references, others, method.guards)
-    if not sieve.allowed.any():
-        raise UserError(f"none of {len(frames)} structures of the pool can be chosen: {sieve.in_words()}")
+    sieve.check(n)
     covered = [one for one in (labelled, known.pending) if one is not None]
     candidates = sieve.rows
     pool = frames.data if sieve.allowed.all() else frames.data.part(candidates)
@@ -145,6 +144,13 @@ def select_from(
     covers = coverage(chosen.embedding, chosen.places, noise)
     next_covers = None if further is None else coverage(chosen.embedding, further, noise)
     return Batch(frames, sieve, chosen, covers, next_covers, uncertainty, n_known, validating, kept)
+
+
+def check_left(frames: Frames, n: int, labelled: Structures, known: Known) -> None:
+    """Refuse a pool that holds too few structures beside what is known, before a model is trained. Raises UserError."""
+    others = [(LABELLED, labelled), (PENDING, known.pending), (EXCLUDED, known.excluded)]
+    given = [(what, one) for what, one in others if one is not None]
+    sift(frames, labelled.reference_energies, given, Guards(min_distance=0.0)).check(n)
 
 
 def _with_the_next(

@@ -191,6 +191,18 @@ def test_labelled_energies_are_in_ev_unless_said_otherwise(copper, tmp_path, mon
     assert picks[0] == picks[1]
 
 
+def test_a_pool_that_is_labelled_already_is_told_before_training(copper, tmp_path):
+    ase.io.write(tmp_path / "pool.xyz", [ase.Atoms(atoms.numbers, atoms.positions) for atoms in copper])
+    ase.io.write(tmp_path / "train.xyz", copper[1:])
+    ase.io.write(tmp_path / "all.xyz", copper)
+    references = "dataset.reference_energies={Cu:0,Au:0}"
+    words = [f"pool={tmp_path}/pool.xyz", "n=2", references, f"results={tmp_path}/r", f"output={tmp_path}/o.xyz"]
+    for name, told in (("all", "none of"), ("train", "n = 2, but 1 of")):
+        done = command(*words, f"labelled={tmp_path}/{name}.xyz", module="bench.select")
+        assert done.returncode == 2 and told in done.stderr and "labelled already" in done.stderr, done.stderr
+        assert not (tmp_path / "r").exists() and not (tmp_path / "o.xyz").exists()
+
+
 def test_a_page_has_no_column_of_what_is_not_known(aspirin, tmp_path):
     ase.io.write(tmp_path / "pool.xyz", aspirin[:20])
     words = [f"pool={tmp_path}/pool.xyz", "n=2", f"output={tmp_path}/first.xyz", "kernel=rnd", "selection=max_diag"]
