@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def select_from(
     kernel = method.kernel
     _check(kernel, model)
     labelled = known.labelled if known.labelled is not None or model is None else model.data.part(model.training)
-    others = [(what, one) for what, one in _others(known, model) if one is not None]
+    others = _others(known, model)
     elements = model.seen.get("elements") if model is not None else None
     references = _references(frames, [one for _, one in others], model)
     frames = frames.with_references(references)
@@ -148,9 +148,8 @@ def select_from(
 
 def check_left(frames: Frames, n: int, labelled: Structures, known: Known) -> None:
     """Refuse a pool that holds too few structures beside what is known, before a model is trained. Raises UserError."""
-    others = [(LABELLED, labelled), (PENDING, known.pending), (EXCLUDED, known.excluded)]
-    given = [(what, one) for what, one in others if one is not None]
-    sift(frames, labelled.reference_energies, given, Guards(min_distance=0.0)).check(n)
+    others = _others(replace(known, labelled=labelled), None)
+    sift(frames, labelled.reference_energies, others, Guards(min_distance=0.0)).check(n)
 
 
 def _with_the_next(
@@ -186,11 +185,12 @@ def _check(kernel: Kernel, model: Model | None) -> None:
         )
 
 
-def _others(known: Known, model: Model | None) -> Sequence[tuple[str, Structures | None]]:
+def _others(known: Known, model: Model | None) -> Sequence[tuple[str, Structures]]:
     labelled = known.labelled
     if labelled is None and model is not None:
         labelled = model.data.part(np.concatenate([model.training, model.validation]))
-    return [(LABELLED, labelled), (PENDING, known.pending), (EXCLUDED, known.excluded)]
+    others = [(LABELLED, labelled), (PENDING, known.pending), (EXCLUDED, known.excluded)]
+    return [(what, one) for what, one in others if one is not None]
 
 
 def _references(frames: Frames, others: Sequence[Structures], model: Model | None) -> dict[int, float]:

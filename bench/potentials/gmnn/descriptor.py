@@ -156,7 +156,7 @@ class CompiledDescriptor:
         """See `Descriptor`."""
         moment_tangent = np.empty_like(self.moments)
         self.tangent_sums = np.empty((len(self.moments), *self.tangent_sums.shape[1:]), self.moments.dtype)
-        pair_kernels.tangent_basis(self.pairs, velocities.contiguous().numpy(), self.tangent_sums)
+        pair_kernels.basis(self.pairs, velocities.contiguous().numpy(), self.tangent_sums)
         pair_kernels.contract(self.tangent_sums, self.every, self.coefficients, moment_tangent)
         along, self.moment_adjoint = contractions.tangent(self.moments, moment_tangent, self.gradient)
         return torch.from_numpy(along)
@@ -208,7 +208,7 @@ def basis_sums(geometry: Geometry) -> Sums:
     """A of every atom."""
     shape = len(geometry.species), geometry.n_species * geometry.grid.n_gaussians, N_MONOMIALS
     sums = np.empty(shape, geometry.vectors.numpy().dtype)
-    pair_kernels.basis(pairs_of(geometry), sums)
+    pair_kernels.basis(pairs_of(geometry), np.empty((0, 3), sums.dtype), sums)
     return sums, np.arange(len(sums))
 
 

@@ -8,8 +8,8 @@ R_s = Σ_k β_sk h_k(r), the monomials Y_m(u), and E = E(Ψ):
 
 Training goes through the sums over pairs that β does not enter, one for each species Z of neighbours:
 
-    basis          A_Zkm = Σ_p h_k Y_m, once for structures that are trained on
-    tangent_basis  Ȧ_Zkm = Σ_p h_k Ẏ_m + h'_k ṙ Y_m    along displacements v of the pairs: ṙ = u·v, u̇ = (v − u ṙ)/r
+    basis          A_Zkm = Σ_p h_k Y_m, once for structures that are trained on, and with velocities
+                   Ȧ_Zkm = Σ_p h_k Ẏ_m + h'_k ṙ Y_m    along displacements v of the pairs: ṙ = u·v, u̇ = (v − u ṙ)/r
     contract       Ψ_sm = Σ_Zk β_sZk A_Zkm, and likewise Ψ̇; A of atom i is row `places[i]`
     beta_gradient  ∂/∂β_sZk Σ_sm (a_sm Ψ_sm + Ψ̄_sm Ψ̇_sm) = Σ_m a_sm A_Zkm + Ψ̄_sm Ȧ_Zkm
 
@@ -89,21 +89,24 @@ def coefficients(beta: Float[np.ndarray, "rows radial channels"], rows: Int[np.n
 
 
 @compiled
+def _row_of_beta(pairs, of, pair, part):
+    """Where β of a pair's two species begins, for a part of the radial functions."""
+    channel = pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
+    return (of.rows[pairs.centres[pair]] * of.n_parts + part) * of.n_channels + channel
+
+
+@compiled
 def _radial_functions(pairs, of, pair, table, p, values):
     """R_s of a pair from the table of h_k."""
-    channel = pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
-    row = of.rows[pairs.centres[pair]] * of.n_parts
     for part in range(of.n_parts):
-        sum_short_rows(values, part, table, 0, p, pairs.n_gaussians, of.beta, (row + part) * of.n_channels + channel)
+        sum_short_rows(values, part, table, 0, p, pairs.n_gaussians, of.beta, _row_of_beta(pairs, of, pair, part))
 
 
 @compiled
 def _radial_functions_and_slopes(pairs, of, pair, table, p, values):
     """R_s and R'_s of a pair, a part of each in turn, from the table of h_k and h'_k."""
-    channel = pairs.species[pairs.neighbours[pair]] * pairs.n_gaussians
-    row = of.rows[pairs.centres[pair]] * of.n_parts
     for part in range(of.n_parts):
-        first = (row + part) * of.n_channels + channel
+        first = _row_of_beta(pairs, of, pair, part)
         sum_short_rows_twice(values, 2 * part, table, 0, p, pairs.n_gaussians, of.beta, first)
 
 
@@ -129,9 +132,12 @@ def _moments_of(first_atom, last_atom, pairs, of, moments):
 
 
 @compiled
-def _basis_of(first_atom, last_atom, pairs, sums):
-    window = new_window(sums.dtype, pairs.n_gaussians)
+def _basis_of(first_atom, last_atom, pairs, velocities, sums):
+    """A, or Ȧ where there are velocities."""
+    window, moving = new_window(sums.dtype, pairs.n_gaussians), len(velocities) > 0
     tables = window.radial, window.angular, np.zeros_like(window.angular)
+    if moving:
+        tables = window.radial, window.angular_tangent, window.angular
     rows = sums.reshape(-1, N_MONOMIALS)
     counts = np.empty(sums.shape[1] // pairs.n_gaussians, np.int64)
     by_species = np.empty((len(counts), WINDOW), np.int64)
@@ -142,29 +148,11 @@ def _basis_of(first_atom, last_atom, pairs, sums):
         while pair < end:
             if pair == stop:
                 start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
-            last = min(end, stop)
-            _add_pairs(rows, i * sums.shape[1], pairs, pair, last, start, tables, by_species, counts)
-            pair = last
-
-
-@compiled
-def _tangent_basis_of(first_atom, last_atom, pairs, velocities, sums):
-    window = new_window(sums.dtype, pairs.n_gaussians)
-    tables = window.radial, window.angular_tangent, window.angular
-    rows = sums.reshape(-1, N_MONOMIALS)
-    counts = np.empty(sums.shape[1] // pairs.n_gaussians, np.int64)
-    by_species = np.empty((len(counts), WINDOW), np.int64)
-    start = stop = pairs.first[first_atom]
-    for i in range(first_atom, last_atom):
-        sums[i] = 0
-        pair, end = pairs.first[i], pairs.first[i + 1]
-        while pair < end:
-            if pair == stop:
-                start, stop = pair, fill(pairs, pair, pairs.first[last_atom], window)
-                fill_tangent(pairs, start, stop, velocities, window)
-                for k in range(pairs.n_gaussians):
-                    for p in range(stop - start):
-                        window.radial[k, WINDOW + p] *= window.stretch[p]
+                if moving:
+                    fill_tangent(pairs, start, stop, velocities, window)
+                    for k in range(pairs.n_gaussians):
+                        for p in range(stop - start):
+                            window.radial[k, WINDOW + p] *= window.stretch[p]
             last = min(end, stop)
             _add_pairs(rows, i * sums.shape[1], pairs, pair, last, start, tables, by_species, counts)
             pair = last
@@ -308,15 +296,10 @@ def _moments(pairs, of, moments):
         _moments_of(task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(moments)), pairs, of, moments)
 
 
-def _basis(pairs, sums):
-    for task in prange((len(sums) + ATOMS_PER_TASK - 1) // ATOMS_PER_TASK):
-        _basis_of(task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(sums)), pairs, sums)
-
-
-def _tangent_basis(pairs, velocities, sums):
+def _basis(pairs, velocities, sums):
     for task in prange((len(sums) + ATOMS_PER_TASK - 1) // ATOMS_PER_TASK):
         first, last = task * ATOMS_PER_TASK, min((task + 1) * ATOMS_PER_TASK, len(sums))
-        _tangent_basis_of(first, last, pairs, velocities, sums)
+        _basis_of(first, last, pairs, velocities, sums)
 
 
 def _contract(sums, places, of, moments):
@@ -346,7 +329,6 @@ def dealt(work: Int[np.ndarray, " structures"], threads: int) -> Int[np.ndarray,
 
 moments = compiled(_moments, parallel=True)
 basis = compiled(_basis, parallel=True)
-tangent_basis = compiled(_tangent_basis, parallel=True)
 contract = compiled(_contract, parallel=True)
 pull_back = compiled(_pull_back, parallel=True)
 beta_gradient = compiled(_beta_gradient, parallel=True)

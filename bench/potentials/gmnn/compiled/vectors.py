@@ -23,12 +23,40 @@ LANES = 64
 """Width of the rows of `add_terms`: as many atoms."""
 
 
+def _pieces(width: int) -> list[tuple[int, int]]:
+    """Where the parts of a row begin and how wide they are: a power of two at a time, others LLVM takes apart."""
+    sizes = [1 << bit for bit in reversed(range(width.bit_length())) if width >> bit & 1]
+    return list(zip(itertools.accumulate([0, *sizes[:-1]]), sizes, strict=True))
+
+
+def _parts_of_row(builder: Any, array: Any, row: Any, columns: int, width: int) -> list[Any]:
+    """Pointers to the parts of the first `width` numbers of a row of an array of so many columns."""
+    real, begin = array.data.type.pointee, builder.mul(row, ir.Constant(row.type, columns))
+    found = []
+    for offset, size in _pieces(width):
+        at = builder.gep(array.data, [builder.add(begin, ir.Constant(row.type, offset))])
+        found.append(builder.bitcast(at, ir.VectorType(real, size).as_pointer()))
+    return found
+
+
+def _spread(builder: Any, factor: Any, size: int) -> Any:
+    """A vector of so many equal numbers."""
+    undefined = ir.Constant(ir.VectorType(factor.type, size), ir.Undefined)
+    single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), size), [0] * size))
+
+
+def _add_scaled(builder: Any, totals: list[Any], factor: Any, values: list[Any]) -> None:
+    """Add a factor times the parts of a row to running sums."""
+    for total, value in zip(totals, values, strict=True):
+        product = builder.fmul(_spread(builder, factor, value.type.count), value, flags=("contract",))
+        builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+
+
 def _row_sum(
     width: int, *, stride: int = 0, fresh: bool = False, tile: int = 1, apart: tuple[int, int] = (0, 1)
 ) -> Callable[..., Any]:
-    # a power of two at a time: others LLVM takes apart
-    sizes = [1 << bit for bit in reversed(range(width.bit_length())) if width >> bit & 1]
-    pieces = list(zip(itertools.accumulate([0, *sizes[:-1]]), sizes, strict=True))
+    columns = stride or width
 
     @intrinsic
     @no_type_check
@@ -42,39 +70,25 @@ def _row_sum(
         signature = types.void(target, integer, factors, integer, integer, integer, source, integer)
 
         def generate(context, builder, signature, arguments):
-            real = context.get_value_type(scalar)
-            aligned = context.get_abi_sizeof(real)
+            aligned = context.get_abi_sizeof(context.get_value_type(scalar))
             arrays = [context.make_array(signature.args[k])(context, builder, arguments[k]) for k in (0, 2, 6)]
             target_array, factor_array, source_array = arrays
 
-            def pieces_of(array, index):
-                begin = builder.mul(index, ir.Constant(index.type, stride or width))
-                for offset, size in pieces:
-                    at = builder.gep(array.data, [builder.add(begin, ir.Constant(index.type, offset))])
-                    yield builder.bitcast(at, ir.VectorType(real, size).as_pointer())
-
-            def spread(factor, size):
-                undefined = ir.Constant(ir.VectorType(real, size), ir.Undefined)
-                single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
-                return builder.shuffle_vector(
-                    single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), size), [0] * size)
-                )
-
             integers = arguments[1].type
-            places = [
-                list(pieces_of(target_array, builder.add(arguments[1], ir.Constant(integers, t)))) for t in range(tile)
-            ]
+            rows = [builder.add(arguments[1], ir.Constant(integers, t)) for t in range(tile)]
+            places = [_parts_of_row(builder, target_array, row, columns, width) for row in rows]
             apart_at = [[ir.Constant(integers, t * step) for step in apart] for t in range(tile)]
             totals = []
             for place in places:
                 totals.append([])
-                for at, (_, size) in zip(place, pieces, strict=True):
-                    vector = ir.VectorType(real, size)
-                    begin = ir.Constant(vector, [0.0] * size) if fresh else builder.load(at, align=aligned)
+                for at in place:
+                    vector = at.type.pointee
+                    begin = ir.Constant(vector, [0.0] * vector.count) if fresh else builder.load(at, align=aligned)
                     totals[-1].append(cgutils.alloca_once(builder, vector))
                     builder.store(begin, totals[-1][-1])
             with cgutils.for_range(builder, arguments[5]) as loop:
-                source = pieces_of(source_array, builder.add(arguments[7], loop.index))
+                row = builder.add(arguments[7], loop.index)
+                source = _parts_of_row(builder, source_array, row, columns, width)
                 values = [builder.load(at, align=aligned) for at in source]
                 for (a, b), of_row in zip(apart_at, totals, strict=True):
                     row = builder.add(builder.add(arguments[3], loop.index), a)
@@ -82,9 +96,7 @@ def _row_sum(
                     factor = builder.load(
                         cgutils.get_item_pointer(context, builder, signature.args[2], factor_array, place)
                     )
-                    for total, value, (_, size) in zip(of_row, values, pieces, strict=True):
-                        product = builder.fmul(spread(factor, size), value, flags=("contract",))
-                        builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+                    _add_scaled(builder, of_row, factor, values)
             for place, of_row in zip(places, totals, strict=True):
                 for at, total in zip(place, of_row, strict=True):
                     builder.store(builder.load(total), at, align=aligned)
@@ -147,8 +159,6 @@ def dot_rows(_context, left, row, right, other_row):  # noqa: ARG001
 
 
 def _outer_sum(tile: int) -> Callable[..., Any]:
-    widths = [HALF_ROW, N_MONOMIALS - HALF_ROW]  # of the ROW columns those that are not padding, in powers of two
-
     @intrinsic
     @no_type_check
     def add_outer(_context, target, row, channel, tables, chosen, which, count):  # noqa: ARG001
@@ -161,8 +171,7 @@ def _outer_sum(tile: int) -> Callable[..., Any]:
         signature = types.void(target, integer, integer, tables, chosen, integer, integer)
 
         def generate(context, builder, _signature, arguments):
-            real = context.get_value_type(scalar)
-            aligned = context.get_abi_sizeof(real)
+            aligned = context.get_abi_sizeof(context.get_value_type(scalar))
             target_array = context.make_array(target)(context, builder, arguments[0])
             chosen_array = context.make_array(chosen)(context, builder, arguments[4])
             table_arrays = [
@@ -170,21 +179,11 @@ def _outer_sum(tile: int) -> Callable[..., Any]:
                 for k in range(len(tables))
             ]
 
-            def pieces_of(array, index, columns):
-                begin = builder.mul(index, ir.Constant(index.type, columns))
-                for offset, size in zip((0, HALF_ROW), widths, strict=True):
-                    at = builder.gep(array.data, [builder.add(begin, ir.Constant(index.type, offset))])
-                    yield builder.bitcast(at, ir.VectorType(real, size).as_pointer())
-
-            def spread(factor, size):
-                undefined = ir.Constant(ir.VectorType(real, size), ir.Undefined)
-                single = builder.insert_element(undefined, factor, ir.Constant(ir.IntType(32), 0))
-                return builder.shuffle_vector(
-                    single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), size), [0] * size)
-                )
+            def parts_of(array, row, columns):
+                return _parts_of_row(builder, array, row, columns, N_MONOMIALS)
 
             channels = [builder.add(arguments[2], ir.Constant(arguments[2].type, t)) for t in range(tile)]
-            places = [list(pieces_of(target_array, builder.add(arguments[1], k), N_MONOMIALS)) for k in channels]
+            places = [parts_of(target_array, builder.add(arguments[1], k), N_MONOMIALS) for k in channels]
             totals = [
                 [cgutils.alloca_once_value(builder, builder.load(at, align=aligned)) for at in place]
                 for place in places
@@ -193,14 +192,12 @@ def _outer_sum(tile: int) -> Callable[..., Any]:
                 at = cgutils.get_item_pointer(context, builder, chosen, chosen_array, [arguments[5], loop.index])
                 p = builder.load(at)
                 for half in range(2):
-                    values = [builder.load(at, align=aligned) for at in pieces_of(table_arrays[1 + half], p, ROW)]
+                    values = [builder.load(at, align=aligned) for at in parts_of(table_arrays[1 + half], p, ROW)]
                     column = builder.add(p, ir.Constant(p.type, half * WINDOW))
                     for k, of_row in zip(channels, totals, strict=True):
                         at = cgutils.get_item_pointer(context, builder, tables[0], table_arrays[0], [k, column])
                         factor = builder.load(at)
-                        for total, value, size in zip(of_row, values, widths, strict=True):
-                            product = builder.fmul(spread(factor, size), value, flags=("contract",))
-                            builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+                        _add_scaled(builder, of_row, factor, values)
             for place, of_row in zip(places, totals, strict=True):
                 for at, total in zip(place, of_row, strict=True):
                     builder.store(builder.load(total), at, align=aligned)
