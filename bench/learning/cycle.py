@@ -141,6 +141,7 @@ def _measure(
         models_in_lockstep=fitted.lockstep,
         seconds_training=fitted.seconds,
         seconds_validation=fitted.validation_seconds,
+        processor_seconds_training=fitted.processor_seconds,
         seconds_evaluation=seconds_evaluation,
     ).model_copy(update=spent)
     if len(labelled) == run.scenario.final:

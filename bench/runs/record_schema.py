@@ -103,6 +103,7 @@ class Step(Recorded):
         None
     )
     seconds_selection: Annotated[float | None, Column("Selection", "s")] = None
+    processor_seconds_training: Annotated[float | None, Column("Training, on all processors", "s")] = None
     processor_seconds_features: Annotated[float | None, Column("Features, on all processors", "s")] = None
     processor_seconds_selection: Annotated[float | None, Column("Selection, on all processors", "s")] = None
     peak_memory_mb: Annotated[float | None, Column("Largest resident memory of the process", "MB")] = None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 class FitResult:
     """The best potential of each model and how it came about; validation rows are (check, model), in eV and eV/Å.
 
-    `lockstep` is how many models were trained together; the seconds are this potential's share of theirs. `differs`
-    says on what else than here it was trained, where rounding depends on it.
+    `lockstep` is how many models were trained together; the seconds are this potential's share of theirs, those of all
+    processors None where an older checkpoint does not tell them. `differs` says on what else than here it was trained,
+    where rounding depends on it.
     """
 
     potential: Potential
@@ -43,8 +44,17 @@ class FitResult:
     best_epochs: list[int]
     seconds: float
     validation_seconds: float
+    processor_seconds: float | None = None
     lockstep: int = 1
     differs: tuple[str, ...] = ()
+
+
+class Spent(NamedTuple):
+    """Seconds of a training, those of its validation, and those of all its processors."""
+
+    seconds: float
+    validation_seconds: float
+    processor_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -101,9 +111,8 @@ class _Trainings:
 
     def __init__(self, view: View, settings: TrainingSettings, jobs: Sequence[Job]) -> None:
         self.view, self.settings, self.jobs = view, settings, jobs
-        self.started = time.perf_counter()
-        self.before = [0.0] * len(jobs)
-        self.validation_before = [0.0] * len(jobs)
+        self.started, self.processor_started = time.perf_counter(), time.process_time()
+        self.before = [Spent(0.0, 0.0, 0.0)] * len(jobs)
         self.validation_seconds = 0.0
         self.minibatches = 0
         self.scalings = [scaling_of(view.data, job.training, settings.energy_scale_factor) for job in jobs]
@@ -118,8 +127,9 @@ class _Trainings:
     def restore(self, earlier: Sequence[dict[str, Any]], minibatches: int) -> None:
         """Go on from what `save` saved of every job."""
         self.minibatches = minibatches
-        self.before = [saved["seconds"] for saved in earlier]
-        self.validation_before = [saved["validation_seconds"] for saved in earlier]
+        self.before = [
+            Spent(saved["seconds"], saved["validation_seconds"], saved.get("processor_seconds")) for saved in earlier
+        ]
         models = iter([model for saved in earlier for model in saved["models"]])
         for group in self.groups:
             group.state.restore([next(models) for _ in range(group.potential.n_models)])
@@ -165,16 +175,19 @@ class _Trainings:
             states = self._of_jobs([one for group in self.groups for one in group.state.saved()])
             for index, (job, models) in enumerate(zip(self.jobs, states, strict=True)):
                 if job.checkpoint:
-                    seconds, of_validation = self._seconds(index)
-                    saved = {"minibatches": self.minibatches, "seconds": seconds, "validation_seconds": of_validation}
-                    job.checkpoint.save(job.key, saved | {"models": models})
+                    saved = {"minibatches": self.minibatches, **self._spent(index)._asdict(), "models": models}
+                    job.checkpoint.save(job.key, saved)
         raise_if_asked()
 
-    def _seconds(self, index: int) -> tuple[float, float]:
-        """A job's share of the seconds of training, and of those for validation, with those of earlier sessions."""
-        share = self.jobs[index].members / self.n_models
-        seconds = self.before[index] + share * (time.perf_counter() - self.started)
-        return seconds, self.validation_before[index] + share * self.validation_seconds
+    def _spent(self, index: int) -> Spent:
+        """A job's share, with what earlier sessions spent."""
+        share, before = self.jobs[index].members / self.n_models, self.before[index]
+        processor = share * (time.process_time() - self.processor_started)
+        return Spent(
+            before.seconds + share * (time.perf_counter() - self.started),
+            before.validation_seconds + share * self.validation_seconds,
+            None if before.processor_seconds is None else before.processor_seconds + processor,
+        )
 
     def _outcome(self, index: int, models: list[Best], checks: list[int]) -> FitResult | FloatingPointError:
         """The result of a job from the best of its models."""
@@ -184,14 +197,12 @@ class _Trainings:
                 " no finite validation error at any check"
             )
         parameters = {name: torch.cat([one.parameters[name] for one in models]) for name in models[0].parameters}
-        seconds, of_validation = self._seconds(index)
         return FitResult(
             potential=self.view.potential(parameters, [self.scalings[index]] * len(models)),
             scaling=self.scalings[index],
             check_epochs=checks,
             validation=torch.stack([one.history for one in models], dim=1).double().cpu().numpy(),
             best_epochs=[checks[one.check] for one in models],
-            seconds=seconds,
-            validation_seconds=of_validation,
             lockstep=self.n_models,
+            **self._spent(index)._asdict(),
         )

@@ -116,6 +116,7 @@ def _save(path: Path, fitted: FitResult, reference_energies: dict[int, float]) -
         "best_epochs": fitted.best_epochs,
         "seconds": fitted.seconds,
         "validation_seconds": fitted.validation_seconds,
+        "processor_seconds": fitted.processor_seconds,
         "lockstep": fitted.lockstep,
         "trained_with": what_rounds(fitted.potential.device.type),
     }
@@ -141,6 +142,7 @@ def _load(path: Path, device: str) -> FitResult | None:
             best_epochs=extra["best_epochs"],
             seconds=extra["seconds"],
             validation_seconds=extra["validation_seconds"],
+            processor_seconds=extra.get("processor_seconds"),
             lockstep=extra.get("lockstep", 1),
             differs=_differences(extra.get("trained_with", {}), what_rounds(device)),
         )

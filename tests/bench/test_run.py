@@ -63,7 +63,7 @@ def test_a_run_records_everything(undisturbed):
             assert 0 < metrics[f"{quantity}_mae_{unit}"] <= metrics[f"{quantity}_rmse_{unit}"]
         assert metrics["force_maxe_kcal_mol_A"] <= metrics["force_max_component_kcal_mol_A"]
         assert step["seconds_training"] > 0 and step["peak_memory_mb"] > 100
-        assert step["processor_seconds_features"] > 0
+        assert step["processor_seconds_features"] > 0 and step["processor_seconds_training"] > 0
         assert ("processor_seconds_selection" in step) == (step["n_train"] < 10)
     last = np.load(folder / "end_10.npz")
     metrics = record["steps"][-1]["metrics"]

@@ -343,7 +343,7 @@ def test_stopped_and_taken_up_again(builder, tmp_path, monkeypatch, members, for
     assert resumed.best_epochs == expected.best_epochs
     for name, values in expected.potential.parameters.items():
         assert torch.equal(resumed.potential.parameters[name], values)
-    assert resumed.seconds > resumed.validation_seconds > 0
+    assert resumed.seconds > resumed.validation_seconds > 0 and resumed.processor_seconds > 0
 
 
 def test_checkpoints_are_taken_in_time_and_of_the_right_training(builder, tmp_path, caplog):
@@ -352,6 +352,12 @@ def test_checkpoints_are_taken_in_time_and_of_the_right_training(builder, tmp_pa
     assert checkpoint.path.exists() and not list(tmp_path.glob("*.tmp"))
     again = fit_one(builder, SMALL, QUICK, np.arange(10), np.arange(50, 55), seed=0, members=1, checkpoint=checkpoint)
     assert np.array_equal(again.validation, first.validation) and again.seconds >= first.seconds
+    assert again.processor_seconds >= first.processor_seconds > 0
+    older = checkpoint.load(key_of(np.arange(10), 1), torch.device("cpu"))
+    del older["processor_seconds"]
+    checkpoint.save(key_of(np.arange(10), 1), older)
+    again = fit_one(builder, SMALL, QUICK, np.arange(10), np.arange(50, 55), seed=0, members=1, checkpoint=checkpoint)
+    assert again.seconds >= first.seconds and again.processor_seconds is None, "nothing tells what was spent before"
     assert checkpoint.load(key_of(np.arange(11), 1), torch.device("cpu")) is None
     assert checkpoint.load(key_of(np.arange(10), 2), torch.device("cpu")) is None
     checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:1000])
