@@ -22,6 +22,8 @@ BENCHMARKS = {
     "qm9": "QM9",
 }
 """The name of each dataset in the tables of the benchmarks."""
+MODEL = "GM-NN"
+"""The potential that they measure."""
 
 
 Curve = dict[float, float]
@@ -100,11 +102,11 @@ class BenchmarkedCosts:
     def to_come(self, run: RunConfig, steps_done: int) -> float:
         """See `Costs`: trainings, validation, evaluation of the test set, features of pool and test set; no selections.
 
-        NaN too where the size of the test set is not said.
+        NaN too where the size of the test set is not said, and for another potential.
         """
         name = BENCHMARKS.get(run.dataset["name"], "")
         sizes, settings, n_test = run.training_set_sizes(), run.training, run.scenario.test
-        if name not in self.steps or name not in self.structures or n_test is None:
+        if name not in self.steps or name not in self.structures or n_test is None or run.model["name"] != MODEL:
             return float("nan")
         known, each = self.steps[name], self.structures[name]
         members, kernel = int(run.kernel.get("members", 1)), str(run.kernel["name"])

@@ -82,11 +82,11 @@ class Measured:
         return self._curves.get((scenario, max(sizes, default=0), algorithm), self.steps.head(0))
 
     def _early(self, statement: Statement, algorithm: str, measure: str) -> pd.DataFrame:
-        """Geometric means over the steps after the first up to a size, of runs that have got there."""
+        """Geometric means over the steps after the first up to a size, of runs that have got there with finite values."""
         steps, name, last = self.curve(statement, algorithm), column(statement.quantity, measure), int(statement.at[0])
         rows = []
         for (seed, run), part in steps.groupby(["seed", "run_id"]):
             used = part[(part["step"] > 0) & (part["n_train"] <= last)]
             if len(used) and part["n_train"].max() >= last:
-                rows.append((seed, float(np.exp(np.log(used[name]).mean())), run))
+                rows.append((seed, float(np.exp(np.log(used[name]).mean(skipna=False))), run))
         return pd.DataFrame(rows, columns=RUN_VALUES).dropna(subset="value").set_index("seed")

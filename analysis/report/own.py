@@ -54,14 +54,15 @@ def _best(rows: pd.DataFrame, final: int) -> str:
     among = judged if len(judged) else rows
     best = among.loc[among["mean"].idxmin()].to_dict()
     unit = style.PLAIN_UNITS[best["quantity"]]
+    of = f"Of those on at least {FEWEST_SEEDS} seeds, " if rows["mean"].min() < best["mean"] else ""
     lowest = f"the lowest {best['quantity']} RMSE at {final} training structures: {best['mean']:.3g} {unit}"
     if len(rows) == 1:
         return f"{best['algorithm']} ends at a {best['quantity']} RMSE of {best['mean']:.3g} {unit}."
     if best["word"] == BASE:
         few = f"On fewer than {FEWEST_SEEDS} seeds nothing is judged."
         told = "No algorithm is better than it here." if len(judged) else few
-        return f"{best['algorithm']}, random selection, has {lowest}. {told}"
-    return f"{best['algorithm']} has {lowest}. {_told(best)}"
+        return f"{of}{best['algorithm']}, random selection, has {lowest}. {told}"
+    return f"{of}{best['algorithm']} has {lowest}. {_told(best)}"
 
 
 def _told(best: Mapping[Any, Any]) -> str:

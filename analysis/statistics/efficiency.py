@@ -39,11 +39,14 @@ class Curve:
     def of(
         cls, sizes: Float[np.ndarray, " steps"], errors: Float[np.ndarray, " steps"], *, done: bool
     ) -> "Curve | None":
-        """The curve of a run; steps whose error is not finite and positive are left out, None if all are."""
+        """The curve of a run; steps whose error is not finite and positive are left out, None if all are.
+
+        Without the last of them it goes to no end.
+        """
         used = np.isfinite(errors) & (errors > 0)
         if not used.any():
             return None
-        return cls(sizes[used], isotonic_regression(np.log(errors[used]), increasing=False).x, done)
+        return cls(sizes[used], isotonic_regression(np.log(errors[used]), increasing=False).x, done and bool(used[-1]))
 
     def at(self, size: float) -> float:
         """The error at a training set size within the curve."""
@@ -79,9 +82,11 @@ def crossings(steps: pd.DataFrame, label_seconds: float = LABEL_SECONDS) -> pd.D
     for _, part in steps.groupby(["study", "batch_size"], sort=True):
         columns = {(q, m): column(q, m) for q in measured(part) for m in MEASURES}
         levels: dict[Any, tuple[dict[str, float], Curve]] = {}
-        for seed, run in part[against(part)].groupby("seed"):
+        # a seed may have a last point alone, and a curve that is not yet finished beside it
+        for (seed, _), run in part[against(part)].groupby(["seed", "run_id"]):
             for key, curve in _curves(run, columns):
-                levels[(seed, *key)] = targets(curve), curve
+                if known := targets(curve):
+                    levels[(seed, *key)] = known, curve
         for names, run in part.groupby([*EXPERIMENT, "seed", "run_id"], sort=True):
             described = dict(zip([*EXPERIMENT, "seed", "run_id"], names, strict=True))
             spent = _spent(run, label_seconds)

@@ -116,6 +116,8 @@ def test_costs_from_the_benchmarks_of_a_machine(tmp_path, cells):
     (kept,) = expand(["sweep=demo", "algorithm=maxdiag_rnd", "seed=0", "training.minibatch=40", "scenario.initial=40"])
     assert costs.to_come(kept.run, 0) == pytest.approx((epochs * 64 * 40 / 32 + each + last) / 1000)
     assert math.isnan(costs.to_come(replace(large, scenario=replace(large.scenario, test=None)), 0))
+    # the benchmarks measure one potential
+    assert math.isnan(costs.to_come(replace(run, model=run.model | {"name": "SchNet"}), 0))
     assert "2 workers: " in describe(table.to_dict("records"), workers=2).splitlines()[-1]
     with pytest.raises(UserError, match="make perf"):
         benchmarked(tmp_path / "elsewhere")

@@ -246,6 +246,19 @@ def test_own_studies_in_a_sentence(seeds, curves, told):
     assert line.startswith("mine: ") and told in line
 
 
+def test_a_lower_error_on_too_few_seeds_is_not_passed_over_in_silence():
+    counts = {("MaxDiag", "RND"): (5.0, 3), ("LCMD", "FEAT(LL)"): (4.0, 3), ("MaxDet", "GP(LL)"): (2.0, 2)}
+    contents = [
+        records.record(*names, seed, [9.0, last + 0.1 * seed], scenario="mine")
+        for names, (last, seeds) in counts.items()
+        for seed in range(seeds)
+    ]
+    collected = tables_of(contents)
+    found = Statistics.of(collected)
+    (line,) = sentences(collected, scoreboard(found.means, found.paired, found.paper, collected.steps))
+    assert "Of those on at least 3 seeds, LCMD + FEAT(LL) has the lowest force RMSE" in line
+
+
 def test_a_sentence_says_where_a_study_departs_from_its_file():
     contents = [
         records.record(name, kernel, 0, [9.0, 4.0], scenario="mine", deviations=deviations)

@@ -250,6 +250,22 @@ def test_no_saving_without_random_selection_s_curve():
     table = saved(contents)
     assert math.isnan(table.loc["LCMD + FEAT(LL)", "saving"]) and table.loc["LCMD + FEAT(LL)", "n_train"] > 20
     assert saved(contents, "half").empty
+    # its curve, begun later, takes nothing away
+    contents.append(records.record("MaxDiag", "RND", 0, [8.0], status="running", final=30))
+    assert saved(contents).loc["LCMD + FEAT(LL)"].equals(table.loc["LCMD + FEAT(LL)"])
+
+
+def test_an_end_that_is_not_finite_is_no_level_and_not_missed():
+    """The step before it is not the end, and what a curve has there is unknown."""
+    curves = [[8.0, 4.0, 2.0], [8.0, 4.0, math.nan]]
+    random, lcmd = (
+        [records.record(*names, seed, values) for seed, values in enumerate(curves)]
+        for names in (("MaxDiag", "RND"), ("LCMD", "FEAT(LL)"))
+    )
+    assert saved(random).loc["MaxDiag + RND", "seeds"] == 1
+    whole = [records.record("MaxDiag", "RND", seed, curves[0]) for seed in range(2)]
+    assert "LCMD + FEAT(LL)" not in saved([*whole, *lcmd]).index
+    assert saved([*whole, *lcmd], "half").loc["LCMD + FEAT(LL)", "reached"] == 2
 
 
 def test_labels_of_unfinished_runs():

@@ -1,0 +1,97 @@
+"""What results/reference/README.md says in words, computed again from the committed records, with nothing of analysis."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.config.places import PROJECT
+
+REFERENCE = PROJECT / "results" / "reference"
+TEXT = " ".join((REFERENCE / "README.md").read_text(encoding="utf-8").split())
+
+
+def _records(folder):
+    return [json.loads(path.read_text(encoding="utf-8")) for path in (REFERENCE / folder / "runs").glob("*/record.json")]
+
+
+def _runs(folder, deviations, algorithm=("MaxDiag", "RND")):
+    """By seed, those that depart from their scenario in nothing else."""
+    return {
+        record["identity"]["seed"]: record
+        for record in sorted(_records(folder), key=lambda record: record["identity"]["seed"])
+        if record["deviations"] == deviations
+        and tuple(record["identity"][group]["name"] for group in ("selection", "kernel")) == algorithm
+    }
+
+
+def _last(runs, measure):
+    return np.array([run["steps"][-1]["metrics"][f"force_{measure}_kcal_mol_A"] for run in runs.values()])
+
+
+def _mean_and_range(values):
+    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
+
+
+def _change(runs, base):
+    """The mean change at equal seed in per cent with its 95 % interval."""
+    seeds = runs.keys() & base.keys()
+    logs = np.log([_last({0: runs[seed]}, "mae")[0] / _last({0: base[seed]}, "mae")[0] for seed in seeds])
+    half = stats.t.ppf(0.975, len(logs) - 1) * stats.sem(logs)
+    return 100 * np.expm1([logs.mean(), logs.mean() - half, logs.mean() + half])
+
+
+ASPIRIN = {"dataset.name": "md17_aspirin"}
+TENS = {**ASPIRIN, "training.minibatch": 10}
+
+
+@pytest.mark.parametrize(
+    ("told", "more"),
+    [
+        ("minibatch 10", TENS),
+        ("minibatch 10, K = 7 Gaussians instead of 9", {**TENS, "model.n_gaussians": 7}),
+        ("minibatch 16", {**ASPIRIN, "training.minibatch": 16}),
+        ("minibatch 32, an epoch's incomplete last one dropped", ASPIRIN),
+        ("minibatch 32, filled from the next epoch", {**ASPIRIN, "training.last_minibatch": "carry"}),
+        ("minibatch 32, K = 12", {**ASPIRIN, "model.n_gaussians": 12}),
+    ],
+)
+def test_single_trainings(told, more):
+    runs = _runs("fidelity", more)
+    errors = " | ".join(_mean_and_range(_last(runs, measure)) for measure in ("mae", "rmse"))
+    assert f"| {told} | {len(runs)} | {errors} |" in TEXT
+
+
+def test_changes_of_single_trainings():
+    dropped, tens = _runs("fidelity", ASPIRIN), _runs("fidelity", TENS)
+    _, low, high = _change(tens, dropped)
+    assert f"({-high:.0f} to {-low:.0f} %, three seeds)" in TEXT
+    mean, low, high = _change(_runs("fidelity", {**ASPIRIN, "training.last_minibatch": "carry"}), dropped)
+    assert f"{mean:.0f} % ({low:.0f} to {high:+.0f} %, two seeds)" in TEXT
+    mean, low, high = _change(_runs("fidelity", {**TENS, "model.n_gaussians": 7}), tens)
+    assert f"{mean:.0f} % higher ({low:.0f} to {high:+.0f} %)" in TEXT
+
+
+def test_correlations_of_random_selection_on_tio2():
+    runs = _runs("tio2", {"scenario.initial": 250, "scenario.pool": 5760})
+    found = np.array(
+        [
+            [run["steps"][-1]["correlations"][kernel]["force"]["pearson"] for run in runs.values()]
+            for kernel in ("GP(LL)", "GP(RP)")
+        ]
+    )
+    last_layer, projected = found.mean(1)
+    spreads = {f"{spread:.2f}" for spread in stats.sem(found, axis=1)}
+    assert spreads == {"0.04"}
+    assert f"by {last_layer:.2f} and {projected:.2f} ± 0.04 (Pearson, twelve seeds from {found.min():.2f} to" in TEXT
+    assert len(runs) == 12
+    assert f"to {found.max():.2f};" in TEXT
+
+
+def test_epochs_and_counts():
+    runs = {folder: _records(folder) for folder in ("aspirin", "fidelity", "tio2")}
+    epochs = [epoch for run in runs["tio2"] for step in run["steps"] for epoch in step["best_epochs"]]
+    assert f"took one of the epochs from {min(epochs)} to {max(epochs)}." in TEXT
+    counted = [len(run["steps"]) for folder in runs.values() for run in folder]
+    assert f"there are {len(counted)} runs with {sum(counted)} steps" in TEXT
