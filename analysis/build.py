@@ -7,6 +7,7 @@ Writes data/*.parquet, tables/*.{csv,md,tex}, figures/*.{svg,png} and report.htm
 import argparse
 import contextlib
 import io
+import math
 import sys
 import tempfile
 import warnings
@@ -60,6 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if len(arguments.results) > 1 and not arguments.output:
         raise UserError("--results names several folders: say with --output where to write")
+    if not 0 <= arguments.label_seconds < math.inf:
+        raise UserError(f"--label-seconds {arguments.label_seconds:g}: give the price of a label, zero seconds or more")
     output = arguments.output or arguments.results[0] / "analysis"
     wanted = Wanted(
         arguments.label_seconds,

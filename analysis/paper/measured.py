@@ -82,7 +82,7 @@ class Measured:
         return self._curves.get((scenario, max(sizes, default=0), algorithm), self.steps.head(0))
 
     def _early(self, statement: Statement, algorithm: str, measure: str) -> pd.DataFrame:
-        """Geometric means over the steps after the first up to a size, of runs that have got there with finite values."""
+        """Geometric means over the steps after the first up to a size, of runs that have got there, all finite."""
         steps, name, last = self.curve(statement, algorithm), column(statement.quantity, measure), int(statement.at[0])
         rows = []
         for (seed, run), part in steps.groupby(["seed", "run_id"]):

@@ -215,7 +215,10 @@ def longer(algorithm, factors):
 def test_early_steps_and_a_gap_that_closes():
     random, other = longer("MaxDiag + RND", [1.0, 1.0, 1.0, 1.0]), longer("LCMD + FEAT(LL)", [0.5, 0.6, 0.9, 1.1])
     assert word([*random, *other], "lower", statistic="early", at="30") == SHOWN
-    lost = [other[0] | {"steps": [*other[0]["steps"][:2], other[0]["steps"][2] | {"metrics": records.metrics(float("nan"))}]}]
+    lost = [
+        other[0]
+        | {"steps": [*other[0]["steps"][:2], other[0]["steps"][2] | {"metrics": records.metrics(float("nan"))}]}
+    ]
     row = judged([*random, *lost, *other[1:]], "lower", statistic="early", at="30")
     assert row["verdict"] == NOT_TESTED
     row = judged([*random, *other], "lower", statistic="early", at="30")

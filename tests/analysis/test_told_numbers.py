@@ -1,4 +1,4 @@
-"""What results/reference/README.md says in words, computed again from the committed records, with nothing of analysis."""
+"""What results/reference/README.md says in words, computed again from the committed records without analysis."""
 
 import json
 
@@ -13,7 +13,9 @@ TEXT = " ".join((REFERENCE / "README.md").read_text(encoding="utf-8").split())
 
 
 def _records(folder):
-    return [json.loads(path.read_text(encoding="utf-8")) for path in (REFERENCE / folder / "runs").glob("*/record.json")]
+    return [
+        json.loads(path.read_text(encoding="utf-8")) for path in (REFERENCE / folder / "runs").glob("*/record.json")
+    ]
 
 
 def _runs(folder, deviations, algorithm=("MaxDiag", "RND")):
