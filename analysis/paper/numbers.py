@@ -51,9 +51,9 @@ def against_paper(steps: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     seeds, `covered` whether the paper's number lies in it. `low` and `high` are the limits between which the mean of
     five more runs lies in 95 % of cases if logarithms of errors (coefficients themselves) are normal and the paper's
     runs drawn as ours; `within`: whether the paper's does. That needs five seeds. Neither is told of times, which were
-    taken on other machines, nor of a maximum over a test set of another size. Runs of the full scenario count,
-    unfinished ones at the points that they have reached; of a scenario on a reduced pool random selection alone, in
-    rows that name the `deviations`.
+    taken on other machines, nor of a maximum over a test set of another size, which has no `ratio` either. Runs of the
+    full scenario count, unfinished ones at the points that they have reached; of a scenario on a reduced pool random
+    selection alone, in rows that name the `deviations`.
     """
     ours = [_curve_points(steps), _summary(values, [*RUN_CASE, "deviations"]).assign(n_train=np.nan)]
     found = pd.concat([part for part in ours if len(part)] or ours, ignore_index=True)
@@ -67,10 +67,10 @@ def against_paper(steps: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
         tables.append(_beside(wanted, part, "inner"))
     table = pd.concat(tables, ignore_index=True).drop(columns="row")
     table["deviations"] = table["deviations"].fillna("")
-    table["ratio"] = table["mean"] / table["paper"]
+    comparable = (table["measure"] != "maxe") | ~table["deviations"].str.contains("scenario.test=", regex=False)
+    table["ratio"] = (table["mean"] / table["paper"]).where(comparable)
     table["seeds"] = table["seeds"].fillna(0).astype(int)
-    usable = table["statistic"] != "seconds"
-    usable &= (table["measure"] != "maxe") | ~table["deviations"].str.contains("scenario.test=", regex=False)
+    usable = comparable & (table["statistic"] != "seconds")
     inside = table["paper"].between(table["lowest"], table["highest"])
     table["covered"] = np.where(usable & (table["seeds"] > 1), np.where(inside, "yes", "no"), "")
     enough = usable & (table["seeds"] >= PAPER_SEEDS)
