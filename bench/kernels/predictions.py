@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 
 from bench.kernels.base import Embedding, KernelFacts, KernelInputs
 from bench.runs.record_schema import Quantity
@@ -48,7 +50,7 @@ class AbsoluteError(_OfPredictions):
 class Committee(_OfPredictions):
     """k(S, S) = σ_E or σ_F: how far the members of a committee disagree."""
 
-    members: int = 3
+    members: Annotated[int, Field(ge=2)] = 3
 
     @property
     def uncertainty_of(self) -> Quantity | None:  # type: ignore[override]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor
 
 from bench.config.seeds import stream
@@ -16,7 +17,7 @@ from bench.potentials.base import Projections
 class RandomProjection(GradientKernel):
     """The full gradient kernel, sketched; drawn anew each step, the same for all atoms and structures."""
 
-    n_projections: int = 512
+    n_projections: PositiveInt = 512
 
     def reader(self, potential: Any, seed: int, n_train: int) -> tuple[Reader, int]:
         """Eq. (19)."""

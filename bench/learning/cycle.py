@@ -172,7 +172,7 @@ def _select(opened: Opened, prepared: PreparedKernel, labelled: Int[np.ndarray, 
     pool = np.setdiff1d(opened.split.pool, labelled, assume_unique=True)
     started = _clocks()
     embedding = prepared.embed(pool)
-    check_embedding(embedding, pool, opened.kernel.name)
+    check_embedding(embedding, pool, opened.kernel.name, len(labelled))
     embedded = _clocks()
     generator = stream(run.seed, "deficit", n_train=len(labelled))
     batch_size = min(run.batch_size, len(pool))

@@ -28,7 +28,7 @@ def with_first_batch(opened: Opened) -> Opened:
     view, nothing = opened.view, np.zeros(0, dtype=np.int64)
     inputs = KernelInputs(untrained(view, run.seed), view, nothing, run.seed)
     embedding = opened.kernel.prepare(inputs).embed(candidates)
-    check_embedding(embedding, candidates, opened.kernel.name)
+    check_embedding(embedding, candidates, opened.kernel.name, 0)
     selected = opened.selection.select(embedding, len(drawn.initial), stream(run.seed, "deficit", n_train=0))
     check_picks(selected, len(candidates), len(drawn.initial), opened.selection.name)
     initial = candidates[selected.rows]

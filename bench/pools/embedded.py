@@ -22,15 +22,17 @@ BLOCK = 65536
 FEATURES, DIAGONAL, DONE = "features.npy", "diagonal.npy", "done.json"
 
 
-def embed(prepared: PreparedKernel, rows: Int[np.ndarray, " pool"], kernel: str, folder: Path) -> Embedding:
-    """Evaluate a kernel on some structures.
+def embed(
+    prepared: PreparedKernel, rows: Int[np.ndarray, " pool"], kernel: str, folder: Path, labelled: int | None = None
+) -> Embedding:
+    """Evaluate a kernel on some structures, of so many labelled.
 
     Of more than a block the features go to `folder` in single precision as they come. Raises UserError where values are
     not finite, WriteError where there is no room, Stopped after a signal: what is done by then is kept.
     """
     if len(rows) <= BLOCK:
         embedding = prepared.embed(rows)
-        check_embedding(embedding, rows, kernel)
+        check_embedding(embedding, rows, kernel, labelled)
         return embedding
     starts = range(0, len(rows), BLOCK)
     make_folder(folder)
@@ -38,7 +40,7 @@ def embed(prepared: PreparedKernel, rows: Int[np.ndarray, " pool"], kernel: str,
     training = prepared.embed(rows[:1]).training
 
     def keep(number: int, start: int, part: Embedding) -> None:
-        check_embedding(part, rows[start : start + BLOCK], kernel)
+        check_embedding(part, rows[start : start + BLOCK], kernel, labelled)
         _write(folder / DIAGONAL, np.dtype("<f8"), len(rows), start, part.diagonal)
         if part.pool is not None:
             _write(folder / FEATURES, np.dtype("<f4"), len(rows), start, part.pool)

@@ -129,7 +129,7 @@ def select_from(
     embedded = sieve.rows
     rows = n_known + np.flatnonzero(sieve.allowed[candidates])
     kept = _kept(folder, whole, rows, method, model)
-    embedding = embed(prepared, rows, kernel.name, kept)
+    embedding = embed(prepared, rows, kernel.name, kept, n_known)
     uncertainty = energy_deviation(kernel, embedding.diagonal)
     if uncertainty is not None:
         _reject_uncertain(sieve, embedded, uncertainty, frames, method.guards)

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 RIDGE = 1.0
+ROUNDING = 1e-14
+"""Of the mean energy per atom: equal total energies differ from it by less."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,6 @@ def fit_scaling(
     counts = composition.astype(np.float64)
     regression = np.linalg.solve(counts.T @ counts + RIDGE * np.eye(counts.shape[1]), counts.T @ excess)
     scale = float(np.sqrt((excess**2 / n_atoms).sum() / n_atoms.sum()))
-    degenerate = scale < 1e-12
+    degenerate = scale < max(1e-12, ROUNDING * abs(float(mean)))
     scale = 1.0 if degenerate else factor * scale
     return EnergyScaling(scale, (regression + mean) / scale, degenerate)

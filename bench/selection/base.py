@@ -40,14 +40,19 @@ class Selected:
     n_random: int = 0
 
 
-def check_embedding(embedding: object, pool: Int[np.ndarray, " pool"], kernel: str) -> None:
-    """Refuse what is no embedding of the pool, or holds values that are not finite. Raises UserError naming what."""
+def check_embedding(
+    embedding: object, pool: Int[np.ndarray, " pool"], kernel: str, labelled: int | None = None
+) -> None:
+    """Refuse what is no embedding of the pool, or holds values that mean nothing. Raises UserError naming what.
+
+    `labelled` is how many structures the training set has, where that is known.
+    """
     if not isinstance(embedding, Embedding):
         raise UserError(f"kernel {kernel}: embed returned {_kind(embedding)}, expected an Embedding: fix its embed")
     _check_shape(kernel, "diagonal", embedding.diagonal, (len(pool),))
     if embedding.pool is not None:
         _check_shape(kernel, "pool", embedding.pool, (len(pool), None))
-        _check_shape(kernel, "training", embedding.training, (None, embedding.pool.shape[1]))
+        _check_shape(kernel, "training", embedding.training, (labelled, embedding.pool.shape[1]))
     finite = torch.isfinite(embedding.diagonal)
     if embedding.pool is not None:
         finite &= torch.isfinite(embedding.pool.sum(dim=1))
@@ -58,18 +63,36 @@ def check_embedding(embedding: object, pool: Int[np.ndarray, " pool"], kernel: s
             f"kernel {kernel}: values of {len(bad)} of {len(pool)} structures are not finite (structures {named} of the"
             " dataset): look at these structures, or at the training, which may have diverged"
         )
+    if embedding.pool is None:
+        return
     if embedding.training is not None and not torch.isfinite(embedding.training.sum()):
         raise UserError(f"kernel {kernel}: features of training structures are not finite: has the training diverged?")
+    differs = (embedding.diagonal - embedding.norms).abs()
+    if len(pool) and differs.max() > SAME * embedding.norms.max():
+        row = int(differs.argmax())
+        raise UserError(
+            f"kernel {kernel}: diagonal is {float(embedding.diagonal[row]):.6g} for structure {pool[row]} of the"
+            f" dataset, but the squared norm of its features {float(embedding.norms[row]):.6g}: give"
+            " squared_norms(pool)"
+        )
+
+
+SAME = 1e-5
+"""Of the largest squared norm: so much may a diagonal differ from the squared norms of the features."""
 
 
 def _check_shape(kernel: str, name: str, part: object, shape: tuple[int | None, ...]) -> None:
-    """Refuse a part of an embedding that is no tensor of that shape; None fits any size."""
+    """Refuse a part of an embedding that is no tensor of numbers of that shape; None fits any size."""
     if not isinstance(part, Tensor):
         raise UserError(f"kernel {kernel}: {name} is {_kind(part)}, expected a tensor of torch: fix its embed")
     if part.ndim != len(shape) or any(n not in (None, given) for n, given in zip(shape, part.shape, strict=True)):
         expected = str(tuple("any" if n is None else n for n in shape)).replace("'", "")
         found = tuple(part.shape)
         raise UserError(f"kernel {kernel}: {name} has the shape {found}, expected {expected}: fix its embed")
+    if part.dtype != torch.float64 or part.requires_grad or part.layout != torch.strided:
+        given = f"of {part.dtype}" + (", with a gradient" if part.requires_grad else "")
+        given += f", {part.layout}" if part.layout != torch.strided else ""
+        raise UserError(f"kernel {kernel}: {name} is a tensor {given}: give .detach().double(), dense")
 
 
 def _kind(value: object) -> str:
@@ -77,19 +100,34 @@ def _kind(value: object) -> str:
     return "None" if value is None else f"a {name}"
 
 
+def no_features(selection: str) -> UserError:
+    """What is said where a kernel that states features gives none."""
+    return UserError(
+        f"selection {selection} needs features, but the kernel's embed gives none: have it give those of pool and"
+        " training set, or set has_features = False in its class"
+    )
+
+
 def check_picks(selected: object, pool: int, batch_size: int, selection: str) -> None:
     """Refuse picks that are no batch: too few or many, repeated, or rows that are not there. Raises UserError."""
     rows = selected.rows if isinstance(selected, Selected) else None
+    n_random = selected.n_random if isinstance(selected, Selected) else 0
     if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
         found = f"rows that are {_kind(rows)}" if isinstance(selected, Selected) else _kind(selected)
         found += f" of {rows.dtype}" if isinstance(rows, np.ndarray) else ""
         raise UserError(
             f"selection {selection} returned {found}, expected Selected(rows) with an array of integers: fix its select"
         )
-    if len(rows) != batch_size or len(np.unique(rows)) != len(rows) or not ((rows >= 0) & (rows < pool)).all():
-        shown = ", ".join(map(str, rows[:8].tolist())) + (", …" if len(rows) > 8 else "")
+    if rows.shape != (batch_size,) or len(np.unique(rows)) != len(rows) or not ((rows >= 0) & (rows < pool)).all():
+        shown = ", ".join(map(str, rows.flatten()[:8].tolist())) + (", …" if rows.size > 8 else "")
+        shown += f" in the shape {rows.shape}" if rows.ndim != 1 else ""
         raise UserError(
             f"selection {selection} picked rows {shown} of a pool of {pool}, expected {batch_size} different ones: fix"
+            " its select"
+        )
+    if not isinstance(n_random, int) or not 0 <= n_random <= batch_size:
+        raise UserError(
+            f"selection {selection} returned n_random = {n_random!r}, expected an integer from 0 to {batch_size}: fix"
             " its select"
         )
 

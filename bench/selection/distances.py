@@ -1,5 +1,6 @@
 """Squared distances of Eq. (10) between many rows: blocked matrix products, exact to float64 where it matters."""
 
+import math
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +17,8 @@ COPIED = 131072
 """Rows of the pool that are copied at a time: of a few centres a group can concern the whole pool."""
 SLACK = 16.0
 """Safety factor on the rounding error of a single-precision product."""
+SQUARES = (1e-16, 1e30)
+"""Largest squared norms between which single precision holds products of features and of their differences."""
 
 
 def squared_distances(
@@ -62,8 +65,15 @@ def nearest_centres(
 
     Single-precision products find, for every row, the groups of centres that can hold the nearest within rounding;
     these groups alone are compared in float64. The origin is moved to a row of the data, which makes the products
-    small and leaves differences of integers exact.
+    small and leaves differences of integers exact. Features whose squares single precision cannot hold are brought into
+    its range by a power of two, which rounds nothing.
     """
+    norms = squared_norms(pool) if norms is None else norms
+    largest = max(float(norms.max()), float(squared_norms(centres).max())) if len(pool) else 1.0
+    if largest and not SQUARES[0] < largest < SQUARES[1]:
+        factor = 2.0 ** -(math.frexp(largest)[1] // 2)
+        distance, nearest = nearest_centres(pool * factor, centres * factor, norms * factor**2)
+        return distance / factor**2, nearest
     n_centres = len(centres)
     origin = centres[0]
     shifted = (centres - origin).to(torch.float32)
@@ -88,8 +98,7 @@ def nearest_centres(
             groups = slice(first // GROUP, (first + part.shape[1]) // GROUP)
             minima[rows, groups] = part.reshape(len(block), -1, GROUP).amin(dim=2)
     limit = minima.amin(dim=1) + tolerance
-    of_pool = squared_norms(pool) if norms is None else norms
-    return _compare_exactly(pool, of_pool, centres, minima <= limit[:, None])
+    return _compare_exactly(pool, norms, centres, minima <= limit[:, None])
 
 
 def _compare_exactly(

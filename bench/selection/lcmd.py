@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.kernels.base import Embedding
-from bench.selection.base import Copies, Selected, check_size
+from bench.selection.base import Copies, Selected, check_size, no_features
 from bench.selection.distances import nearest_of_training, squared_distances
 
 AHEAD = 32
@@ -38,7 +38,7 @@ class LargestClusterMaximumDistance:
         """
         pool, training = embedding.pool, embedding.training
         if pool is None or training is None:
-            raise ValueError("LCMD needs a kernel with features")
+            raise no_features(self.name)
         check_size(len(pool), batch_size)
         norms = embedding.norms
         copies = Copies(pool, norms, training)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.kernels.base import Embedding
-from bench.selection.base import Copies, LazyRound, Selected, check_size
+from bench.selection.base import Copies, LazyRound, Selected, check_size, no_features
 
 RELATIVE_RANK = 1e-12
 """Residuals below this fraction of the largest initial diagonal count as zero (docs/method.md, Selections)."""
@@ -34,7 +34,7 @@ class MaxDet:
         """
         features = embedding.pool
         if features is None:
-            raise ValueError("MaxDet needs a kernel with features")
+            raise no_features(self.name)
         check_size(len(features), batch_size)
         picked = _pick(features, embedding.diagonal, batch_size)
         missing = batch_size - len(picked)

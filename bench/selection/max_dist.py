@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bench.kernels.base import Embedding
-from bench.selection.base import Copies, LazyRound, Selected, check_size
+from bench.selection.base import Copies, LazyRound, Selected, check_size, no_features
 from bench.selection.distances import nearest_of_training, squared_distances
 
 
@@ -24,7 +24,7 @@ class MaxDist:
         """Pick rows one by one; ties go to the lowest row. Without training data the first has the largest k(S, S)."""
         pool, training = embedding.pool, embedding.training
         if pool is None or training is None:
-            raise ValueError("MaxDist needs a kernel with features")
+            raise no_features(self.name)
         check_size(len(pool), batch_size)
         norms = embedding.norms
         copies = Copies(pool, norms, training)

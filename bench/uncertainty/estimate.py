@@ -130,7 +130,10 @@ def fit_uncertainty(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Deviations as predicted, and |ΔE| of structures and |ΔF_i| of atoms (committees) of the mean prediction."""
+    """Deviations as predicted, and |ΔE| of structures and |ΔF_i| of atoms (committees) of the mean prediction.
+
+    Atoms without neighbours are left out: no model says anything but zero of the force on these.
+    """
 
     deviations: Deviations
     energy_error: Float[np.ndarray, " structures"]
@@ -155,7 +158,8 @@ def held_out(
         if forces is not None and labels is not None:
             of_models = forces.double().reshape(members, -1, 3)
             off = np.linalg.norm(of_models.mean(0).cpu().numpy() - labels[data.atoms_of(picked)], axis=1)
-            by_atom.append(np.stack([off, _vector_std(of_models).cpu().numpy()]))
+            felt = of_models.abs().amax((0, 2)).cpu().numpy() != 0
+            by_atom.append(np.stack([off, _vector_std(of_models).cpu().numpy()])[:, felt])
     error, deviation = np.concatenate(by_structure, axis=1)
     of_forces = np.concatenate(by_atom, axis=1) if by_atom else None
     if fitted.posterior is not None:

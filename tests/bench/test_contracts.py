@@ -140,6 +140,13 @@ def bare(cls, **values):
     return made
 
 
+USUAL = {
+    "diagonal": 3 * torch.ones(9).double(),
+    "pool": torch.ones(9, 3).double(),
+    "training": torch.ones(2, 3).double(),
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -152,12 +159,55 @@ def bare(cls, **values):
     ],
 )
 def test_an_embedding_of_another_kind_or_shape(changes, told):
-    usual = {"diagonal": torch.ones(9), "pool": torch.ones(9, 3), "training": torch.ones(2, 3)}
-    check_embedding(bare(Embedding, **usual), np.arange(9), "K")
+    check_embedding(bare(Embedding, **USUAL), np.arange(9), "K")
     with pytest.raises(UserError, match=f"kernel K: {told}.*: fix its embed"):
-        check_embedding(bare(Embedding, **{**usual, **changes}), np.arange(9), "K")
+        check_embedding(bare(Embedding, **{**USUAL, **changes}), np.arange(9), "K")
     with pytest.raises(UserError, match="kernel K: embed returned a tuple, expected an Embedding: fix its embed"):
         check_embedding((1, 2), np.arange(9), "K")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"diagonal": torch.ones(9, dtype=torch.int64)}, "diagonal is a tensor of torch.int64"),
+        ({"pool": torch.ones(9, 3)}, "pool is a tensor of torch.float32"),
+        ({"pool": torch.ones(9, 3).double().requires_grad_()}, "pool is a tensor of torch.float64, with a gradient"),
+        ({"pool": torch.ones(9, 3).double().to_sparse()}, "pool is a tensor of torch.float64, torch.sparse_coo"),
+        ({"training": torch.ones(2, 3)}, "training is a tensor of torch.float32"),
+    ],
+)
+def test_an_embedding_of_other_numbers(changes, told):
+    with pytest.raises(UserError, match=rf"kernel K: {told}: give .detach\(\).double\(\), dense"):
+        check_embedding(bare(Embedding, **{**USUAL, **changes}), np.arange(9), "K")
+
+
+def test_an_embedding_that_contradicts_itself():
+    check_embedding(bare(Embedding, **USUAL), np.arange(9), "K", 2)
+    with pytest.raises(UserError, match=r"kernel K: training has the shape \(2, 3\), expected \(5, 3\)"):
+        check_embedding(bare(Embedding, **USUAL), np.arange(9), "K", 5)
+    wrong = USUAL["diagonal"].clone()
+    wrong[4] = 300.0
+    with pytest.raises(UserError, match=r"kernel K: diagonal is 300 for structure 104 .* norm of its features 3:"):
+        check_embedding(bare(Embedding, **{**USUAL, "diagonal": wrong}), np.arange(100, 109), "K")
+
+
+@pytest.mark.parametrize("method", [MaxDet, MaxDist, LargestClusterMaximumDistance])
+def test_features_that_are_stated_and_not_given(method):
+    with pytest.raises(UserError, match="selection S needs features, but the kernel's embed gives none"):
+        method("S").select(Embedding(torch.ones(9).double()), 2, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["algorithm=maxdiag_qbc_f", "kernel.members=1"], "kernel.members = 1: .* greater than or equal to 2"),
+        (["algorithm=lcmd_feat_rp", "kernel.n_projections=0"], "kernel.n_projections = 0: .* greater than 0"),
+        (["model.hidden=[]"], r"model.hidden = \[\]: .* at least 1 item"),
+    ],
+)
+def test_sizes_that_mean_nothing(words, told):
+    with pytest.raises(UserError, match=f"configuration key {told}"):
+        check(compose_run(words))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +229,18 @@ def test_picks_that_are_no_batch(rows):
     check_picks(Selected(np.array([3, 1, 2])), 9, 3, "S")
     with pytest.raises(UserError, match=r"selection S picked rows .* of a pool of 9, expected 3 different ones"):
         check_picks(Selected(np.array(rows)), 9, 3, "S")
+
+
+@pytest.mark.parametrize("rows", [[[3], [1], [2]], 3])
+def test_picks_that_are_no_row(rows):
+    with pytest.raises(UserError, match=r"selection S picked rows 3.* in the shape \(.*\) of a pool of 9"):
+        check_picks(bare(Selected, rows=np.array(rows), n_random=0), 9, 3, "S")
+
+
+@pytest.mark.parametrize("n_random", [None, -1, 4, 1.0])
+def test_picks_at_random_that_are_no_number(n_random):
+    with pytest.raises(UserError, match=f"selection S returned n_random = {n_random}, expected an integer from 0 to 3"):
+        check_picks(bare(Selected, rows=np.arange(3), n_random=n_random), 9, 3, "S")
 
 
 def test_copies_are_found():

@@ -90,6 +90,41 @@ def test_features_are_gradients(view):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Table(Messages):
+    """A layer on a table of the elements, and one that is called by a keyword."""
+
+    def module(self, species):
+        net = super().module(species)
+        net.of_table = torch.nn.Linear(len(species), self.width)
+        plain, table = net.forward, torch.eye(len(species))
+
+        def forward(graph):
+            return plain(graph) + net.last(input=torch.sin(net.of_table(table)[graph.species]))
+
+        net.forward = forward
+        return net
+
+
+@pytest.mark.parametrize("n_species", [2, 5])
+def test_rows_that_are_as_many_as_others_by_chance(generator, n_species):
+    """A table of two or five elements is neither two structures nor five atoms."""
+    elements = (1, 6, 7, 8, 9)[:n_species]
+    data = make_structures([random_molecule(generator, n, elements) for n in (3, 6, 5)])
+    data = dataclasses.replace(data, reference_energies=dict.fromkeys(elements, 0.0))
+    view = Table(4.0, "TABLE").on(data, "float64", "cpu")
+    potential = view.draw([Draw(0, 0, 10, EnergyScaling(0.7, np.zeros(n_species), False))])
+    assert potential.layer_sizes == [(5, 6), (6, 6), (7, 1)]
+    for structures in ([0, 1, 2], [0, 1]):
+        inputs = view.prepare(np.array(structures), forces=False).gather(np.arange(len(structures))[None])
+        check_features(
+            lambda inputs=inputs: potential.energies(0, inputs.graphs[0])[0],
+            potential._layers,
+            lambda inputs=inputs: potential.last_layer_features()(inputs),
+            lambda projections, inputs=inputs: potential.projected_features(projections)(inputs),
+        )
+
+
 def test_drawing_leaves_torch_as_it_was(view):
     before, dtype = torch.get_rng_state(), torch.get_default_dtype()
     first, again = drawn(view, 2), drawn(view, 2)
@@ -193,6 +228,11 @@ class Wrong(Messages):
             return None
         if self.gives == "pairs":
             net.forward = lambda graph: graph.vectors[:, 0]
+        elif self.gives == "tuple":
+            net.register_forward_hook(lambda _module, _inputs, outputs: (outputs, None))
+        elif self.gives == "mixed":
+            plain = net.forward
+            net.forward = lambda graph: plain(graph) + net.mix(graph.vectors @ torch.ones(3, 6).double()).sum()
         elif self.gives == "detached":
             net.register_forward_hook(lambda _module, _inputs, outputs: outputs.detach())
         else:
@@ -208,13 +248,17 @@ class Wrong(Messages):
         ("pairs", "its module gives"),
         ("detached", "energies of its module are cut off from its weights and from the positions"),
         ("two", "its last, (7, 2), does not"),
+        ("tuple", "its module gives tuple, not a tensor: give one energy for each atom"),
+        ("mixed", "a linear layer, (6, 6), is called with pairs and with other rows"),
     ],
 )
 def test_mistakes_in_one_line(view, gives, told):
     def tried():
         potential = Wrong(4.0, "WRONG", gives=gives).on(view.data, "float64", "cpu").draw([Draw(0, 0, 10, SCALING)])
-        potential.predict(view.prepare(np.arange(2), forces=True).gather(np.arange(2)[None]), forces=True)
-        return potential.last_layer_features()
+        inputs = view.prepare(np.arange(2), forces=True).gather(np.arange(2)[None])
+        potential.predict(inputs, forces=True)
+        projections = [tuple(torch.ones(n, 1).double() for n in size) for size in potential.layer_sizes]
+        return potential.projected_features(projections)(inputs)
 
     with pytest.raises(UserError) as error:
         tried()

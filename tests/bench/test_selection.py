@@ -210,6 +210,18 @@ def test_nothing_is_left_in_the_embedding(generator, n_training):
         assert method.select(shared, 8, generator).rows.tolist() == rows
 
 
+@pytest.mark.parametrize("exponent", [-400, -73, 64, 200])
+def test_features_of_any_size(generator, exponent):
+    """Beyond the range of single precision, too, in which distances are first estimated."""
+    pool, training = generator.normal(size=(300, 5)), generator.normal(size=(100, 5))
+    for method in (LargestClusterMaximumDistance("LCMD"), MaxDist("MaxDist")):
+        expected, found = (
+            method.select(embedding(pool * factor, training * factor), 5, GENERATOR).rows.tolist()
+            for factor in (1.0, 2.0**exponent)
+        )
+        assert found == expected, method.name
+
+
 def naive(method, pool, training, n):
     """Each definition with one vectorised float64 update per pick: slow, for pools of thousands."""
     if method == "MaxDet":

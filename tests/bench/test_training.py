@@ -74,6 +74,14 @@ def test_equal_energies_have_no_scale():
     np.testing.assert_allclose(scaling.shift, [1.0, 1.0])
 
 
+def test_equal_total_energies_have_no_scale():
+    """Their differences are what rounding leaves of half a million eV, which is no scale to train on."""
+    for energy in (-517123.777, -1e6 / 3):
+        scaling = fit_scaling(np.full(5, energy), np.full((5, 1), 3))
+        assert scaling.degenerate and scaling.scale == 1.0
+        assert scaling.shift[0] == pytest.approx(energy / 3)
+
+
 @pytest.mark.parametrize(("epochs", "checks"), [(1000, 20), (500, 20), (3, 20), (1, 1), (100, 7)])
 def test_check_epochs(epochs, checks):
     settings = dataclasses.replace(QUICK, epochs=epochs, validation_checks=checks)

@@ -300,6 +300,20 @@ def test_held_out_does_not_depend_on_chunks(generator, monkeypatch):
     np.testing.assert_allclose(parts.deviations.forces, whole.deviations.forces, rtol=1e-9)
 
 
+def test_atoms_that_feel_no_force_calibrate_none(generator):
+    """A lone atom has none, and all members say so: nothing can be compared with a deviation of zero."""
+    data = make_structures([random_molecule(generator, n, (8, 22)) for n in (3, 6, 1, 5)])
+    labels = {"energies": generator.normal(size=4), "forces": generator.normal(size=data.positions.shape)}
+    data = dataclasses.replace(data, **labels)
+    view, potential = make_builder(data), make_potential(data, models=2)
+    fitted, without = (
+        fit_uncertainty("committee", potential, view, np.arange(2), np.array(validation))
+        for validation in ([1, 2, 3], [1, 3])
+    )
+    assert len(fitted.energy.ratios) == 3 and len(fitted.force.ratios) == 11
+    np.testing.assert_allclose(fitted.force.ratios, without.force.ratios, rtol=1e-9)
+
+
 class Drifting(Calculator):
     """A free particle, of which less is known the farther it is from the origin."""
 

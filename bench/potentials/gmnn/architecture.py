@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     import bench.data.structures
@@ -23,7 +23,7 @@ class GaussianMoments:
     r_min: NonNegativeFloat = 0.5
     n_gaussians: PositiveInt = 9
     n_radial: PositiveInt = 5
-    hidden: tuple[PositiveInt, ...] = (512, 512)
+    hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 512)
     normalise_invariants: bool = False
 
     rate_groups: ClassVar[tuple[str, ...]] = ("network", "radial", "shift", "scale")

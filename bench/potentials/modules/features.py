@@ -23,7 +23,7 @@ from bench.potentials.modules.graph import Graph
 
 Total = Callable[[], Float[Tensor, ""]]
 """Evaluates the sum of the energies of some structures."""
-Owners = Mapping[str, Int[Tensor, " items"]]
+Owners = Mapping[str, Int[Tensor, " _"]]
 """The structure of each atom, pair, … by the name of what there is; `structures` are there, too."""
 
 
@@ -90,11 +90,11 @@ def _recorded(layers: Sequence[nn.Module]) -> Iterator[list[Call]]:
     """The calls of some layers, in their order."""
     calls: list[Call] = []
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
-        calls.append(Call(layer, inputs[0].detach(), outputs))
+    def note(layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], outputs: Tensor) -> Tensor:
+        calls.append(Call(layer, next(iter((*given, *named.values()))).detach(), outputs))
         return outputs.clone()  # what follows may change it in place
 
-    hooks = [layer.register_forward_hook(note) for layer in layers]
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
     try:
         yield calls
     finally:
@@ -133,7 +133,7 @@ class Layers:
         features = _zeros(owners, last.size[0])
         for call, gradient in self._found(total, [last.layer]):
             rows = _rows(call, last.path, gradient)
-            features.index_add_(0, owners[last.of], (rows.inputs * rows.outputs).sum(1).double())
+            _add(features, last, owners, (rows.inputs * rows.outputs).sum(1))
         return features
 
     def projected(
@@ -147,8 +147,7 @@ class Layers:
             for call, gradient in found:
                 if call.layer is block.layer:
                     rows = _rows(call, block.path, gradient)
-                    summed = ((rows.inputs @ u_in) * (rows.outputs @ u_out)).sum(1)
-                    features.index_add_(0, owners[block.of], summed.double())
+                    _add(features, block, owners, ((rows.inputs @ u_in) * (rows.outputs @ u_out)).sum(1))
         return features * n**-0.5
 
 
@@ -157,17 +156,38 @@ def _zeros(owners: Owners, n: int) -> Float[Tensor, "structures features"]:
     return torch.zeros(len(structures), n, dtype=torch.float64, device=structures.device)
 
 
-def layers_of(layers: Sequence[nn.Module], evaluate: Callable[[], Any], owners: Owners) -> Layers:
-    """The linear maps that a module uses, found by evaluating it on structures that have as many of nothing else."""
+def _add(
+    total: Float[Tensor, "structures features"], block: Block, owners: Owners, found: Float[Tensor, "items features"]
+) -> None:
+    """Add what the rows of one call give to those of their structures. Raises UserError where they are other rows."""
+    if len(found) != len(owners[block.of]):
+        raise UserError(
+            f"gradient features: a linear layer, {block.size}, is called with {block.of} and with other rows: give each"
+            " a layer of its own, or set gradient_features = False in the class"
+        )
+    total.index_add_(0, owners[block.of], found.double())
+
+
+def layers_of(layers: Sequence[nn.Module], tries: Sequence[tuple[Callable[[], Any], Owners]]) -> Layers:
+    """The linear maps that a module uses, found by evaluating it on structures that have as many of nothing else.
+
+    More tries, with other numbers of everything, tell rows that are as many as atoms by chance, such as a table's.
+    """
+    first, *others = [_kinds(layers, *one) for one in tries]
+    used = {layer: of for layer, of in first.items() if all(one.get(layer) == of for one in others)}
+    return Layers(
+        [Block(layer, path, size, of) for layer, of in used.items() for path, size in enumerate(_sizes(layer))]
+    )
+
+
+def _kinds(layers: Sequence[nn.Module], evaluate: Callable[[], Any], owners: Owners) -> dict[nn.Module, str]:
+    """What the rows of each layer belong to, in the order of their first use."""
     lengths = {len(structures): name for name, structures in owners.items()}
     if len(lengths) < len(owners):
         raise ValueError(f"as many of one thing as of another: {[len(one) for one in owners.values()]}")
     with torch.no_grad(), _recorded(layers) as calls:
         evaluate()
-    used = {call.layer: lengths[len(call.inputs)] for call in calls if len(call.inputs) in lengths}
-    return Layers(
-        [Block(layer, path, size, of) for layer, of in used.items() for path, size in enumerate(_sizes(layer))]
-    )
+    return {call.layer: lengths[len(call.inputs)] for call in calls if len(call.inputs) in lengths}
 
 
 def owners_of(graph: Graph) -> Owners:
@@ -176,15 +196,18 @@ def owners_of(graph: Graph) -> Owners:
     return {"atoms": graph.structure, "pairs": graph.structure[graph.centres], "structures": structures}
 
 
-def small_graph(species: tuple[int, ...], r_max: float, dtype: torch.dtype, device: torch.device) -> Graph:
-    """5 atoms in 2 structures, with 8 pairs."""
-    positions = np.random.default_rng(0).uniform(0, 0.5 * r_max, (5, 3))
-    structure = np.array([0, 0, 1, 1, 1])
-    centres, neighbours = np.nonzero((structure[:, None] == structure) & ~np.eye(5, dtype=bool))
-    place = np.arange(5) % len(species)
+def small_graph(
+    sizes: Sequence[int], species: tuple[int, ...], r_max: float, dtype: torch.dtype, device: torch.device
+) -> Graph:
+    """Structures of so many atoms each, all of which are pairs."""
+    n_atoms = sum(sizes)
+    positions = np.random.default_rng(0).uniform(0, 0.5 * r_max, (n_atoms, 3))
+    structure = np.repeat(np.arange(len(sizes)), sizes)
+    centres, neighbours = np.nonzero((structure[:, None] == structure) & ~np.eye(n_atoms, dtype=bool))
+    place = np.arange(n_atoms) % len(species)
     numbers, places, structures, i, j = (
         torch.from_numpy(array).to(device)
         for array in (np.array(species)[place], place, structure, centres, neighbours)
     )
     vectors = torch.from_numpy(positions[neighbours] - positions[centres]).to(device, dtype)
-    return Graph(numbers, places, structures, i, j, vectors, n_structures=2)
+    return Graph(numbers, places, structures, i, j, vectors, n_structures=len(sizes))

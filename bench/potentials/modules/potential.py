@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -98,6 +98,11 @@ class ModulePotential:
         """Energies of one model's structures and of their atoms. Raises UserError where its module gives others."""
         shift = self.parameters[SHIFT][model] if shift is None else shift
         found = self.modules[model](graph)
+        if not isinstance(found, Tensor):
+            raise UserError(
+                f"model {self.architecture.name}: its module gives {type(found).__name__}, not a tensor: give one"
+                " energy for each atom"
+            )
         if found.numel() != len(graph.numbers):
             raise UserError(
                 f"model {self.architecture.name}: its module gives {tuple(found.shape)} for {len(graph.numbers)} atoms:"
@@ -185,10 +190,11 @@ class ModulePotential:
 
     @cached_property
     def _layers(self) -> features.Layers:
-        # made from a fixed small graph, once
-        module = self.modules[0]
-        graph = features.small_graph(self.species, self.architecture.r_max, self.dtype, self.device)
-        return features.layers_of(features.linear_layers(module), lambda: module(graph), features.owners_of(graph))
+        # made from fixed small graphs, once
+        module, where = self.modules[0], (self.species, self.architecture.r_max, self.dtype, self.device)
+        graphs = [features.small_graph(sizes, *where) for sizes in ((2, 3), (2, 3, 2))]
+        tries = [(partial(module, graph), features.owners_of(graph)) for graph in graphs]
+        return features.layers_of(features.linear_layers(module), tries)
 
     @property
     def layer_sizes(self) -> list[tuple[int, int]]:

@@ -74,4 +74,4 @@ def used_layers(network: Network) -> Layers:
     other = cell[:3]
     other.rattle(0.05, seed=0)
     total, owners = network.batch([cell, other])
-    return layers_of(network.layers, total, owners)
+    return layers_of(network.layers, [(total, owners)])
