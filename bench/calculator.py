@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +151,13 @@ class PotentialCalculator(Calculator):
         if "pairs" not in self.trained_on:
             return
         numbers = self.atoms.numbers.astype(np.int64)
+        told = {(a, b) for a, b in self.trained_on["pairs"]} | self._warned
+        if told.issuperset(combinations_with_replacement(np.unique(numbers).tolist(), 2)):
+            return
         centres, neighbours, _ = view.neighbours.pairs_of(view.data, np.array([0]))
         pairs = np.stack([numbers[centres], numbers[neighbours]], axis=1)
         present = {(int(a), int(b)) for a, b in np.unique(np.sort(pairs, axis=1), axis=0)}
-        unseen = sorted(present - {(a, b) for a, b in self.trained_on["pairs"]} - self._warned)
+        unseen = sorted(present - told)
         if unseen:
             self._warned |= set(unseen)
             named = ", ".join(f"{chemical_symbols[a]}-{chemical_symbols[b]}" for a, b in unseen)

@@ -19,7 +19,8 @@ from bench.kernels.base import Embedding, Kernel, KernelInputs, squared_norms
 from bench.potentials.architecture import Architecture
 from bench.potentials.base import AtomicFeatures, Draw, GradientFeatures, Potential, View
 from bench.potentials.scaling import EnergyScaling
-from bench.selection.base import Selection, check_embedding, check_picks
+from bench.selection.base import Selection, check_embedding, check_picks, check_uncertainty
+from bench.training.evaluate import structure_errors
 
 STEP = 1e-4
 """Å, or relative strain, or a fraction of the parameters: of central differences."""
@@ -317,6 +318,8 @@ def check_kernel(config: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         _same("k(S, S) and the squared norm of the features", whole.diagonal, squared_norms(whole.pool), 1e-12)
         if whole.training is None or len(whole.training) != 2:
             raise ContractError("embed: a kernel with features gives those of the training set, too")
+    errors = structure_errors(potential, view, everything, forces=True)
+    check_uncertainty(prepared.uncertainty(errors), everything, kernel.name)
     turned = prepared.embed(everything[::-1].copy())
     _same("values in another order", turned.diagonal.flip(0), whole.diagonal, 1e-9)
     _same("values of a structure alone", prepared.embed(everything[3:4]).diagonal, whole.diagonal[3:4], 1e-9)

@@ -20,7 +20,7 @@ from bench.runs.provenance import peak_memory_mb
 from bench.runs.record import TRAINING, RunRecord, describe
 from bench.runs.record_schema import MEASURES, QUANTITIES, Metrics, Step
 from bench.runs.stopping import raise_if_asked
-from bench.selection.base import check_embedding, check_picks
+from bench.selection.base import check_embedding, check_picks, check_uncertainty
 from bench.training.checkpoint import Checkpoint
 from bench.training.evaluate import correlations, structure_errors, summarise
 from bench.training.fit import FitResult
@@ -129,6 +129,7 @@ def _measure(
     inputs = KernelInputs(fitted.potential, opened.view, labelled, run.seed)
     prepared, spent = _prepared(kernel, inputs)
     own = prepared.uncertainty(errors)
+    check_uncertainty(own, errors.structures, kernel.name)
     uncertainties = {} if own is None else {kernel.name: own}
     step = Step(
         n_train=len(labelled),

@@ -12,6 +12,7 @@ from bench.learning.opened import Opened, facts_of
 from bench.potentials.base import Potential
 from bench.runs.record import MODEL, end_file, read_arrays
 from bench.runs.record_schema import Step
+from bench.selection.base import check_uncertainty
 from bench.training.evaluate import StructureErrors, correlations, structure_errors
 from bench.training.store import as_file, load_potential, trained_on
 
@@ -27,6 +28,7 @@ def add_correlations(
     for kernel in kernels:
         if kernel.name not in step.correlations:
             values = kernel.prepare(inputs).uncertainty(errors)
+            check_uncertainty(values, errors.structures, kernel.name)
             if values is not None:
                 added[kernel.name] = values
     step.correlations = step.correlations | {name: correlations(values, errors) for name, values in added.items()}

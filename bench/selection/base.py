@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bench.errors import UserError
@@ -56,13 +56,7 @@ def check_embedding(
     finite = torch.isfinite(embedding.diagonal)
     if embedding.pool is not None:
         finite &= torch.isfinite(embedding.pool.sum(dim=1))
-    bad = pool[~finite.cpu().numpy()]
-    if len(bad):
-        named = ", ".join(map(str, bad[:3].tolist())) + (", …" if len(bad) > 3 else "")
-        raise UserError(
-            f"kernel {kernel}: values of {len(bad)} of {len(pool)} structures are not finite (structures {named} of the"
-            " dataset): look at these structures, or at the training, which may have diverged"
-        )
+    _check_finite(kernel, "values", pool, finite.cpu().numpy())
     if embedding.pool is None:
         return
     if embedding.training is not None and not torch.isfinite(embedding.training.sum()):
@@ -79,6 +73,29 @@ def check_embedding(
 
 SAME = 1e-5
 """Of the largest squared norm: so much may a diagonal differ from the squared norms of the features."""
+
+
+def check_uncertainty(values: object, structures: Int[np.ndarray, " n"], kernel: str) -> None:
+    """Refuse what is neither None nor a finite number for each of some structures. Raises UserError naming what."""
+    if values is None:
+        return
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or values.shape != structures.shape:
+        found = f" of {values.dtype}, shape {values.shape}" if isinstance(values, np.ndarray) else ""
+        raise UserError(
+            f"kernel {kernel}: uncertainty returned {_kind(values)}{found}, expected a numpy.ndarray of floats, shape"
+            f" {structures.shape}: fix its uncertainty"
+        )
+    _check_finite(kernel, "uncertainties", structures, np.isfinite(values))
+
+
+def _check_finite(kernel: str, what: str, structures: Int[np.ndarray, " n"], finite: Bool[np.ndarray, " n"]) -> None:
+    bad = structures[~finite]
+    if len(bad):
+        named = ", ".join(map(str, bad[:3].tolist())) + (", …" if len(bad) > 3 else "")
+        raise UserError(
+            f"kernel {kernel}: {what} of {len(bad)} of {len(structures)} structures are not finite (structures {named}"
+            " of the dataset): look at these structures, or at the training, which may have diverged"
+        )
 
 
 def _check_shape(kernel: str, name: str, part: object, shape: tuple[int | None, ...]) -> None:

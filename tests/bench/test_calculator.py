@@ -154,7 +154,7 @@ def test_every_property_and_slabs_without_a_third_vector(tmp_path, generator):
         no_length.get_potential_energy()
 
 
-def test_what_was_never_trained(tmp_path):
+def test_what_was_never_trained(tmp_path, monkeypatch):
     """Elements that only reference energies name are refused; a pair of elements that never met is told once."""
     waters = make_structures([([8, 1], [[0, 0, 0], [0, 0, 1.0]], None), ([22, 22], [[0, 0, 0], [0, 0, 2.0]], None)])
     seen = trained_on(make_builder(waters), np.array([0, 1]))
@@ -175,6 +175,11 @@ def test_what_was_never_trained(tmp_path):
         peroxide.get_potential_energy()
         ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]], calculator=calculator).get_potential_energy()
         ase.Atoms("OO", [[0, 0, 0], [0, 0, 4.1]], calculator=calculator).get_potential_energy()
+        calculator.trained_on["pairs"] += [[1, 1]]
+        monkeypatch.delattr(
+            "bench.data.neighbours.Neighbours.pairs_of"
+        )  # of elements that all met nothing is looked up
+        ase.Atoms("OOH", [[0, 0, 0], [0, 0, 1.4], [0, 1, 0]], calculator=calculator).get_potential_energy()
 
 
 def test_a_file_of_before_potentials_were_plugins(tmp_path, generator):

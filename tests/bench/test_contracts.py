@@ -12,9 +12,10 @@ from bench.config.compose import compose_run
 from bench.config.plugins import name_plugins
 from bench.errors import UserError
 from bench.kernels.base import Embedding, KernelFacts, squared_norms
+from bench.kernels.random import PreparedRandom, Random
 from bench.learning.cycle import run_active_learning
 from bench.runs.record import read_record
-from bench.selection.base import Copies, Selected, check_embedding, check_picks
+from bench.selection.base import Copies, Selected, check_embedding, check_picks, check_uncertainty
 from bench.selection.lcmd import LargestClusterMaximumDistance
 from bench.selection.max_det import MaxDet
 from bench.selection.max_diag import MaxDiag
@@ -52,6 +53,19 @@ class Repeats:
 
 
 @dataclasses.dataclass(frozen=True)
+class TooMany(Random):
+    """As many uncertainties as there are data, not as it is asked for."""
+
+    def prepare(self, inputs):
+        return TooManyPrepared(np.ones(len(inputs.view.data)))
+
+
+class TooManyPrepared(PreparedRandom):
+    def uncertainty(self, errors):
+        return self.values
+
+
+@dataclasses.dataclass(frozen=True)
 class NotFinite(KernelFacts):
     """NaN for one structure of the pool."""
 
@@ -70,7 +84,7 @@ class NotFinite(KernelFacts):
 @pytest.fixture
 def own_methods(monkeypatch):
     module = types.ModuleType("own_methods")
-    for cls in (Bare, NoNeedsFeatures, Repeats, NotFinite):
+    for cls in (Bare, NoNeedsFeatures, Repeats, NotFinite, TooMany):
         setattr(module, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, "own_methods", module)
     name_plugins("own_methods")
@@ -101,6 +115,7 @@ def test_what_a_class_lacks_is_told(own_methods, case):
             "selection mine picked rows 7, 57, 7, 57 of a pool of 60, expected 4 different ones",
         ),
         ({"kernel": "NotFinite"}, "kernel mine: values of 1 of 60 structures are not finite"),
+        ({"kernel": "TooMany"}, r"kernel mine: uncertainty returned .*, shape \(4019,\), expected .* shape \(12,\)"),
     ],
 )
 def test_nothing_wrong_is_recorded(own_methods, tmp_path, changes, message):
@@ -229,6 +244,24 @@ def test_picks_that_are_no_batch(rows):
     check_picks(Selected(np.array([3, 1, 2])), 9, 3, "S")
     with pytest.raises(UserError, match=r"selection S picked rows .* of a pool of 9, expected 3 different ones"):
         check_picks(Selected(np.array(rows)), 9, 3, "S")
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (torch.ones(3).double(), "uncertainty returned a torch.Tensor, expected a numpy.ndarray of floats"),
+        (np.ones(4), r"uncertainty returned a numpy.ndarray of float64, shape \(4,\), expected .* shape \(3,\)"),
+        (np.ones((3, 1)), r"uncertainty returned a numpy.ndarray of float64, shape \(3, 1\), expected"),
+        (np.ones(3, dtype=bool), "uncertainty returned a numpy.ndarray of bool"),
+        ([1.0, 2.0, 3.0], "uncertainty returned a list"),
+        (np.array([1.0, np.nan, 2.0]), r"uncertainties of 1 of 3 structures are not finite \(structures 8 of"),
+    ],
+)
+def test_uncertainties_that_are_none(returned, told):
+    for right in (None, np.ones(3), np.ones(3, dtype=np.float32)):
+        check_uncertainty(right, np.array([7, 8, 9]), "K")
+    with pytest.raises(UserError, match=f"kernel K: {told}"):
+        check_uncertainty(returned, np.array([7, 8, 9]), "K")
 
 
 @pytest.mark.parametrize("rows", [[[3], [1], [2]], 3])
