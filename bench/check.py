@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from bench.config.plugins import load_dataset, offers, plugin
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
-from bench.kernels.base import Embedding, Kernel, KernelInputs, squared_norms
+from bench.kernels.base import Embedding, Kernel, KernelInputs, prepare, squared_norms
 from bench.potentials.architecture import Architecture
 from bench.potentials.base import AtomicFeatures, Draw, GradientFeatures, Potential, View
 from bench.potentials.scaling import EnergyScaling
@@ -307,7 +307,7 @@ def check_kernel(config: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     tried = _Tried(offers(plugin(dict(model), "model"), Architecture, "model"), data, models=max(2, kernel.members))
     view, everything = tried.view(data), np.arange(len(data))
     potential = tried.potential if kernel.members > 1 else tried.potential.member(0)
-    prepared = kernel.prepare(KernelInputs(potential, view, everything[:2], 0))
+    prepared = prepare(kernel, KernelInputs(potential, view, everything[:2], 0))
     whole = prepared.embed(everything)
     check_embedding(whole, everything, kernel.name)
     if len(whole.diagonal) != len(data):

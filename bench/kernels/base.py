@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bench.config.plugins import offers
 from bench.data.structures import Structures
 from bench.potentials.base import Potential, View
 from bench.runs.record_schema import Quantity
@@ -92,6 +93,14 @@ class Kernel(Protocol):
 
     def prepare(self, inputs: KernelInputs) -> PreparedKernel:
         """Fix the kernel to trained models."""
+
+
+def prepare(kernel: Kernel, inputs: KernelInputs) -> PreparedKernel:
+    """A kernel fixed to trained models. Raises UserError where its class gives something else."""
+    made: PreparedKernel = offers(
+        kernel.prepare(inputs), PreparedKernel, f"kernel {kernel.name}: what its prepare returns,"
+    )
+    return made
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from bench.config.schema import RunConfig
 from bench.config.seeds import stream
 from bench.errors import WriteError
-from bench.kernels.base import Kernel, KernelInputs, PreparedKernel
+from bench.kernels.base import Kernel, KernelInputs, PreparedKernel, prepare
 from bench.learning.ends import add_correlations, complete, save_end, saved_model
 from bench.learning.first_batch import with_first_batch
 from bench.learning.opened import Opened, Shared, begin_session, open_run
@@ -154,7 +154,7 @@ def _measure(
 def _prepared(kernel: Kernel, inputs: KernelInputs) -> tuple[PreparedKernel, dict[str, float]]:
     """A kernel fixed to trained models, and the seconds that took."""
     started = _clocks()
-    return kernel.prepare(inputs), _spent("features", started, _clocks())
+    return prepare(kernel, inputs), _spent("features", started, _clocks())
 
 
 def _clocks() -> tuple[float, float]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bench.errors import UserError
-from bench.kernels.base import Kernel, KernelInputs
+from bench.kernels.base import Kernel, KernelInputs, prepare
 from bench.learning.opened import Opened, facts_of
 from bench.potentials.base import Potential
 from bench.runs.record import MODEL, end_file, read_arrays
@@ -27,7 +27,7 @@ def add_correlations(
     added: Uncertainties = {}
     for kernel in kernels:
         if kernel.name not in step.correlations:
-            values = kernel.prepare(inputs).uncertainty(errors)
+            values = prepare(kernel, inputs).uncertainty(errors)
             check_uncertainty(values, errors.structures, kernel.name)
             if values is not None:
                 added[kernel.name] = values

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.config.seeds import stream
 from bench.data.split import Split
-from bench.kernels.base import KernelInputs
+from bench.kernels.base import KernelInputs, prepare
 from bench.learning.opened import Opened
 from bench.potentials.base import untrained
 from bench.runs.record import SPLIT, read_arrays
@@ -27,7 +27,7 @@ def with_first_batch(opened: Opened) -> Opened:
     candidates = np.sort(np.concatenate([drawn.initial, drawn.pool]))
     view, nothing = opened.view, np.zeros(0, dtype=np.int64)
     inputs = KernelInputs(untrained(view, run.seed), view, nothing, run.seed)
-    embedding = opened.kernel.prepare(inputs).embed(candidates)
+    embedding = prepare(opened.kernel, inputs).embed(candidates)
     check_embedding(embedding, candidates, opened.kernel.name, 0)
     selected = opened.selection.select(embedding, len(drawn.initial), stream(run.seed, "deficit", n_train=0))
     check_picks(selected, len(candidates), len(drawn.initial), opened.selection.name)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from bench.config.identity import identity_of
 from bench.config.plugins import load_dataset, offers, outside_source, plugin
@@ -118,13 +119,18 @@ def begin_session(opened: Opened) -> None:
 
 
 def facts_of(kernel: Kernel) -> KernelFacts:
-    """What a kernel states of itself, for its record."""
-    return KernelFacts(
-        members=kernel.members,
-        uncertainty=kernel.uncertainty_of,
-        baseline=kernel.baseline,
-        reads_pool_labels=kernel.reads_pool_labels,
-    )
+    """What a kernel states of itself, for its record. Raises UserError where that is nothing that it can state."""
+    try:
+        return KernelFacts(
+            members=kernel.members,
+            uncertainty=kernel.uncertainty_of,
+            baseline=kernel.baseline,
+            reads_pool_labels=kernel.reads_pool_labels,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = {"uncertainty": "uncertainty_of"}.get(str(first["loc"][0]), first["loc"][0])
+        raise UserError(f"kernel {kernel.name}: {name} = {first['input']!r} of its class: {first['msg']}") from None
 
 
 def outside_sources(run: RunConfig, content: Record) -> dict[str, dict[str, Any]]:

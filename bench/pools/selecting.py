@@ -15,7 +15,7 @@ from bench.config.schema import RunConfig
 from bench.config.seeds import stream
 from bench.data.structures import Structures
 from bench.errors import UserError
-from bench.kernels.base import Kernel, KernelInputs, PreparedKernel, energy_deviation
+from bench.kernels.base import Kernel, KernelInputs, PreparedKernel, energy_deviation, prepare
 from bench.learning.models import Model, digest_of
 from bench.pools.choosing import Chosen, choose
 from bench.pools.coverage import Coverage, coverage
@@ -125,7 +125,7 @@ def select_from(
     view, potential = _potential(whole, method, model)
     if method.guards.max_force is not None:
         _reject_forces(sieve, candidates, view, potential, method.guards.max_force)
-    prepared = kernel.prepare(KernelInputs(potential, view, np.arange(n_known), method.seed))
+    prepared = prepare(kernel, KernelInputs(potential, view, np.arange(n_known), method.seed))
     embedded = sieve.rows
     rows = n_known + np.flatnonzero(sieve.allowed[candidates])
     kept = _kept(folder, whole, rows, method, model)

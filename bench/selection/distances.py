@@ -19,6 +19,8 @@ SLACK = 16.0
 """Safety factor on the rounding error of a single-precision product."""
 SQUARES = (1e-16, 1e30)
 """Largest squared norms between which single precision holds products of features and of their differences."""
+SMALLEST = 1e-300
+"""Squared norms below are as good as zero."""
 
 
 def squared_distances(
@@ -70,7 +72,7 @@ def nearest_centres(
     """
     norms = squared_norms(pool) if norms is None else norms
     largest = max(float(norms.max()), float(squared_norms(centres).max())) if len(pool) else 1.0
-    if largest and not SQUARES[0] < largest < SQUARES[1]:
+    if SMALLEST < largest < math.inf and not SQUARES[0] < largest < SQUARES[1]:
         factor = 2.0 ** -(math.frexp(largest)[1] // 2)
         distance, nearest = nearest_centres(pool * factor, centres * factor, norms * factor**2)
         return distance / factor**2, nearest

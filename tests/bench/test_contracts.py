@@ -60,6 +60,21 @@ class TooMany(Random):
         return TooManyPrepared(np.ones(len(inputs.view.data)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Forgets(Random):
+    """To return what it has made."""
+
+    def prepare(self, inputs):
+        super().prepare(inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfForces(Random):
+    """A quantity that is not called so."""
+
+    uncertainty_of = "forces"
+
+
 class TooManyPrepared(PreparedRandom):
     def uncertainty(self, errors):
         return self.values
@@ -84,7 +99,7 @@ class NotFinite(KernelFacts):
 @pytest.fixture
 def own_methods(monkeypatch):
     module = types.ModuleType("own_methods")
-    for cls in (Bare, NoNeedsFeatures, Repeats, NotFinite, TooMany):
+    for cls in (Bare, NoNeedsFeatures, Repeats, NotFinite, TooMany, Forgets, OfForces):
         setattr(module, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, "own_methods", module)
     name_plugins("own_methods")
@@ -115,6 +130,10 @@ def test_what_a_class_lacks_is_told(own_methods, case):
             "selection mine picked rows 7, 57, 7, 57 of a pool of 60, expected 4 different ones",
         ),
         ({"kernel": "NotFinite"}, "kernel mine: values of 1 of 60 structures are not finite"),
+        (
+            {"kernel": "Forgets"},
+            "kernel mine: what its prepare returns, builtins.NoneType has no embed, uncertainty: give",
+        ),
         ({"kernel": "TooMany"}, r"kernel mine: uncertainty returned .*, shape \(4019,\), expected .* shape \(12,\)"),
     ],
 )
@@ -126,6 +145,13 @@ def test_nothing_wrong_is_recorded(own_methods, tmp_path, changes, message):
     (path,) = tmp_path.glob("runs/*/record.json")
     record = read_record(path)
     assert record.status == "failed" and record.steps == []
+
+
+def test_what_a_class_cannot_state_is_told(own_methods, tmp_path):
+    run = compose_run([*TINY, f"results={tmp_path}"])
+    run = dataclasses.replace(run, kernel={"_target_": "own_methods.OfForces", "name": "mine"})
+    with pytest.raises(UserError, match=r"kernel mine: uncertainty_of = 'forces' of its class: .*'energy' or 'force'"):
+        run_active_learning(run)
 
 
 def embedding(pool, training):

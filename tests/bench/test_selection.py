@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.kernels.base import Embedding, squared_norms
+from bench.selection.distances import nearest_centres
 from bench.selection.lcmd import LargestClusterMaximumDistance
 from bench.selection.max_det import MaxDet
 from bench.selection.max_diag import MaxDiag
@@ -220,6 +221,8 @@ def test_features_of_any_size(generator, exponent):
             for factor in (1.0, 2.0**exponent)
         )
         assert found == expected, method.name
+    for beyond in (1e-200, np.nan, 1e200):
+        nearest_centres(torch.from_numpy(pool), torch.from_numpy(training * beyond))
 
 
 def naive(method, pool, training, n):
