@@ -115,13 +115,14 @@ def _launch(arguments: argparse.Namespace) -> int:
 def _left(root: Path, watch: Watch, *, retry_failed: bool, on_slurm: bool) -> tuple[list[Entry], int]:
     """The runs that nobody is to do yet, and how many others have workers already."""
     watch.look()
-    covered: dict[str, int] = {}
+    covered: dict[tuple[str, int | None], int] = {}
     names = {entry.folder.name for entry in watch.entries}
     for launch in launches.at_work(root, names, slurm_must_answer=on_slurm):
         covered |= launch.runs or {}
     todo, queued = [], 0
     for entry in watch.entries:
-        state, failures, before = watch.state[entry.folder], entry.failures(), covered.get(entry.folder.name)
+        state, failures, (folder, final) = watch.state[entry.end], entry.failures(), entry.end
+        before = covered.get((folder.name, final), covered.get((folder.name, None)))
         # one that has failed since the launch at work began is not done again by it
         waits = before is not None and not (state == "failed" and failures > before)
         queued += waits
@@ -136,14 +137,14 @@ def _is_to_do(state: str, *, retry_failed: bool) -> bool:
 
 
 def _tell_failures(watch: Watch) -> None:
-    failed = [entry for entry in watch.entries if watch.state[entry.folder] in ("failed", "damaged")]
+    failed = [entry for entry in watch.entries if watch.state[entry.end] in ("failed", "damaged")]
     for entry in failed[:MOST_FAILURES_SHOWN]:
-        print(f"{watch.state[entry.folder]}: {entry.folder} ({' '.join(entry.words)}): {entry.reason()}")
+        print(f"{watch.state[entry.end]}: {entry.folder} ({' '.join(entry.words)}): {entry.reason()}")
     if len(failed) > MOST_FAILURES_SHOWN:
         print(
             f"and {len(failed) - MOST_FAILURES_SHOWN} more failed: python -m analysis.plan … --csv FILE lists every run"
         )
-    if any(watch.state[entry.folder] == "failed" for entry in failed):
+    if any(watch.state[entry.end] == "failed" for entry in failed):
         print("failed runs are done again with --retry-failed, once their cause is gone")
 
 

@@ -31,12 +31,16 @@ ROOM = 4_000_000
 class Launch:
     """A launch that has workers, or had when last looked.
 
-    `runs` are the names of its runs, each with how often it had failed before; None where that cannot be read.
+    `runs` are the names and ends of its runs, each with how often it had failed before; None where that cannot be read.
     """
 
     folder: Path
     workers: int
-    runs: dict[str, int] | None
+    runs: dict[tuple[str, int | None], int] | None
+
+    def is_on(self, names: Collection[str]) -> bool:
+        """Whether it has one of these runs, whatever its end, or one cannot know."""
+        return self.runs is None or any(name in names for name, _ in self.runs)
 
 
 def at_work(root: Path, names: Collection[str], *, slurm_must_answer: bool = True) -> list[Launch]:
@@ -45,7 +49,7 @@ def at_work(root: Path, names: Collection[str], *, slurm_must_answer: bool = Tru
     Raises UserError where SLURM does not say who is at work, or goes on without it, and says so once.
     """
     found = (Launch(folder, count, runs_of(folder)) for folder, count in _with_workers(root, slurm_must_answer))
-    return [launch for launch in found if launch.runs is None or launch.runs.keys() & names]
+    return [launch for launch in found if launch.is_on(names)]
 
 
 def _with_workers(root: Path, slurm_must_answer: bool) -> Iterator[tuple[Path, int]]:
@@ -70,11 +74,19 @@ def _queued(folders: Sequence[Path], slurm_must_answer: bool) -> Counter[str]:
         return Counter()
 
 
-def runs_of(folder: Path) -> dict[str, int] | None:
-    """The names of the runs of a launch of any version of the code, and how often each had failed before."""
+def runs_of(folder: Path) -> dict[tuple[str, int | None], int] | None:
+    """The names and ends of the runs of a launch of any version of the code, and how often each had failed before.
+
+    An end is None, for any, where the queue does not say it.
+    """
     try:
         entries = json.loads((folder / QUEUE).read_bytes())["entries"]
-        return {Path(entry["folder"]).name: int(entry.get("failures_before", 0)) for entry in entries}
+        return {
+            (Path(entry["folder"]).name, entry.get("run", {}).get("scenario", {}).get("final")): int(
+                entry.get("failures_before", 0)
+            )
+            for entry in entries
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -152,4 +164,4 @@ def orphaned(root: Path, names: Collection[str]) -> list[Path]:
     """Launches on any of these runs whose pool is dead while workers of theirs live on, on this machine."""
     folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     lost = [folder for folder in folders if not pool.is_running(folder) and ending.processes(folder)]
-    return [folder for folder in lost if (runs_of(folder) or {}).keys() & names]
+    return [folder for folder in lost if any(name in names for name, _ in runs_of(folder) or {})]

@@ -38,6 +38,11 @@ class Entry:
     data_checksum: str
     run: RunConfig
 
+    @property
+    def end(self) -> tuple[Path, int]:
+        """The run and the size it is to reach: a run to two ends is two entries of one folder."""
+        return self.folder, self.run.scenario.final
+
     def failures(self) -> int:
         """How often it has failed so far."""
         failure = _state(self)[1]
@@ -113,16 +118,20 @@ def read_queue(folder: Path) -> Queue:
 
 
 def entries_of(cells: Sequence[Cell]) -> list[Entry]:
-    """The runs of a sweep with all that can be checked before anything runs: pairs, data, sizes. Raises UserError."""
+    """The runs of a sweep with all that can be checked before anything runs: pairs, data, sizes. Raises UserError.
+
+    Of words that stand for one run, as those that only say where it is computed, the first are taken.
+    """
     load = functools.cache(_load)
-    entries = []
+    entries: dict[tuple[Path, int], Entry] = {}
     for cell in cells:
         run = replace(cell.run, results=os.path.realpath(cell.run.results))
         members = check(run).members
         data = load(json.dumps(run.dataset, sort_keys=True), run.scenario)
         folder = run_folder(run.results, identity_of(run, data))
-        entries.append(Entry(folder, initial_model(run, data, members), list(cell.words), 0, data, run))
-    return _ordered(entries)
+        entry = Entry(folder, initial_model(run, data, members), list(cell.words), 0, data, run)
+        entries.setdefault(entry.end, entry)
+    return _ordered([*entries.values()])
 
 
 def _load(dataset: str, scenario: Any) -> str:

@@ -21,13 +21,13 @@ class Watch:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
-        self.state = dict.fromkeys((entry.folder for entry in entries), "missing")
+        self.state = dict.fromkeys((entry.end for entry in entries), "missing")
 
     def look(self) -> Counter[str]:
         """Read the states anew and count them."""
         for entry in self.entries:
-            if self.state[entry.folder] != "done":
-                self.state[entry.folder] = entry.state()
+            if self.state[entry.end] != "done":
+                self.state[entry.end] = entry.state()
         return Counter(self.state.values())
 
     def table(self, workers: int) -> list[str]:
@@ -36,7 +36,7 @@ class Watch:
         lines = [f"{'scenario':18} {'runs':>5} " + " ".join(f"{state:>11}" for state in STATES)]
         for name in [*names, *(["all"] if len(names) > 1 else [])]:
             part = [e for e in self.entries if name in ("all", e.run.scenario.name)]
-            counts = Counter(self.state[entry.folder] for entry in part)
+            counts = Counter(self.state[entry.end] for entry in part)
             lines.append(f"{name:18} {len(part):5d} " + " ".join(f"{counts[state]:11d}" for state in STATES))
         return [*lines, f"workers: {workers}"]
 
@@ -51,7 +51,7 @@ class Watch:
         return {
             "workers": workers,
             "counts": {state: counts[state] for state in STATES},
-            "runs": [self._row(entry, self.state[entry.folder]) for entry in self.entries],
+            "runs": [self._row(entry, self.state[entry.end]) for entry in self.entries],
         }
 
     @staticmethod

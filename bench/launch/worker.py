@@ -58,7 +58,7 @@ class Worker:
         self.stopping = False
         # a run may die of what was beside it in a pack: it is tried alone as often as is asked
         self.attempts = self.queue.attempts + (self.queue.pack > 1)
-        self._settled: set[Path] = set()
+        self._settled: set[tuple[Path, int]] = set()
         self._status = 0
         self._child: multiprocessing.process.BaseProcess | None = None
 
@@ -88,7 +88,7 @@ class Worker:
         for entry in itertools.chain([first], others):
             alone = entry.failures() > entry.failures_before
             others_run_it = not entry.is_open(self.attempts) or entry.waits_for_another()
-            if entry is not first and (alone or entry.folder in self._settled or others_run_it):
+            if entry is not first and (alone or entry.end in self._settled or others_run_it):
                 continue
             with contextlib.ExitStack() as own:
                 try:
@@ -110,7 +110,7 @@ class Worker:
     def _give_up(self, entry: Entry, why: object) -> None:
         """Leave a run whose failure cannot be recorded; the others go on."""
         print(f"error: run {entry.folder.name} is left: {why}", file=sys.stderr)
-        self._settled.add(entry.folder)
+        self._settled.add(entry.end)
         self._status = int(Outcome.REFUSED)
 
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
@@ -128,14 +128,14 @@ class Worker:
         """The first run that nobody does, rather one that need not wait for an initial model trained elsewhere."""
         waiting = None
         for entry in self.queue.entries:
-            if entry.folder in self._settled:
+            if entry.end in self._settled:
                 continue
             if entry.is_open(self.attempts):
                 if not entry.waits_for_another():
                     return entry
                 waiting = waiting or entry
             elif entry.state() != "running":
-                self._settled.add(entry.folder)
+                self._settled.add(entry.end)
         return waiting
 
     def _do(self, pack: list[Entry]) -> Outcome:

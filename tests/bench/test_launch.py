@@ -50,6 +50,28 @@ def test_a_sweep_on_two_workers(tmp_path, undisturbed):
     assert len(list((tmp_path / "launch").glob("2*"))) == 1
 
 
+def test_two_ends_of_a_run_are_two_runs(tmp_path):
+    """They share a folder and no state: the smaller one, done, hides nothing of the larger one."""
+    options = ["seed=0", "threads=1", "cluster.workers=1", "--wait"]
+    assert launch(tmp_path, *options, final=5).returncode == 0
+    found = launch(tmp_path, "seed=0", "--status", final="5,8")
+    assert [int(n) for n in found.stdout.splitlines()[1].split()[1:]] == [2, 1, 0, 1, 0, 0, 0], found.stdout
+    done = launch(tmp_path, *options, final="5,8")
+    assert done.returncode == 0 and "2 runs: 1 to do" in done.stdout, done.stdout + done.stderr
+    (record,) = records(tmp_path)
+    assert record["finals"] == [5, 8] and [step["n_train"] for step in record["steps"]] == [2, 4, 5, 6, 8]
+    both = launch(tmp_path / "both", *options, final="5,8")
+    assert both.returncode == 0 and "2 runs: 2 to do" in both.stdout, both.stdout + both.stderr
+    (record,) = records(tmp_path / "both")
+    assert [step["n_train"] for step in record["steps"]] == [2, 4, 5, 6, 8]
+
+
+def test_words_that_stand_for_one_run(tmp_path):
+    """Those that only say where and how it is computed, say: it is there once."""
+    entries = entries_of(expand(["sweep=demo", *words(tmp_path, "seed=0", "threads=1,2", "checkpoint_seconds=1,2")]))
+    assert [entry.run.threads for entry in entries] == [1]
+
+
 @two_cores
 def test_failures_are_recorded_and_the_others_go_on(tmp_path):
     """One run raises, one dies; both are recorded; `--retry-failed` does them once their cause is gone."""
