@@ -1,14 +1,19 @@
 """Results of several machines in one folder: python -m bench.merge [--without-models] FROM [FROM …] INTO
 
-A run that is in both is taken where it has come further; where both have a step with other numbers, nothing is touched,
-and the conflict is told. What was picked must be equal; errors may differ by a relative 1e-6, as processors and numbers
-of threads do. FROM may be read-only or at work: what it has recorded so far is taken.
+A run that is in both is taken where it has come further, with what only the other tells of its ends; where both have a
+step with other numbers, nothing is touched, and the conflict is told. What was picked must be equal; errors may differ
+by a relative 1e-6, as processors and numbers of threads do. FROM may be read-only or at work: what it has recorded so
+far is taken.
 """
 
 import argparse
+import contextlib
+import hashlib
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench.commands import called
 from bench.commands.frame import framed
@@ -18,8 +23,12 @@ from bench.runs.record import (
     LOCK,
     RECORD,
     agree,
+    arrays_of,
     as_json,
+    as_npz,
+    end_file,
     make_folder,
+    read_arrays,
     read_file,
     read_record,
     record_paths,
@@ -72,27 +81,67 @@ def _merge_run(source: Path, target: Path, models: bool) -> str:
     make_folder(target)
     with locked(target / LOCK, wait=False):
         remove_leftovers(target, "*")
-        ours = read_record(target / RECORD) if (target / RECORD).exists() else None
+        ours, ahead = read_record(target / RECORD) if (target / RECORD).exists() else None, True
         if ours is not None:
             pairs = [(step, found) for step in ours.steps if (found := theirs.step(step.n_train))]
             if ours.identity != theirs.identity or not all(agree(one, other) for one, other in pairs):
                 return _conflict(f"{source} and {target} have other numbers: look at both and move one away")
-            if _done(theirs) <= _done(ours):
+            ahead = not _done(theirs) <= _done(ours)
+            if not ahead and _told(theirs) <= _told(ours):
                 return "already there"
-            if not _done(ours) <= _done(theirs):
+            if ahead and not _done(ours) <= _done(theirs):
                 return _conflict(f"{source} and {target} each have steps that the other lacks: move one away")
         theirs, files = _read(source, models)
         if ours is not None:
-            theirs.finals = [*(final for final in ours.finals if final not in theirs.finals), *theirs.finals]
-            changed = {name: digest for name, digest in ours.files.items() if theirs.files.get(name, digest) == digest}
-            if changed != ours.files:
+            theirs, files = _together(ours, target, theirs, files, ahead=ahead)
+            same = {name: digest for name, digest in ours.files.items() if _digest(files.get(name)) in (None, digest)}
+            if same != ours.files:
                 # killed below, no file of the target looks damaged
-                write_atomically(target / RECORD, as_json(ours.model_copy(update={"files": changed})))
+                write_atomically(target / RECORD, as_json(ours.model_copy(update={"files": same})))
         for name, content in files.items():
             write_atomically(target / name, content)
-        theirs.files = {name: digest for name, digest in theirs.files.items() if name in files}
         write_atomically(target / RECORD, as_json(theirs))
     return "new" if ours is None else "further"
+
+
+def _together(
+    ours: Record, target: Path, theirs: Record, files: dict[str, bytes], *, ahead: bool
+) -> tuple[Record, dict[str, bytes]]:
+    """The record that has come further (`theirs` if it is `ahead`) with what only the other tells of its ends.
+
+    With the files to write into `target`.
+    """
+    whole, other = (theirs, ours) if ahead else (ours, theirs)
+    written = dict(files) if ahead else {}
+    digests = {name: digest for name, digest in ours.files.items() if name not in written}
+    digests |= {name: digest for name, digest in theirs.files.items() if name in written}
+    for name in map(end_file, other.finals):
+        here = _arrays(lambda name=name: read_arrays(target / name, ours.files))
+        there = _arrays(lambda name=name: arrays_of(files[name]) if name in files else None)
+        first, more = (there, here) if ahead else (here, there)
+        if more.keys() - first.keys():
+            written[name] = as_npz(more | first)
+            digests[name] = hashlib.sha256(written[name]).hexdigest()
+    steps = [
+        step.model_copy(update={"correlations": found.correlations | step.correlations})
+        if (found := other.step(step.n_train))
+        else step
+        for step in whole.steps
+    ]
+    finals = [*(final for final in other.finals if final not in whole.finals), *whole.finals]
+    changes = {"steps": steps, "finals": finals, "kernels": other.kernels | whole.kernels, "files": digests}
+    return whole.model_copy(update=changes), written
+
+
+def _arrays(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+    """The arrays of an end; none where they are not kept or damaged, which is told elsewhere."""
+    with contextlib.suppress(Exception):
+        return read() or {}
+    return {}
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _conflict(message: str) -> str:
@@ -114,12 +163,20 @@ def _read(source: Path, models: bool) -> tuple[Record, dict[str, bytes]]:
             if read_record(source / RECORD) == record:
                 raise
             continue
-        return record, {name: content for name, content in sorted(found.items()) if content is not None}
+        files = {name: content for name, content in sorted(found.items()) if content is not None}
+        record.files = {name: digest for name, digest in record.files.items() if name in files}
+        return record, files
 
 
 def _done(record: Record) -> set[tuple[int, bool]]:
     """The sizes trained, and those at which a batch was picked."""
     return {(step.n_train, picked) for step in record.steps for picked in (False, True) if step.picked or not picked}
+
+
+def _told(record: Record) -> set[tuple[int, str]]:
+    """The ends that are reached, and what each step correlates with its errors."""
+    ends = {(final, "") for final in record.finals if record.reached(final)}
+    return ends | {(step.n_train, kernel) for step in record.steps for kernel in step.correlations}
 
 
 if __name__ == "__main__":

@@ -104,11 +104,7 @@ class RunRecord:
 
     def save_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Write arrays beside the record."""
-        import numpy as np  # noqa: PLC0415 - not where records are only looked at
-
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        self.save_file(name, buffer.getvalue())
+        self.save_file(name, as_npz(arrays))
 
     def save_file(self, name: str, content: bytes) -> None:
         """Write a file beside the record; its checksum is saved with what is recorded next.
@@ -143,6 +139,23 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def as_npz(arrays: Mapping[str, Any]) -> bytes:
+    """Arrays as the content of a file."""
+    import numpy as np  # noqa: PLC0415 - not where records are only looked at
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def arrays_of(content: bytes) -> dict[str, Any]:
+    """The arrays of `as_npz`. Raises some exception if they are damaged."""
+    import numpy as np  # noqa: PLC0415
+
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
 def read_file(path: Path, checksums: Mapping[str, str]) -> bytes | None:
     """A file beside a record, None where it is not kept. Raises UserError if it has not the SHA-256 for its name."""
     try:
@@ -169,14 +182,9 @@ def checksums_beside(path: Path) -> Mapping[str, str]:
 
 def read_arrays(path: Path, checksums: Mapping[str, str]) -> dict[str, Any] | None:
     """What `save_arrays` wrote, None where it is not kept. Raises UserError if it is damaged."""
-    import numpy as np  # noqa: PLC0415
-
     content = read_file(path, checksums)
-    if content is None:
-        return None
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
+        return None if content is None else arrays_of(content)
     except Exception as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): move that folder away and run again") from None
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from bench_commands import command, file_system, records
@@ -14,7 +15,16 @@ from analysis.build import collect
 from bench.config.sweep import expand
 from bench.merge import merge as merge_folders
 from bench.runs.locks import locked
-from bench.runs.record import CHECKSUM, LOCK, RECORD, read_record, record_paths
+from bench.runs.record import (
+    CHECKSUM,
+    LOCK,
+    RECORD,
+    RunRecord,
+    end_file,
+    read_arrays,
+    read_record,
+    record_paths,
+)
 from tests.analysis.generated import generate
 
 
@@ -113,6 +123,55 @@ def test_killed_at_any_write_nothing_is_lost(tmp_path, monkeypatch):
         if left[0] > 0:
             break
     assert point > 9
+
+
+@pytest.mark.parametrize("longer_is_there", [True, False])
+def test_what_only_the_shorter_run_tells_is_kept(tmp_path, longer_is_there):
+    """An end that another machine passed, with its correlations and arrays: whichever of the two is the target."""
+    shorter, longer = made_up(tmp_path / "shorter", 1), made_up(tmp_path / "longer", 1)
+    (folder,) = (shorter / "runs").iterdir()
+    (end,) = folder.glob("end_*.npz")
+    arrays = dict(np.load(end)) | {"uncertainty GP(LL)": np.ones(2)}
+    record = RunRecord(folder, read_record(folder / RECORD))
+    final = record.content.finals[0]
+    passed = record.steps[1].n_train
+    told = record.steps[-1].correlations
+    ended = record.steps[1].model_copy(update={"picked": None, "correlations": told})
+    record.content.steps = [record.steps[0], ended]
+    record.save_arrays(end_file(passed), arrays)
+    end.unlink()
+    (folder / "model.pt").unlink()
+    record.save(finals=[passed])
+    source, target = (longer, shorter) if longer_is_there else (shorter, longer)
+    assert merge_folders(source, target) == ["further"]
+    (path,) = record_paths(target)
+    found = read_record(path)
+    assert set(found.finals) == {passed, final} and found.finals[-1] == final and found.reached(final)
+    assert found.step(passed).correlations == told and found.step(passed).picked and found.step(final).correlations
+    assert read_arrays(path.parent / end_file(passed), found.files).keys() == arrays.keys()
+    assert found.files.keys() == {end_file(passed)} and not RunRecord(path.parent, found).damaged_files()
+    assert len(read_arrays(path.parent / end_file(final), found.files)) > 2 and (path.parent / "model.pt").exists()
+    before = contents(target)
+    assert merge_folders(source, target) == ["already there"] and contents(target) == before
+
+
+def test_diagnostics_of_one_end_come_together(tmp_path):
+    """Where two computed other correlations of one end, both are kept, with the uncertainties behind them."""
+    here, there = made_up(tmp_path / "here", 1), made_up(tmp_path / "there", 1)
+    for results, kernel in [(here, "GP(LL)"), (there, "GP(RP)")]:
+        (path,) = record_paths(results)
+        record = RunRecord(path.parent, read_record(path))
+        last = record.steps[-1]
+        last.correlations = {kernel: last.correlations[kernel]}
+        record.save_arrays(end_file(last.n_train), {"structure": np.arange(3), f"uncertainty {kernel}": np.ones(3)})
+        record.save()
+    assert merge_folders(there, here) == ["further"]
+    (path,) = record_paths(here)
+    record = read_record(path)
+    assert record.steps[-1].correlations.keys() == {"GP(LL)", "GP(RP)"}
+    arrays = read_arrays(path.parent / end_file(record.finals[0]), record.files)
+    assert arrays.keys() == {"structure", "uncertainty GP(LL)", "uncertainty GP(RP)"}
+    assert merge_folders(there, here) == ["already there"]
 
 
 def test_a_run_at_work_is_left_alone_and_the_others_are_merged(tmp_path):
