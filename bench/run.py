@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bench.commands.frame import framed
 from bench.config.blame import in_one_line
@@ -25,7 +26,7 @@ from bench.config.places import CONF
 from bench.config.schema import RunConfig
 from bench.config.sweep import is_plain
 from bench.errors import UserError, nearest, tell
-from bench.runs.record import make_folder
+from bench.runs.record import make_folder, write_atomically
 from bench.runs.record_schema import Step
 from bench.runs.stopping import Stopped, die_with, listen
 from bench.selection.pairs import check
@@ -121,7 +122,20 @@ def check_command_line(line: HydraLine) -> RunConfig:
     runs = [compose_run([*of_hydra, *variant], line.files) for variant in [first, *variants]]
     for run in runs:
         check(run)
+    results = own.get("results")
+    if multirun and not (results and results.is_sweep_override()):
+        _check_room(config)
     return runs[0]
+
+
+def _check_room(config: DictConfig) -> None:
+    """Write what Hydra itself writes of a multirun: it ends with a traceback where it cannot. Raises WriteError."""
+    try:
+        folder = Path(config.hydra.sweep.dir)
+    except OmegaConfBaseException:  # it refers to what only Hydra's application knows
+        return
+    make_folder(folder)
+    write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
 
 
 def check_what_is_shown(line: HydraLine) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 import yaml
@@ -12,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.files import ConfigFiles, parse
+from bench.config.plugins import default_of
+from bench.config.schema import COMPUTED, RunConfig, TrainingSettings, computed
 from bench.errors import UserError, nearest
 
 SEVERAL = "several values need -m (one value with a comma in it needs quotes)"
@@ -60,13 +63,34 @@ def _one_line(error: Exception, files: ConfigFiles) -> str:
     return _about_use(first) or (f"{first}: {cause}" if cause and cause not in first else first)
 
 
+OF_NO_RUN = {
+    "sweep": "sweep=… is for bench.launch; bench.run takes it as -m +sweep=…",
+    "cluster": "cluster=… is for bench.launch: leave it out",
+    **{key: computed(key) for key in COMPUTED},
+}
+"""What is no word of a run."""
+
+
 def _unknown_key(name: str, files: ConfigFiles) -> str:
+    if name in OF_NO_RUN:
+        return OF_NO_RUN[name]
     defaults = _defaults(files)
+    if name in files.groups() and name not in defaults:
+        return f"the defaults name no file of the group {name!r}: put a + in front to add one"
     known = {*dotted_keys(defaults), *files.groups()}
     if name in known:
         return f"the value given for {name!r} holds a key that its file does not: use the file's keys"
+    if _has_default(name):
+        return f"configuration key {name!r} is at its default, for no file names it: put a + in front to set it"
     hint = nearest(name, known, listed={*map(str, defaults), *files.groups()})
     return f"unknown configuration key {name!r}: {hint}"
+
+
+def _has_default(name: str) -> bool:
+    """Whether a key is one of a run that files may leave out."""
+    group, _, key = name.rpartition(".")
+    holder = {"": RunConfig, "training": TrainingSettings}.get(group)
+    return holder is not None and any(f.name == key and default_of(f) is not MISSING for f in fields(holder))
 
 
 def _unknown_file(group: str, name: str, files: ConfigFiles) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -251,5 +251,8 @@ def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
         if key not in known:
             raise UserError(f"unknown configuration key {where}{key}: {nearest(str(key), known)}")
+        kinds = get_args(hints[key]) or (hints[key],)
+        if isinstance(value, bool) and {int, float} & {*kinds} and bool not in kinds:  # pydantic takes true for 1
+            raise UserError(f"configuration key {where}{key} = {str(value).lower()}: give a number")
         if is_dataclass(hints[key]) and isinstance(value, Mapping):
             _check_keys(hints[key], value, f"{where}{key}.")

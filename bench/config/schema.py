@@ -24,6 +24,9 @@ Objective = Literal[
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 """What a scenario may be called: figures and tables of it are files of that name."""
 REFERENCES = "dataset.reference_energies"
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+COMPUTED = ("deviations", "filed_final")
+"""What a run has that no word sets."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +132,23 @@ class RunConfig:
         return as_plain(RunConfig, self, exclude={*where, "deviations", "filed_final"})
 
 
+def computed(key: str) -> str:
+    """What is said where a word sets what is computed."""
+    return f"configuration key {key} is computed: do not set it"
+
+
 def bind(config: Mapping[str, Any]) -> RunConfig:
     """Check a composed configuration and build it. Raises UserError naming the key."""
-    for key in ("deviations", "filed_final"):
+    for key in COMPUTED:
         if key in config:
-            raise UserError(f"configuration key {key} is computed: do not set it")
+            raise UserError(computed(key))
     run = _with_model(config)
+    if "name" not in run.dataset:
+        raise UserError("configuration key dataset.name: Field required")
+    if not DEVICE.fullmatch(run.device):
+        raise UserError(f"device = {run.device!r}: say cpu, cuda or, of several GPUs, cuda:1")
+    if not run.results or run.results.startswith("~"):
+        raise UserError(f"results = {run.results!r}: name a folder ($HOME for ~, which a shell leaves alone after a =)")
     if not NAME.fullmatch(run.scenario.name):
         raise UserError(
             f"scenario.name = {run.scenario.name!r}: at most 64 letters, digits and . _ + -, for it names files"
@@ -161,8 +175,9 @@ def _with_model(config: Mapping[str, Any]) -> RunConfig:
         model.pop(key, None)
     if "learning_rates" in training:
         raise UserError("configuration key training.learning_rates: they belong to the model: set model.learning_rates")
-    trains_forces = training.get("force_weight") not in (0, 0.0)
-    training["learning_rates"] = rates if trains_forces or of_energies is None else of_energies
+    training["learning_rates"] = (
+        rates if of_energies is None or not _is_zero(training.get("force_weight")) else of_energies
+    )
     try:
         run = build(RunConfig, {**config, "model": model, "training": training}, "")
     except UserError as error:
@@ -175,6 +190,14 @@ def _with_model(config: Mapping[str, Any]) -> RunConfig:
             f"model.learning_rates = {given}: {architecture.name} has {', '.join(groups)}; give a rate for each"
         )
     return replace(run, model=as_config(architecture))
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether a number is 0, also one that is written as text, as words in quotes and `${oc.env:…}` are."""
+    try:
+        return float(value) == 0
+    except (TypeError, ValueError):
+        return False
 
 
 def deviations(run: RunConfig, as_filed: RunConfig, dataset: Plugin) -> dict[str, Any]:

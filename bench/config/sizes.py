@@ -22,7 +22,9 @@ UNNAMED = "file"
 
 def is_open(config: Mapping[str, Any]) -> bool:
     """Whether a composed configuration leaves a size or the name to the data."""
-    scenario = config.get("scenario") or {}
+    scenario = config.get("scenario")
+    if not scenario or "name" not in (config.get("dataset") or {}):  # what is missing is told where it is bound
+        return False
     return config.get("batch_size") is None or any(scenario.get(key) is None for key in ("name", *SIZES))
 
 

@@ -62,6 +62,13 @@ def test_identity():
     assert hash_of(identity_of(base, "another")) != names[0]
 
 
+def test_a_zero_that_is_text_trains_energies_alone():
+    """In quotes, or from `${oc.env:…}`: the same run, with the learning rates of energies."""
+    without = compose_run(["training.force_weight=0"])
+    assert compose_run(["training.force_weight='0'"]) == without
+    assert without.training.learning_rates["network"] == 0.005
+
+
 def test_paper_settings():
     """docs/method.md, Training, both sets of learning rates."""
     forces, energies = composed("scenario=single_training").training, composed("training=energies").training

@@ -317,6 +317,9 @@ def test_unwritable_results(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: cannot write to {tmp_path}/file/runs/")
     assert len(done.stderr.strip().splitlines()) == 1
+    several = here(main, "-m", *TINY, f"results={tmp_path}/file")
+    assert several.returncode == 2 and len(several.stderr.strip().splitlines()) == 1
+    assert several.stderr.startswith(f"error: cannot write to {tmp_path}/file/multirun (Not a directory)")
 
 
 def test_full_disk(tmp_path):
