@@ -19,7 +19,7 @@ from bench.learning.opened import Opened, Shared, begin_session, open_run
 from bench.runs.provenance import peak_memory_mb
 from bench.runs.record import TRAINING, RunRecord, describe
 from bench.runs.record_schema import MEASURES, QUANTITIES, Metrics, Step
-from bench.runs.stopping import raise_if_asked
+from bench.runs.stopping import exits_are_errors, raise_if_asked
 from bench.selection.base import check_embedding, check_picks, check_uncertainty
 from bench.training.checkpoint import Checkpoint
 from bench.training.evaluate import correlations, structure_errors, summarise
@@ -54,14 +54,16 @@ def answer(cycle: Cycle, fitted: FitResult | Exception | None) -> Request:
 
 def cycle_of(run: RunConfig, shared: Shared, held: contextlib.ExitStack | None) -> Cycle:
     """One run from opening its record to its end; a failure is recorded. `held` keeps its lock."""
-    opened = with_first_batch(open_run(run, shared, held))
+    with exits_are_errors():
+        opened = with_first_batch(open_run(run, shared, held))
     record = opened.record
     if record.done:
         complete(opened)
         return record
     begin_session(opened)
     try:
-        yield from _steps(opened)
+        with exits_are_errors():
+            yield from _steps(opened)
     except WriteError:
         raise
     except Exception as error:

@@ -93,6 +93,17 @@ def not_ignored() -> list[signal.Signals]:
 
 
 @contextlib.contextmanager
+def exits_are_errors() -> Iterator[None]:
+    """In here an exit that nobody asked for, as of a plugin's `sys.exit()`, is an error like others of a run."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except SystemExit as end:
+        raise RuntimeError(f"exit({end.code!r}) was called").with_traceback(end.__traceback__) from None
+
+
+@contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """In here a signal only makes `raise_if_asked` raise, where the caller has saved what it wants to keep."""
     _listener.deferring += 1

@@ -20,6 +20,7 @@ from bench.potentials.scaling import EnergyScaling
 from bench.runs.locks import locked
 from bench.runs.provenance import what_rounds
 from bench.runs.record import initial_model, make_folder, remove_leftovers
+from bench.runs.stopping import exits_are_errors
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import FitResult, Job, fit_many
 from bench.training.store import load_potential, save_potential
@@ -53,7 +54,8 @@ class Request:
 def trained(requests: Sequence[Request]) -> list[FitResult | Exception]:
     """The trainings that runs ask for, together; where that fails, each by itself, so that one does not fail others."""
     try:
-        return fit_requests(requests)
+        with exits_are_errors():
+            return fit_requests(requests)
     except Exception as error:
         if len(requests) == 1:
             return [error]
@@ -79,7 +81,7 @@ def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:
         for path, request in sorted(_by_initial(requests).items()):
             make_folder(path.parent)
             locks.enter_context(locked(path.with_suffix(".lock"), wait=True))
-            remove_leftovers(path.parent, f"{path.name}.*")
+            remove_leftovers(path.parent, f"{path.stem}.*")
             taken = _load(path, request.run.device)
             if taken:
                 log.info("initial model on %d structures: taken from %s", len(request.labelled), path)

@@ -122,6 +122,20 @@ def test_an_initial_model_that_was_trained_with_other_threads_is_told(tmp_path, 
     assert "goes on from elsewhere: initial model, threads: 1 -> 2" in caplog.text
 
 
+def test_a_plugin_that_exits_fails_its_run(tmp_path, monkeypatch):
+    """Neither is that the end of the run nor of the process: else a worker would begin it again and again."""
+    run = compose_run(words(tmp_path, final=4))
+    monkeypatch.setattr("small_methods.Misbehaving.prepare", lambda *_: sys.exit(0))
+    with pytest.raises(RuntimeError, match=r"exit\(0\) was called"):
+        run_active_learning(run)
+    (record,) = records(tmp_path)
+    assert record["status"] == "failed" and record["failure"]["error"] == "RuntimeError"
+    monkeypatch.undo()
+    (model,) = tmp_path.glob("initial/*.pt")
+    model.with_suffix(".training.0.tmp").touch()  # of one that was killed while it saved its training
+    assert run_active_learning(run).done and not list(tmp_path.rglob("*.tmp"))
+
+
 def test_results_by_another_path(tmp_path, monkeypatch, capsys):
     """By a symlink and by `..` they are the same results."""
     results = tmp_path / "results"
@@ -131,6 +145,17 @@ def test_results_by_another_path(tmp_path, monkeypatch, capsys):
         assert "workers: 1" in capsys.readouterr().out
         assert run_main(monkeypatch, results / "launch" / "..", "seed=0,1") == 0
         assert "0 to do, 2 with workers already" in capsys.readouterr().out
+
+
+def test_a_launch_at_work_covers_its_own_ends(tmp_path, monkeypatch, capsys):
+    """One to a smaller size leaves the larger one to be done; both are stopped by the words of either."""
+    with at_work(tmp_path, "seed=0") as folder:
+        assert set(launches.runs_of(folder).values()) == {0}
+        assert run_main(monkeypatch, tmp_path, "seed=0", "scenario.final=8,10", "--dry-run") == 0
+        told = capsys.readouterr().out
+        assert "2 runs: 1 to do, 1 with workers already" in told and "scenario.final=10" in told
+        assert run_main(monkeypatch, tmp_path, "seed=0", "scenario.final=10", "--status") == 0
+        assert "workers: 1" in capsys.readouterr().out
 
 
 def test_a_damaged_queue_blocks_nothing(tmp_path, monkeypatch, capsys):
