@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from bench.config.plugins import plugin
+from bench.config.schema import RunConfig
 from bench.data.datasets.file import FileDataset
 from bench.data.formats.ase_files import of_frames
 from bench.errors import UserError
@@ -27,6 +29,7 @@ from bench.pools.frames import Frames, frames_of_atoms, joined_structures, read_
 from bench.pools.guards import Guards
 from bench.pools.selecting import Batch, Known, Method, select_from
 from bench.pools.words import configured
+from bench.runs.device import prepare_device
 
 Pool = Sequence[Any] | str | Path
 """ASE's atoms, or a file of structures."""
@@ -52,7 +55,7 @@ def train(
     else as on a command line: `model=gmnn`, `training.epochs=200`, `results=FOLDER`,
     `dataset.reference_energies={H:-13.6,O:-2042.6}`. Raises UserError.
     """
-    run = configured([f"training={'forces' if forces else 'energies'}", f"seed={seed}", *words])
+    run = _configured([f"training={'forces' if forces else 'energies'}", f"seed={seed}", *words])
     dataset = plugin(run.dataset, "dataset")
     if not isinstance(dataset, FileDataset):
         raise UserError("words: the structures are those given: leave dataset=… out")
@@ -104,12 +107,20 @@ def select(
     model `labelled` stands in for the structures that it was trained on. Raises UserError.
     """
     named = [] if algorithm is None else [f"algorithm={algorithm}"]
-    run = configured([*named, f"seed={seed}", *words], with_model=model is not None)
+    run = _configured([*named, f"seed={seed}", *words], with_model=model is not None)
     known = Known(
         *(None if one is None else joined_structures([_frames(one).data]) for one in (labelled, pending, exclude))
     )
     method = Method.of(run, guards or Guards())
     return select_from(_frames(pool), n, method, model=model, known=known, folder=Path(run.results))
+
+
+def _configured(words: Sequence[str], *, with_model: bool = True) -> RunConfig:
+    """What words say; threads are the caller's own unless they say them. Raises UserError, also for want of a GPU."""
+    run = configured(words, with_model=with_model)
+    if run.threads or run.device != "cpu":
+        prepare_device(replace(run, threads=run.threads or torch.get_num_threads()))
+    return run
 
 
 def _frames(given: Pool) -> Frames:

@@ -19,7 +19,7 @@ from bench.errors import UserError
 from bench.potentials.architecture import Architecture, check_precision
 from bench.potentials.base import Potential, View
 from bench.runs.locks import locked
-from bench.runs.record import MODEL, RECORD, SPLIT, TRAINING, make_folder, read_arrays, read_record
+from bench.runs.record import MODEL, RECORD, SPLIT, TRAINING, make_folder, read_arrays, read_record, remove_leftovers
 from bench.training.checkpoint import Checkpoint
 from bench.training.fit import Job, fit
 from bench.training.store import load_potential, save_potential, trained_on
@@ -106,6 +106,7 @@ def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
     path = folder / MODEL
     make_folder(folder)
     with locked(folder / "model.lock", wait=True):
+        remove_leftovers(folder, "*")
         there = path.exists()
         if not there:
             architecture: Architecture = plugin(run.model, "model")

@@ -14,6 +14,7 @@ from bench.config.plugins import as_config, plugin
 from bench.errors import UserError
 from bench.potentials.architecture import Architecture
 from bench.potentials.base import Potential, View
+from bench.runs.device import check_device
 from bench.runs.record import read_file, write_atomically
 
 FIRST = "bench.potentials.gmnn.architecture.GaussianMoments"
@@ -63,8 +64,10 @@ def load_potential(
 ) -> tuple[Potential, dict[int, float], dict[str, Any]]:
     """Read a potential, its reference energies (eV per atomic number) and what was saved beside it.
 
-    Raises UserError if the file is not there, is no model, or has not the SHA-256 that `checksums` has for its name.
+    Raises UserError if the file is not there, is no model, or has not the SHA-256 that `checksums` has for its name, or
+    if there is no such device.
     """
+    check_device(device)
     read = read_file(path, checksums or {})
     if read is None:
         raise UserError(f"no model file {path}: a finished run keeps one as {path.name}")
