@@ -172,7 +172,7 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
         data = load_dataset(run.dataset)
         check_left(pool, asked.n, data, known)
         model = trained(run, data, kernel.members)
-    frames = pool if asked.shards == 1 else _core(pool, asked, words, of_cluster, files)
+    frames = pool if asked.shards == 1 else _core(pool, _checksums(asked, pool, model), asked, words, of_cluster, files)
     batch = select_from(frames, asked.n, method, model=model, known=known, folder=Path(run.results))
     said = {"kernel": kernel.name, "selection": selection.name, "seed": run.seed, "shards": asked.shards}
     said |= {"words": [*_own_words(asked), *words, *of_cluster], "pool_of_shards": len(pool)}
@@ -201,9 +201,17 @@ def _checksums(asked: Asked, pool: "Frames", model: "Model | None") -> dict[str,
 
 
 def _core(
-    pool: "Frames", asked: Asked, words: Sequence[str], of_cluster: Sequence[str], files: ConfigFiles
+    pool: "Frames",
+    inputs: dict[str, str],
+    asked: Asked,
+    words: Sequence[str],
+    of_cluster: Sequence[str],
+    files: ConfigFiles,
 ) -> "Frames":
-    """The core-sets that the shards of a pool give, each chosen by a process of this command."""
+    """The core-sets that the shards of a pool give, each chosen by a process of this command.
+
+    They are kept for the same command on the same content of its files, `inputs`: after a kill it goes on.
+    """
     from bench.launch.cluster import cluster_of  # noqa: PLC0415
     from bench.launch.tasks import Task, do  # noqa: PLC0415
     from bench.pools.frames import digest  # noqa: PLC0415
@@ -213,7 +221,9 @@ def _core(
     of_shard = replace(asked, n=size, shards=1, guards=replace(asked.guards, per_file=None, per_composition=None))
     said = [*_own_words(of_shard)[1:], *words, *files.words()]
     results = next((word.partition("=")[2] for word in words if word.startswith("results=")), "results")
-    key = hashlib.sha256(json.dumps([digest(pool.data), asked.shards, said]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        json.dumps([digest(pool.data), sorted(inputs.items()), asked.shards, said]).encode()
+    ).hexdigest()[:16]
     folder = Path(results) / "pools" / f"shards_{key}"
     places = write_shards(pool, asked.shards, folder)
     records = [folder / f"core_{number}.json" for number in range(len(places))]

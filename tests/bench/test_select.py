@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
+from pathlib import Path
 
 import ase
 import ase.io
@@ -32,9 +33,11 @@ from bench.launch.tasks import Task, do
 from bench.learning.cycle import run_active_learning
 from bench.pools import embedded
 from bench.pools.coverage import coverage
+from bench.pools.frames import frames_of_atoms
 from bench.pools.guards import Guards
 from bench.runs.record import read_arrays
-from bench.select import main, split_words
+from bench.select import Asked, _core, main, split_words
+from bench.training.store import load_potential
 
 TINY = ["model.hidden=[16,12]", "model.n_radial=3", "model.n_gaussians=5", "training.epochs=3"]
 RUN = [
@@ -256,7 +259,9 @@ def test_trained_here_and_kept_by_content(copper, tmp_path, monkeypatch, caplog)
     assert len(model.training) == 22 and len(model.validation) == 2
     assert "model trained on 22 of 24 labelled structures, 2 validate it" in caplog.text
     monkeypatch.setattr("bench.learning.models.fit", None)
+    (model.file.parent / "training.pt.0.tmp").touch()  # of one that was killed while it saved its training
     again = api.train(copper, words=words)
+    assert not list(tmp_path.rglob("*.tmp"))
     assert again.file == model.file and api.uncertainty(again, copper).shape == (24,)
     assert api.features(again, copper).shape == (24, 13)
     np.testing.assert_allclose(api.uncertainty(again, copper), api.uncertainty(model, copper))
@@ -270,6 +275,44 @@ def test_trained_here_and_kept_by_content(copper, tmp_path, monkeypatch, caplog)
     committee = api.train(copper, members=3, words=words)
     batch = api.select([*_moved(copper, 0.05)], 2, model=committee, algorithm="maxdiag_qbc_e", words=words)
     np.testing.assert_allclose(batch.uncertainty, api.uncertainty(committee, _moved(copper, 0.05), "qbc_e"), rtol=1e-6)
+
+
+def test_core_sets_are_for_what_is_labelled_now(copper, tmp_path, monkeypatch):
+    """The same command goes on after a kill, and begins anew once its files hold other structures."""
+    chosen = []
+
+    def choose(tasks, cluster, folder):
+        for task in tasks:
+            (output,) = [word.partition("=")[2] for word in task.words if word.startswith("output=")]
+            Path(output).with_suffix(".json").write_text('{"picks": [{"pool_index": 3}]}')
+            chosen.append(output)
+
+    monkeypatch.setattr("bench.launch.tasks.do", choose)
+    asked = Asked(pool="pool.xyz", n=1, labelled="train.xyz", shards=2)
+    pool, words = frames_of_atoms(copper), [f"results={tmp_path}"]
+    for labelled, count in [("before", 2), ("before", 2), ("after", 4)]:
+        core = _core(pool, {"train.xyz": labelled}, asked, words, [], PROJECT_FILES)
+        assert core.index.tolist() == [3, 15] and len(set(chosen)) == count
+
+
+def test_where_it_is_computed(tmp_path, monkeypatch):
+    """Words on threads and device count from Python, too; a GPU that is not there makes no model look damaged."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for words, threads in [([], 2), (["threads=1"], 1)]:
+            with pytest.raises(UserError, match="holds 0 structures"):
+                api.train([], words=words)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(UserError, match="'cuda' but torch sees no GPU here"):
+        api.train([], words=["device=cuda"])
+    with pytest.raises(UserError, match="'cuda' but torch sees no GPU here"):
+        load_potential(tmp_path / "model.pt", "cuda")
+    with pytest.raises(UserError, match="device = 'gpu': say cpu, cuda"):
+        load_potential(tmp_path / "model.pt", "gpu")
 
 
 def _moved(frames, by):
