@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from bench.runs.record import (
     as_npz,
     end_file,
     make_folder,
-    read_arrays,
     read_file,
     read_record,
     record_paths,
@@ -116,8 +114,7 @@ def _together(
     digests = {name: digest for name, digest in ours.files.items() if name not in written}
     digests |= {name: digest for name, digest in theirs.files.items() if name in written}
     for name in map(end_file, other.finals):
-        here = _arrays(lambda name=name: read_arrays(target / name, ours.files))
-        there = _arrays(lambda name=name: arrays_of(files[name]) if name in files else None)
+        here, there = _arrays(_kept(target / name, ours)), _arrays(files.get(name))
         first, more = (there, here) if ahead else (here, there)
         if more.keys() - first.keys():
             written[name] = as_npz(more | first)
@@ -133,10 +130,17 @@ def _together(
     return whole.model_copy(update=changes), written
 
 
-def _arrays(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
-    """The arrays of an end; none where they are not kept or damaged, which is told elsewhere."""
+def _kept(path: Path, record: Record) -> bytes | None:
+    """A file of a run; None where it is not kept or damaged, which is told elsewhere."""
+    with contextlib.suppress(UserError):
+        return read_file(path, record.files)
+    return None
+
+
+def _arrays(content: bytes | None) -> dict[str, Any]:
+    """The arrays of a file; none where it is not kept or damaged."""
     with contextlib.suppress(Exception):
-        return read() or {}
+        return {} if content is None else arrays_of(content)
     return {}
 
 
