@@ -121,6 +121,8 @@ def energy_force_slope(data: Structures) -> Slope | None:
     energy, work = np.array(changes).T
     # small changes are lost in the rounding of what the file prints
     large = np.abs(work) >= np.median(np.abs(work))
+    if not work[large].all():
+        return None
     ratios, weights = energy[large] / work[large], np.abs(work[large])
     if not np.isfinite(ratios).all() or len(ratios) < FEWEST:
         return None

@@ -156,16 +156,18 @@ def _compute(data: Structures, r_max: float) -> Neighbours:
     """Look for all pairs within r_max (vesin)."""
     calculator = NeighborList(cutoff=r_max, full_list=True, sorted=True, n_threads=1)
     any_periodic = bool(data.periodic.any())
+    index = np.uint16 if data.n_atoms.max() <= 1 << 16 else np.uint32
     centres, neighbours, shifts, counts = [], [], [], np.zeros(len(data), dtype=np.int64)
     for structure in progress(range(len(data)), "neighbour lists", unit="structure"):
         i, j, s, d = _within(data, structure, calculator, "ijSd")
         if len(d) and d.min() < SHORTEST_DISTANCE:
             pair = int(np.argmin(d))
             raise _too_close(data, structure, int(i[pair]), int(j[pair]), float(d[pair]))
-        centres.append(i.astype(np.uint16))
-        neighbours.append(j.astype(np.uint16))
+        centres.append(i.astype(index))
+        neighbours.append(j.astype(index))
         if any_periodic:
-            shifts.append(s.astype(np.int16))
+            fit = np.abs(s).max(initial=0) <= np.iinfo(np.int16).max
+            shifts.append(s.astype(np.int16) if fit else s)
         counts[structure] = len(i)
     return Neighbours(
         r_max=r_max,

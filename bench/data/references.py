@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from ase.data import atomic_numbers as numbers_of_symbols
 from ase.data import chemical_symbols
-from ase.geometry import complete_cell
+from ase.geometry import complete_cell, minkowski_reduce
 from jaxtyping import Float, Integer
 from pydantic import BeforeValidator
 
 from bench.data.raw import RawStructures
+from bench.data.structures import SMALLEST_VOLUME, spanned
 from bench.errors import UserError, nearest
 
 ISOLATED_ATOMS = "isolated_atoms"
@@ -51,9 +52,9 @@ def constant_per_atom(
 
     The median takes its place where it is far from all others. Raises UserError for several compositions.
     """
-    if len(energies) == 0:
-        return {}
     elements, kinds = np.unique(atomic_numbers, return_inverse=True)
+    if len(energies) == 0 or not n_atoms.all() or not atomic_numbers.all():  # what check_structures refuses
+        return dict.fromkeys(elements.tolist(), 0.0)
     counts = np.zeros((len(energies), len(elements)))
     np.add.at(counts, (np.repeat(np.arange(len(energies)), n_atoms), kinds), 1)
     fractions = counts / counts.sum(1, keepdims=True)
@@ -70,14 +71,17 @@ def constant_per_atom(
     return dict.fromkeys(elements.tolist(), round(constant, 2))
 
 
-def take_isolated_atoms(name: str, raw: RawStructures, energy: float) -> tuple[dict[int, float], RawStructures]:
+def take_isolated_atoms(
+    name: str, raw: RawStructures, energy: float, length: float
+) -> tuple[dict[int, float], RawStructures]:
     """Reference energies in eV from the isolated atoms of the data, and the data without them.
 
-    `energy` is one unit of the file's energies in eV. Raises UserError if an element has none, or two that differ.
+    `energy` is one unit of the file's energies in eV, `length` one of its lengths in Å. Raises UserError if an element
+    has none, or two that differ.
     """
     starts = np.cumsum(raw.n_atoms) - raw.n_atoms
     found: dict[int, tuple[float, str]] = {}
-    alone = [row for row in range(len(raw.energies)) if is_isolated(raw, row)]
+    alone = [row for row in range(len(raw.energies)) if is_isolated(raw, row, length)]
     for row in alone:
         number, value = int(raw.atomic_numbers[starts[row]]), float(raw.energies[row]) * energy
         before, label = found.setdefault(number, (value, raw.labels[row]))
@@ -99,14 +103,19 @@ def take_isolated_atoms(name: str, raw: RawStructures, energy: float) -> tuple[d
     return {number: value for number, (value, _) in sorted(found.items())}, rest
 
 
-def is_isolated(raw: RawStructures, row: int) -> bool:
-    """Whether a structure is one atom alone: marked as such, not periodic, or with images that are far away."""
+def is_isolated(raw: RawStructures, row: int, length: float) -> bool:
+    """Whether a structure is one atom alone: marked as such, not periodic, or with images that are far away.
+
+    `length` is one unit of the file's lengths in Å.
+    """
     if raw.n_atoms[row] != 1:
         return False
     if raw.periodic is None or raw.cells is None or not raw.periodic[row].any():
         return True
     if raw.isolated is not None and raw.isolated[row]:
         return True
-    periodic = raw.periodic[row]
-    heights = 1 / np.linalg.norm(np.linalg.pinv(complete_cell(raw.cells[row])), axis=0)
-    return bool(heights[periodic].min() > APART)
+    periodic, cell = raw.periodic[row], raw.cells[row] * length
+    if not np.isfinite(cell).all() or spanned(cell[None], periodic[None])[0] <= SMALLEST_VOLUME:
+        return False
+    reduced, _ = minkowski_reduce(complete_cell(cell), periodic)
+    return bool(np.linalg.norm(reduced[periodic], axis=1).min() > APART)

@@ -133,7 +133,11 @@ def check_structures(data: Structures, labels: Sequence[str] | None = None) -> N
 
     if len(data) == 0:
         raise UserError(f"{where}: 0 structures: nothing to learn from")
-    if np.any(data.n_atoms < 1) or data.offsets[-1] != len(data.positions):
+    empty = np.flatnonzero(data.n_atoms < 1)
+    if empty.size:
+        first = int(empty[0])
+        raise UserError(f"{where}: {named(first)} holds {data.n_atoms[first]} atoms: remove or fix that structure")
+    if data.offsets[-1] != len(data.positions):
         raise UserError(f"{where}: the atom counts do not add up to the {len(data.positions)} positions given")
     present = np.unique(data.atomic_numbers).tolist()
     if present[0] < 1:
@@ -152,6 +156,10 @@ def check_structures(data: Structures, labels: Sequence[str] | None = None) -> N
     if bad.size:
         value = data.energies[bad[0]]
         raise UserError(f"{where}: energy of {named(int(bad[0]))} is {value}: remove or fix that structure")
+    bad = np.flatnonzero(data.periodic.any(axis=1) & ~np.isfinite(data.cells).all(axis=(1, 2)))
+    if bad.size:
+        values = data.cells[bad[0]].tolist()
+        raise UserError(f"{where}: the cell of {named(int(bad[0]))} holds {values}: remove or fix that structure")
     flat = np.flatnonzero(~(spanned(data.cells, data.periodic) > SMALLEST_VOLUME))
     if flat.size:
         along = data.periodic[flat[0]]

@@ -129,6 +129,19 @@ def test_atoms_on_top_of_each_other():
         find_neighbours(data, 4.0)
 
 
+def test_more_atoms_and_images_than_small_numbers_count():
+    """Atoms beyond the 65536th and images beyond the 32767th cell are where they are."""
+    grid = 6.0 * np.stack(np.unravel_index(np.arange(65_540), (41, 41, 41)), axis=1)
+    grid[65_000] = grid[65_539] + [1.0, 0, 0]
+    data = make_structures([([1] * len(grid), grid, None)])
+    centre, neighbour, vectors = find_neighbours(data, 1.5).pairs_of(data, np.array([0]))
+    assert centre.tolist() == [65_000, 65_539] and neighbour.tolist() == [65_539, 65_000]
+    np.testing.assert_allclose(vectors, [[-1.0, 0, 0], [1.0, 0, 0]])
+    far = make_structures([([1, 1], [[0, 0, 0], [5 * 40_000 + 1.0, 0, 0]], 5 * np.eye(3))])
+    vectors = find_neighbours(far, 1.5).pairs_of(far, np.array([0]))[2]
+    np.testing.assert_allclose(vectors, [[1.0, 0, 0], [-1.0, 0, 0]])
+
+
 def test_neighbours_equal_brute_force(generator):
     structures = [random_molecule(generator, n) for n in (1, 2, 7)] + [random_crystal(generator, n) for n in (1, 3, 4)]
     data = make_structures(structures)

@@ -12,19 +12,26 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from conftest import make_builder, make_structures
 
 from bench.config.plugins import plugin
+from bench.config.units import length_unit
 from bench.data.convert import Plausible
 from bench.data.datasets import file as file_dataset
 from bench.data.datasets.file import FileDataset
+from bench.data.formats.ase_files import frames_of, of_frames
 from bench.data.neighbours import find_neighbours
+from bench.data.raw import Part
 from bench.errors import UserError
 
 WIDE = Plausible(energies=(-60.0, 60.0), forces=(0.0, 30.0), distances=(0.4, 4.0))
 
 
-def load(path, **changes):
+def dataset(path, **changes):
     given = {"name": "mine", "path": path if isinstance(path, list) else str(path), "energy_unit": "eV"}
     given |= {"length_unit": "Å", "plausible": WIDE, "reference_energies": None}
-    return FileDataset(**{**given, **changes}).load()
+    return FileDataset(**{**given, **changes})
+
+
+def load(path, **changes):
+    return dataset(path, **changes).load()
 
 
 @pytest.fixture
@@ -79,6 +86,13 @@ def test_one_frame_that_lacks_an_entry_is_named_for_removal(tmp_path, generator)
         load(write(tmp_path / "f.xyz", lacks_forces), **keys)
     with pytest.raises(UserError, match=r"e.xyz:2 has no entry 'REF_energy', other frames have \(3\): remove it$"):
         load(write(tmp_path / "e.xyz", lacks_energy), **keys)
+    plain = waters(generator)
+    plain[2].calc = None
+    with pytest.raises(UserError, match=r"p.xyz:2 has no forces, other frames have \(3\): remove it$"):
+        load(write(tmp_path / "p.xyz", plain))
+    plain[2].arrays["gradient"] = np.ones((3, 3))
+    with pytest.raises(UserError, match=r"remove it, or give dataset.forces_key; these look like it: gradient$"):
+        load(write(tmp_path / "q.xyz", plain))
 
 
 def test_forces_beside_hartrees_are_asked_about(tmp_path, generator, told):
@@ -241,6 +255,53 @@ def test_isolated_atoms_that_do_not_do(tmp_path, generator):
         load(write(tmp_path / "b.xyz", frames), reference_energies="isolated_atoms")
 
 
+@pytest.mark.parametrize(
+    ("cell", "unit", "isolated"),
+    [
+        ([2, 2, 2], "nm", True),
+        ([9, 9, 9], "Bohr", False),
+        ([17, 17, 17], "Bohr", True),
+        ([9, 9, 9, 60, 60, 60], "Å", 1),
+    ],
+)
+def test_how_far_images_are_is_in_the_unit_of_the_file(tmp_path, generator, cell, unit, isolated):
+    """A box of 2 nm holds an isolated atom, one of 9 Bohr a crystal; in an oblique cell the nearest image counts."""
+    frames = [atom("O", -2.0, mark=None, cell=cell), atom("H", -1.0), *waters(generator)]
+    for frame in frames[2:]:
+        frame.positions /= length_unit(unit)
+    path, words = write(tmp_path / "a.xyz", frames), {"length_unit": unit, "forces_unit": "eV/Å"}
+    if isolated:
+        assert load(path, reference_energies="isolated_atoms", **words).reference_energies == {1: -1.0, 8: -2.0}
+    else:
+        with pytest.raises(UserError, match=r"no isolated atom of O \(found: H\)"):
+            load(path, reference_energies="isolated_atoms", **words)
+
+
+BROKEN = {
+    "no atoms": (lambda frames: frames.insert(2, ase.Atoms()), r"structure 2 \(a.xyz:2\) holds 0 atoms: remove"),
+    "a dummy atom": (lambda frames: frames[1].symbols.__setitem__(0, "X"), "Z = 0 is no element: remove the dummy"),
+    "a cell of NaN": (
+        lambda frames: frames[3].set_cell([5, np.nan, 5]) or frames[3].set_pbc(True),
+        r"the cell of structure 3 \(a.xyz:3\) holds .*nan.*: remove or fix",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("references", [None, {1: 0.0, 8: 0.0}])
+def test_frames_that_hold_no_structure(tmp_path, generator, case, references):
+    change, message = BROKEN[case]
+    frames = waters(generator)
+    change(frames)
+    for frame in frames:
+        if len(frame) == 0:
+            frame.calc = SinglePointCalculator(frame, energy=0.0, forces=np.zeros((0, 3)))
+    raw = of_frames([(f"a.xyz:{number}", frame) for number, frame in enumerate(frames)])
+    with pytest.raises(UserError, match=message) as caught:
+        dataset("a.xyz", reference_energies=references).of(raw)
+    assert "\n" not in str(caught.value)
+
+
 def test_element_symbols_are_keys(tmp_path, generator):
     path = write(tmp_path / "a.xyz", waters(generator))
     config = {
@@ -396,3 +457,16 @@ def test_a_label_that_decides_the_scale_is_told(caplog):
     scaling_of(dataclasses.replace(data, energies=energies), np.arange(20), 1.0)
     assert "energy of training structure 7" in caplog.text
     assert make_builder(data).neighbours.r_max == 4.0
+
+
+def test_rows_that_a_database_selects_keep_their_numbers(tmp_path):
+    """A row is called by its place among all rows, whatever selects it; rows that were deleted do not count."""
+    with ase.db.connect(tmp_path / "a.db") as database:
+        for place in range(9):
+            database.write(ase.Atoms("H", [[place, 0, 0]]), kind=place % 3)
+        del database[2]
+    everyone = [frame.positions[0, 0] for _, frame in frames_of(Part(tmp_path / "a.db"))]
+    for index, expected in (("id=7", [6.0]), ("kind=1", [4.0, 7.0]), ("kind=5", []), ("2:4", [3.0, 4.0])):
+        found = [(number, frame.positions[0, 0]) for number, frame in frames_of(Part(tmp_path / "a.db", index))]
+        assert [where for _, where in found] == expected
+        assert all(everyone[number] == where for number, where in found)

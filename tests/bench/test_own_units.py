@@ -89,6 +89,11 @@ def test_units_that_disagree_are_refused(tmp_path, case):
     assert "\n" not in str(caught.value)
 
 
+def test_forces_of_zero_say_nothing(tmp_path, recwarn):
+    assert energy_force_slope(load(tmp_path, trajectory(force=np.inf))) is None
+    assert not [one for one in recwarn if one.category is RuntimeWarning]
+
+
 def test_frames_that_are_no_trajectory_are_not_judged(tmp_path):
     """Independent structures, another cell at every step, and labels without any relation to each other."""
     frames = trajectory(40)

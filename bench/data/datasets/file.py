@@ -86,7 +86,7 @@ class FileDataset:
             raise UserError(f"dataset {self.name}: {self.path} holds 0 structures: nothing to learn from")
         if isinstance(self.reference_energies, str):
             unit = energy_unit(raw.energy_unit or declared)
-            references, raw = take_isolated_atoms(self.name, raw, unit)
+            references, raw = take_isolated_atoms(self.name, raw, unit, self._length(raw))
         else:
             references = self.reference_energies or {}
         data = self._converted(raw, references)
@@ -106,6 +106,10 @@ class FileDataset:
     def _converted(self, raw: RawStructures, references: dict[int, float]) -> Structures:
         units = str(self.energy_unit), self.length_unit
         return to_structures(self.name, raw, units, references, self.forces_unit)
+
+    def _length(self, raw: RawStructures) -> float:
+        """One unit of the file's lengths in Å."""
+        return length_unit(raw.length_unit or self.length_unit)
 
     def _forces_unit(self, raw: RawStructures) -> Iterator[str]:
         """A line where energies in atomic units suggest that forces are in atomic units of length, too."""
@@ -145,7 +149,10 @@ class FileDataset:
 
     def _isolated(self, raw: RawStructures) -> Iterator[str]:
         """A line about isolated atoms that are learned as structures."""
-        found = [row for row in range(len(raw.energies)) if raw.isolated is not None and is_isolated(raw, row)]
+        if raw.isolated is None:
+            return
+        length = self._length(raw)
+        found = [row for row in range(len(raw.energies)) if is_isolated(raw, row, length)]
         if found:
             yield (
                 f"{len(found)} isolated atoms ({raw.labels[found[0]]}, …) are structures to learn from:"

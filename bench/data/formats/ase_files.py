@@ -85,8 +85,9 @@ def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
         if file_format == "db":
             selection = index if isinstance(index, str) else None
             with ase.db.connect(path) as database:
-                rows = enumerate(database.select(selection))
-                frames = ((i, row.toatoms(add_additional_information=True)) for i, row in rows)
+                places = {row.id: i for i, row in enumerate(database.select(columns=["id"], include_data=False))}
+                rows = database.select(selection)
+                frames = ((places[row.id], row.toatoms(add_additional_information=True)) for row in rows)
                 yield from frames if isinstance(index, str) or part.index is None else _picked(list(frames), index)
             return
         if isinstance(index, str):
@@ -193,7 +194,10 @@ def _lacking(quantity: str, key: str | None, others: int, names: Sequence[str]) 
     wanted = f"no {quantity}" if key is None else f"no entry {key!r}{shape}"
     if not others:
         return f"{wanted}: {_hint(quantity, names)}"
-    return f"{wanted}, other frames have ({others}): remove it" + (f", or {_hint(quantity, names)}" if not key else "")
+    elsewhere = [] if key else [name for name in names if name != quantity]
+    return f"{wanted}, other frames have ({others}): remove it" + (
+        f", or {_hint(quantity, elsewhere)}" if elsewhere else ""
+    )
 
 
 def _hint(quantity: str, names: Sequence[str]) -> str:
