@@ -26,7 +26,7 @@ from bench.errors import UserError
 from bench.kernels.base import Kernel, KernelInputs, energy_deviation
 from bench.learning.models import Model, of_run, trained
 from bench.pools.frames import Frames, frames_of_atoms, joined_structures, read_frames
-from bench.pools.guards import Guards
+from bench.pools.guards import Guards, check_usable
 from bench.pools.selecting import Batch, Known, Method, select_from
 from bench.pools.words import configured
 from bench.runs.device import prepare_device
@@ -134,7 +134,9 @@ def _kernel(name: str) -> Kernel:
 
 def _embedding(model: Model, atoms: Pool, kernel: str) -> Any:
     labelled = model.data.part(model.training)
-    pool = _frames(atoms).with_references(model.reference_energies).data
+    frames = _frames(atoms)
+    check_usable(frames, model.seen.get("elements") or model.reference_energies)
+    pool = frames.with_references(model.reference_energies).data
     data = joined_structures([labelled, pool])
     known = np.arange(len(labelled))
     prepared = _kernel(kernel).prepare(KernelInputs(model.potential, model.view(data), known, 0))

@@ -17,6 +17,10 @@ class BusyError(UserError):
     """Another process is running it."""
 
 
+class NothingLeftError(UserError):
+    """Of a pool nothing can be chosen."""
+
+
 class WriteError(UserError):
     """The disk is full or not writable: no fault of the run, which goes on when there is room."""
 

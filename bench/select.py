@@ -33,7 +33,7 @@ from bench.config.command_line import OneLineParser, add_config_flags, files_of
 from bench.config.compose import split_cluster
 from bench.config.files import ConfigFiles, parse
 from bench.config.plugins import build, load_dataset
-from bench.errors import UserError
+from bench.errors import NothingLeftError, UserError
 from bench.pools.guards import Guards
 from bench.pools.words import UNIT, configured, says_unit
 
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from bench.pools.frames import Frames
 
 log = logging.getLogger(__name__)
+FILES = ("pool", "labelled", "pending", "exclude")
+"""The words that name files of structures."""
+BESIDE = (".json", ".png", ".html")
+"""What is written beside the structures."""
 NEARLY = 0.7
 """How alike a word is to one of the command's own if it is a slip: no key of the configuration comes near."""
 
@@ -58,6 +62,8 @@ class Asked:
     exclude: str | list[str] | None = None
     output: str = "selected.xyz"
     shards: PositiveInt = 1
+    core: bool = False
+    """Said to shards: where fewer than `n` can be chosen, all of these are."""
     guards: Guards = field(default_factory=Guards)
 
 
@@ -129,11 +135,46 @@ def _repeated(words: Sequence[str], files: ConfigFiles) -> list[str]:
             raise UserError(f"{name} is not the file that {path} was made from: give it as it was")
     given = [word for word in words if word != named[0].input_line]
     keys = {override.get_key_element() for override in parse(given, files)}
-    return [*(o.input_line or "" for o in parse(before, files) if o.get_key_element() not in keys), *given]
+    same = [override for override in parse(before, files) if override.get_key_element() not in keys]
+    for override in same:
+        if override.key_or_group in FILES:
+            now = [str(one) for one in _located(override.key_or_group, override.value())]
+            new = [name for name in now if name not in inputs]
+            if 0 < len(new) < len(now):  # early records name no file of some words
+                raise UserError(f"{new[0]} was not there when {path} was made: give the files as they were")
+    return [*(o.input_line or "" for o in same), *given]
+
+
+def _located(what: str, given: Any) -> list[Path]:
+    """The files that one of the command's own words names. Raises UserError."""
+    from bench.data.datasets.file import located  # noqa: PLC0415 - ASE
+
+    names = [] if given is None else [given] if isinstance(given, str) else given
+    return [part.path for name in names for part in located(what, str(name), f"{what}=")]
+
+
+def _check_output(output: Path, asked: Asked) -> None:
+    """Refuse to replace what is read. Raises UserError."""
+    read = [path for what in FILES for path in _located(what, getattr(asked, what))]
+    for written in (output, *(output.with_suffix(ending) for ending in BESIDE)):
+        if written.exists() and any(written.samefile(one) for one in read):
+            raise UserError(f"output={output} would replace {written}, which is read: give output another name")
 
 
 def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
-    """Choose, write, and say what was done."""
+    """Choose, write, and say what was done; a shard of which nothing can be chosen gives no structure."""
+    try:
+        _select(asked, words, files)
+    except NothingLeftError as error:
+        if not asked.core:
+            raise
+        from bench.pools.written import write_record  # noqa: PLC0415 - ASE
+
+        log.info("%s", error)
+        write_record(Path(asked.output).with_suffix(".json"), {"picks": []})
+
+
+def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     of_cluster, words = split_cluster(words, files)
     if of_cluster and asked.shards == 1:
         raise UserError(f"{of_cluster[0]}: a pool of one shard is chosen from here: add shards=NUMBER")
@@ -154,6 +195,7 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     make_folder(output.absolute().parent)
     method = Method.of(run, asked.guards)
     kernel, selection = method.kernel, method.selection
+    _check_output(output, asked)
     pool = read_frames(asked.pool, "pool")
     log.info("pool: %d structures of %d file%s", len(pool), len(pool.files), "s" if len(pool.files) != 1 else "")
     pending, excluded = (
@@ -170,10 +212,11 @@ def select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
         if not says_unit(words, files):
             log.info("labelled: energies are taken to be in eV, forces in eV/Å (%s, or another unit)", UNIT)
         data = load_dataset(run.dataset)
-        check_left(pool, asked.n, data, known)
+        if not asked.core:
+            check_left(pool, asked.n, data, known)
         model = trained(run, data, kernel.members)
     frames = pool if asked.shards == 1 else _core(pool, _checksums(asked, pool, model), asked, words, of_cluster, files)
-    batch = select_from(frames, asked.n, method, model=model, known=known, folder=Path(run.results))
+    batch = select_from(frames, asked.n, method, model=model, known=known, folder=Path(run.results), at_most=asked.core)
     said = {"kernel": kernel.name, "selection": selection.name, "seed": run.seed, "shards": asked.shards}
     said |= {"words": [*_own_words(asked), *words, *of_cluster], "pool_of_shards": len(pool)}
     said |= {"model": None if model is None else str(model.file)}
@@ -194,10 +237,9 @@ def _checksums(asked: Asked, pool: "Frames", model: "Model | None") -> dict[str,
     """The SHA-256 of every file that the selection was made from."""
     from bench.pools.written import sha256_of  # noqa: PLC0415 - ASE
 
-    given = [asked.pool, asked.labelled, asked.pending, asked.exclude]
-    named = [name for one in given if one is not None for name in ([one] if isinstance(one, str) else one)]
-    files = [*pool.files, *named, *([] if model is None else [str(model.file)])]
-    return {name: sha256_of(Path(name)) for name in files if Path(name).exists()}
+    others = [str(path) for what in FILES[1:] for path in _located(what, getattr(asked, what))]
+    files = [*pool.files, *others, *([] if model is None else [str(model.file)])]
+    return {name: sha256_of(Path(name)) for name in files}
 
 
 def _core(
@@ -218,7 +260,9 @@ def _core(
     from bench.pools.shards import core_rows, core_size, write_shards  # noqa: PLC0415
 
     size = core_size(asked.n, len(pool), asked.shards)
-    of_shard = replace(asked, n=size, shards=1, guards=replace(asked.guards, per_file=None, per_composition=None))
+    of_shard = replace(
+        asked, n=size, shards=1, core=True, guards=replace(asked.guards, per_file=None, per_composition=None)
+    )
     said = [*_own_words(of_shard)[1:], *words, *files.words()]
     results = next((word.partition("=")[2] for word in words if word.startswith("results=")), "results")
     key = hashlib.sha256(
@@ -253,6 +297,7 @@ def _own_words(asked: Asked) -> list[str]:
         value = getattr(asked, key)
         if value is not None and (key, value) != ("shards", 1):
             words.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    words += ["core=true"] if asked.core else []
     usual = Guards()
     changed = {key: value for key, value in vars(asked.guards).items() if value != getattr(usual, key)}
     return [*words, *(f"guards.{key}={value}" for key, value in changed.items())]

@@ -120,7 +120,10 @@ def parse(words: Iterable[str], files: ConfigFiles = PROJECT_FILES) -> list[Over
     try:
         return OverridesParser.create(config_loader=files.hydra.config_loader).parse_overrides(list(words))
     except OverrideParseException as error:
-        raise UserError(f"cannot read {error.override!r} on the command line: quote it or fix it") from None
+        key, equals, value = str(error.override).partition("=")
+        plain = equals and value and not set(value) & set("\"'[]{},")
+        remedy = f"""fix it, or quote its value: '{key}="{value}"'""" if plain else "quote it or fix it"
+        raise UserError(f"cannot read {error.override!r} on the command line: {remedy}") from None
 
 
 def values_of(override: Override) -> list[str]:

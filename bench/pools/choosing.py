@@ -39,8 +39,12 @@ def choose(
     selection: Selection,
     guards: Guards,
     generator: np.random.Generator,
+    *,
+    at_most: bool = False,
 ) -> Chosen:
     """Pick `n` structures of those that `sieve` allows; `embedding` holds the rows `embedded` of the pool.
+
+    With `at_most` all are picked where fewer are left.
 
     Where picks are near-duplicates or exceed a cap, what stands against them is kept out and the selection is done
     again: it converges, for each time more is kept out. Raises UserError if fewer than `n` are left.
@@ -51,7 +55,7 @@ def choose(
         near, _ = nearest_of_training(embedding)
         sieve.reject(embedded[near.cpu().numpy() < tolerance], NEAR)
     while True:
-        sieve.check(n)
+        n = sieve.check(n, at_most=at_most)
         part, among = part_of(embedding, sieve.allowed[embedded]), sieve.rows
         selected = selection.select(part, n, generator)
         check_picks(selected, len(among), n, selection.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 from jaxtyping import Int
 
 from bench.data.columns import META, read_columns
@@ -57,6 +58,10 @@ def read_frames(given: str | Sequence[str], what: str) -> Frames:
     """
     parts = [part for one in ([given] if isinstance(given, str) else given) for part in located(what, one, f"{what}=")]
     read = [_read(part) for part in parts]
+    for part, one in zip(parts, read, strict=True):
+        if len(one) == 0:
+            named = f"{part.path}@{part.index}" if part.index is not None else f"{part.path}"
+            raise UserError(f"{named} holds 0 structures: give others")
     names = tuple(str(part.path) for part in parts)
     return joined([replace(one, files=(name,)) for one, name in zip(read, names, strict=True)])
 
@@ -136,7 +141,10 @@ def _read(part: Part) -> Frames:
     rows = np.arange(len(data))
     if part.index is not None:
         chosen = _slice(part.index, path)
-        rows = rows[chosen] if isinstance(chosen, slice) else rows[[chosen]]
+        try:
+            rows = np.atleast_1d(rows[chosen])
+        except (IndexError, ValueError) as error:
+            raise UserError(f"{path}@{part.index}: {error}: the file holds {len(rows)} structures") from None
         data = data.part(rows)
     return Frames(data, (str(path),), np.zeros(len(rows), dtype=np.int64), rows)
 
@@ -179,7 +187,7 @@ def _of_npz(path: Path) -> Structures:
                 layout = max(fitting, key=lambda one: one.n_atoms in names)
                 asked = {key: getattr(layout, key) for key in PLAIN[:4]}
                 keys = {key: name for key, name in asked.items() if name in names}
-            arrays = {key: archive[name] for key, name in keys.items()}
+            arrays = {key: _plain(archive[name], name, path) for key, name in keys.items()}
     except (*DAMAGED, ValueError, KeyError, MemoryError) as error:
         raise UserError(f"{path} is no readable .npz file ({error}): fix the file") from None
     numbers, positions = arrays["atomic_numbers"].reshape(-1), arrays["positions"]
@@ -190,17 +198,34 @@ def _of_npz(path: Path) -> Structures:
         numbers = np.tile(numbers, len(positions)) if len(numbers) == positions.shape[1] else numbers
     else:
         n_atoms = np.array([len(positions)], dtype=np.int64)
-    positions = positions.reshape(-1, 3)
+    n, positions = len(n_atoms), positions.reshape(-1, 3) if positions.size % 3 == 0 else positions
+    if n == 0 or n_atoms.min() < 1:
+        raise UserError(f"{path}: {n} structures, n_atoms down to {n_atoms.min(initial=0)}: each needs an atom")
     if not len(numbers) == len(positions) == n_atoms.sum():
         raise UserError(
             f"{path}: {len(numbers)} atomic numbers, {len(positions)} positions and n_atoms that add up to"
             f" {n_atoms.sum()} do not go together: fix the file"
         )
+    strange = numbers[~np.isin(numbers, range(len(chemical_symbols)))]
+    if strange.size:
+        raise UserError(f"{path}: {strange[0]} is no atomic number: fix the file")
     cells = arrays.get("cells")
-    periodic = arrays.get("periodic", None if cells is None else np.ones((len(n_atoms), 3), dtype=bool))
+    periodic = arrays.get("periodic", None if cells is None else np.ones((n, 3), dtype=bool))
+    for array, shape in ((cells, (n, 3, 3)), (periodic, (n, 3))):
+        if array is not None and array.shape != shape:
+            raise UserError(f"{path}: an array of cells or periodic is {array.shape}, expected {shape}: fix the file")
+    cells = None if cells is None else cells.astype(np.float64)
+    periodic = None if periodic is None else periodic.astype(bool)
     positions = positions if positions.dtype in (np.float32, np.float64) else positions.astype(np.float64)
     offsets = np.concatenate([[0], n_atoms.cumsum()])
     return unlabelled(numbers, positions, offsets, cells, periodic, _zeros(numbers))
+
+
+def _plain(array: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """The array, if it holds numbers. Raises UserError."""
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{path}: array {name} holds {array.dtype}, expected numbers: fix the file")
+    return array
 
 
 def _from_ase(frames: Iterable[tuple[int, Any]], name: str) -> Frames:
@@ -208,6 +233,9 @@ def _from_ase(frames: Iterable[tuple[int, Any]], name: str) -> Frames:
     parts: list[tuple[np.ndarray, ...]] = []
     for block in _blocks(progress(frames, name, unit="frame")):
         atoms = [one for _, one in block]
+        for number, one in block:
+            if len(one) == 0:
+                raise UserError(f"{name}:{number} holds no atoms: remove that frame")
         parts.append(
             (
                 np.concatenate([one.numbers for one in atoms]).astype(np.uint8),

@@ -1,6 +1,7 @@
 """What keeps structures out of a selection: broken ones, copies, what the model does not know, and caps."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from bench.config.seeds import stream
-from bench.data.neighbours import shortest_distances
+from bench.data.neighbours import SHORTEST_DISTANCE, shortest_distances
 from bench.data.structures import SMALLEST_VOLUME, Structures, spanned
-from bench.errors import UserError
+from bench.errors import NothingLeftError, UserError
 from bench.pools.frames import Frames
 
+log = logging.getLogger(__name__)
 AT_ONCE = 4096
 """Structures that are compared at a time: what stays in a processor's cache."""
 NOT_FINITE = "positions or a cell that are no numbers"
@@ -71,17 +73,18 @@ class Sieve:
         """What may be chosen."""
         return np.flatnonzero(self.allowed)
 
-    def check(self, n: int) -> None:
-        """Raise UserError, saying what was kept out, if fewer than `n` are left."""
+    def check(self, n: int, *, at_most: bool = False) -> int:
+        """How many can be chosen: `n`, or with `at_most` what is left. Raises UserError, saying what was kept out."""
         left, told = len(self.rows), self.in_words()
         if left == 0:
-            raise UserError(f"none of {len(self.allowed)} structures of the pool can be chosen: {told}")
-        if left < n:
+            raise NothingLeftError(f"none of {len(self.allowed)} structures of the pool can be chosen: {told}")
+        if left < n and not at_most:
             raise UserError(
                 f"n = {n}, but {left} of {len(self.allowed)} structures are left to choose from"
                 + (f" ({told})" if told else "")
                 + ": lower n, or loosen the guards"
             )
+        return min(n, left)
 
 
 def sift(frames: Frames, known: Iterable[int], others: Sequence[tuple[str, Structures]], guards: Guards) -> Sieve:
@@ -90,6 +93,37 @@ def sift(frames: Frames, known: Iterable[int], others: Sequence[tuple[str, Struc
     `known` are the atomic numbers that the model knows.
     """
     data, sieve = frames.data, Sieve(len(frames))
+    _reject_unusable(sieve, data, known)
+    _reject_copies(sieve, data, others)
+    _reject_close(sieve, data, guards.min_distance)
+    return sieve
+
+
+def usable(data: Structures, known: Iterable[int], what: str) -> Structures:
+    """Those of which features can be computed; what is left out is told: `what` says which structures these are."""
+    sieve = Sieve(len(data))
+    _reject_unusable(sieve, data, known)
+    _reject_close(sieve, data, SHORTEST_DISTANCE)
+    if not sieve.rejected:
+        return data
+    log.warning("note: of the structures %s these do not count as covered: %s", what, sieve.in_words())
+    return data.part(sieve.rows)
+
+
+def check_usable(frames: Frames, known: Iterable[int]) -> None:
+    """Raise UserError, naming the first, if there are structures of which no features can be computed."""
+    sieve = Sieve(len(frames))
+    _reject_unusable(sieve, frames.data, known)
+    _reject_close(sieve, frames.data, SHORTEST_DISTANCE)
+    if sieve.rejected:
+        left, first = int(sieve.allowed.sum()), frames.label(int(np.argmin(sieve.allowed)))
+        raise UserError(
+            f"of {len(frames) - left} of {len(frames)} structures nothing can be computed ({sieve.in_words()}),"
+            f" the first is {first}: leave them out"
+        )
+
+
+def _reject_unusable(sieve: Sieve, data: Structures, known: Iterable[int]) -> None:
     finite = np.isfinite(data.positions).all(1)
     broken = np.zeros(len(data), dtype=bool)
     broken[np.searchsorted(data.offsets, np.flatnonzero(~finite), side="right") - 1] = True
@@ -101,17 +135,20 @@ def sift(frames: Frames, known: Iterable[int], others: Sequence[tuple[str, Struc
     strange[list(known)] = False
     if strange[data.atomic_numbers].any():
         sieve.reject(np.add.reduceat(strange[data.atomic_numbers].astype(np.int64), data.offsets[:-1]) > 0, UNKNOWN)
-    _reject_copies(sieve, data, others)
-    if guards.min_distance:
-        rows = sieve.rows
-        shortest = shortest_distances(data, rows, guards.min_distance)
-        sieve.reject(rows[shortest < guards.min_distance], f"{TOO_CLOSE} (below {guards.min_distance:g} Å)")
-    return sieve
+
+
+def _reject_close(sieve: Sieve, data: Structures, closest: float) -> None:
+    rows = sieve.rows
+    if closest and len(rows):
+        shortest = shortest_distances(data, rows, closest)
+        sieve.reject(rows[shortest < closest], f"{TOO_CLOSE} (below {closest:g} Å)")
 
 
 def _reject_copies(sieve: Sieve, data: Structures, others: Sequence[tuple[str, Structures]]) -> None:
     """Of structures that are equal to the last digit: what is known already, and all but the first of the pool."""
     rows = sieve.rows
+    if not len(rows):
+        return
     prints = [_fingerprints(one) for _, one in others]
     own = _fingerprints(data if len(rows) == len(data) else data.part(rows))
     alike = _alike(np.concatenate([own, *prints]))

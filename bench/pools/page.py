@@ -109,7 +109,8 @@ def _coverage(axes: Any, batch: Batch) -> None:
     axes.set_xlabel("structures picked" + (" (dotted: the next batch)" if batch.next_coverage else ""))
     axes.set_ylabel("of the pool, relative to the start")
     axes.set_ylim(0, None)
-    axes.legend(frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
 
 
 def _map(axes: Any, batch: Batch) -> None:

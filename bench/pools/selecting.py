@@ -21,7 +21,7 @@ from bench.pools.choosing import Chosen, choose
 from bench.pools.coverage import Coverage, coverage
 from bench.pools.embedded import BLOCK, embed
 from bench.pools.frames import Frames, digest, joined_structures
-from bench.pools.guards import FORCES, UNCERTAIN, Guards, Sieve, sift
+from bench.pools.guards import FORCES, UNCERTAIN, Guards, Sieve, sift, usable
 from bench.potentials.architecture import Architecture
 from bench.potentials.base import Potential, View, chunks, untrained
 from bench.selection.base import Selection
@@ -99,9 +99,16 @@ class Batch:
 
 
 def select_from(
-    frames: Frames, n: int, method: Method, *, model: Model | None, known: Known, folder: Path | None = None
+    frames: Frames,
+    n: int,
+    method: Method,
+    *,
+    model: Model | None,
+    known: Known,
+    folder: Path | None = None,
+    at_most: bool = False,
 ) -> Batch:
-    """Choose `n` structures of a pool.
+    """Choose `n` structures of a pool, with `at_most` all that can be chosen where these are fewer.
 
     `folder` is where the features of a large pool are kept until they have served. Raises UserError naming what does
     not go together, what is missing, or why too few are left.
@@ -110,14 +117,19 @@ def select_from(
         raise UserError(f"n = {n}: choose at least 1 structure")
     kernel = method.kernel
     _check(kernel, model)
-    labelled = known.labelled if known.labelled is not None or model is None else model.data.part(model.training)
     others = _others(known, model)
     elements = model.seen.get("elements") if model is not None else None
     references = _references(frames, [one for _, one in others], model)
     frames = frames.with_references(references)
     sieve = sift(frames, elements or references, others, method.guards)
-    sieve.check(n)
-    covered = [one for one in (labelled, known.pending) if one is not None]
+    sieve.check(n, at_most=at_most)
+    covered = [
+        replace(usable(one, elements or references, what), reference_energies=references)
+        for what, one in ((LABELLED, known.labelled), (PENDING, known.pending))
+        if one is not None
+    ]
+    if known.labelled is None and model is not None:
+        covered.insert(0, model.data.part(model.training))
     candidates = sieve.rows
     pool = frames.data if sieve.allowed.all() else frames.data.part(candidates)
     whole = joined_structures([*covered, pool])
@@ -136,7 +148,7 @@ def select_from(
     elif method.guards.max_uncertainty is not None:
         raise UserError(f"guards.max_uncertainty: kernel {kernel.name} predicts none of energies: choose GP or QBC(E)")
     generator = stream(method.seed, "deficit", n_train=n_known)
-    chosen = choose(frames, sieve, embedded, embedding, n, method.selection, method.guards, generator)
+    chosen = choose(frames, sieve, embedded, embedding, n, method.selection, method.guards, generator, at_most=at_most)
     if uncertainty is not None:
         uncertainty = uncertainty[np.isin(embedded, chosen.among)]
     noise, further = _noise(prepared), _with_the_next(chosen, method.selection, generator)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bench.data.columns import META, write_columns
-from bench.errors import UserError
+from bench.errors import NothingLeftError, UserError
 from bench.pools.frames import Frames, digest
 from bench.runs.record import make_folder
 
@@ -67,7 +67,10 @@ def core_size(n: int, frames: int, shards: int) -> int:
 
 
 def core_rows(records: Sequence[Path], frames: int) -> Int[np.ndarray, " core"]:
-    """The rows of the pool that the shards chose, ascending. Raises UserError for a record that cannot be read."""
+    """The rows of the pool that the shards chose, ascending.
+
+    Raises UserError for a record that cannot be read, or if there are none.
+    """
     found: list[int] = []
     for path, (start, _) in zip(records, bounds(frames, len(records)), strict=True):
         try:
@@ -76,4 +79,6 @@ def core_rows(records: Sequence[Path], frames: int) -> Int[np.ndarray, " core"]:
             raise UserError(
                 f"{path} is no record of a shard ({type(error).__name__}): remove it, select again"
             ) from None
+    if not found:
+        raise NothingLeftError(f"none of {frames} structures of the pool can be chosen, whatever the shard")
     return np.array(sorted(found), dtype=np.int64)

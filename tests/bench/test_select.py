@@ -33,10 +33,10 @@ from bench.launch.tasks import Task, do
 from bench.learning.cycle import run_active_learning
 from bench.pools import embedded
 from bench.pools.coverage import coverage
-from bench.pools.frames import frames_of_atoms
+from bench.pools.frames import digest, frames_of_atoms, read_frames
 from bench.pools.guards import Guards
 from bench.runs.record import read_arrays
-from bench.select import Asked, _core, main, split_words
+from bench.select import Asked, _core, _repeated, main, select, split_words
 from bench.training.store import load_potential
 
 TINY = ["model.hidden=[16,12]", "model.n_radial=3", "model.n_gaussians=5", "training.epochs=3"]
@@ -127,6 +127,47 @@ def test_from_the_command_line_and_again_from_its_record(run, aspirin, tmp_path)
     altered = command(f"repeat={tmp_path}/first.json", f"output={tmp_path}/none.xyz", module="bench.select")
     assert altered.returncode == 2 and "pool.xyz is not the file" in altered.stderr
     assert not (tmp_path / "none.xyz").exists()
+
+
+def _choose(*words):
+    asked, others = split_words(_repeated(words, PROJECT_FILES), PROJECT_FILES)
+    select(asked, others, PROJECT_FILES)
+
+
+def test_what_is_read_is_not_replaced(copper, tmp_path, monkeypatch):
+    """Neither by the structures, nor by what is written beside them."""
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("selected.xyz", copper)
+    ase.io.write("pool.json", copper, format="json")
+    for words, file in (
+        (["pool=selected.xyz"], "selected.xyz"),
+        (["pool=pool.json", "output=pool"], "pool.json"),
+        (["pool=pool.json", "exclude=[selected.xyz@0:3]"], "selected.xyz"),
+    ):
+        before = Path(file).read_bytes()
+        with pytest.raises(UserError, match=f"would replace {file}, which is read: give output another name"):
+            _choose(*words, "n=2")
+        assert Path(file).read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_every_file_that_was_read_is_held_to_be_as_it_was(copper, tmp_path, monkeypatch):
+    """Those of an index or a pattern, too; a file that a pattern finds in addition is told."""
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("pool.xyz", copper)
+    ase.io.write("a_1.xyz", copper[:3])
+    _choose("pool=po*.xyz", "n=2", "pending=a_*.xyz", "exclude=a_1.xyz@0:1")
+    first = Path("selected.xyz").read_bytes()
+    _choose("repeat=selected.json", "output=again.xyz")
+    assert Path("again.xyz").read_bytes() == first
+    for name in ("a_2.xyz", "pool_2.xyz"):
+        ase.io.write(name, copper[5:6])
+        with pytest.raises(UserError, match=f"{name} was not there when selected.json was made"):
+            _choose("repeat=selected.json", "output=other.xyz")
+        Path(name).unlink()
+    ase.io.write("a_1.xyz", copper[:2])
+    with pytest.raises(UserError, match=r"a_1.xyz is not the file that selected.json was made from"):
+        _choose("repeat=selected.json", "output=other.xyz")
 
 
 @pytest.mark.parametrize(
@@ -359,6 +400,41 @@ def test_guards_keep_out_and_count(copper, model):
     assert 5 in back.rows.tolist()
 
 
+def test_what_the_model_cannot_describe_is_not_covered(copper, model, caplog):
+    """Structures out for labelling, or labelled, that it does not know change nothing, and are told."""
+    pool = _moved(copper[::2], 0.2)
+    strange, broken, close = ase.Atoms("AgH3", pool[0].positions), pool[1].copy(), pool[2].copy()
+    broken.positions[0, 0] = np.nan
+    close.positions[1] = close.positions[0] + 0.01
+    expected = api.select(pool[4:], 3, model=model, pending=[pool[3]])
+    for odd in (strange, broken, close):
+        caplog.clear()
+        batch = api.select(pool[4:], 3, model=model, pending=[odd, pool[3]])
+        assert batch.rows.tolist() == expected.rows.tolist() and batch.known == expected.known
+        assert batch.coverage.mean_squared == expected.coverage.mean_squared
+        assert "of the structures out for labelling these do not count as covered: 1 " in caplog.text
+    labelled = [*copper[:8:2], strange]
+    batch = api.select(pool[4:], 3, model=model, labelled=labelled)
+    assert batch.known == 4
+    assert batch.rows.tolist() == api.select(pool[4:], 3, model=model, labelled=labelled[:-1]).rows.tolist()
+
+
+def test_numbers_are_of_what_the_model_knows_only(copper, model):
+    """An element between those that it knows is none of these: refused, not computed as another one."""
+    for symbol in ("Ag", "H", "Au"):
+        with pytest.raises(UserError, match=r"of 1 of 2 structures .* does not know\), the first is atoms:1: leave"):
+            api.uncertainty(model, [copper[0], ase.Atoms(f"Cu3{symbol}", copper[0].positions)])
+    with pytest.raises(UserError, match="positions or a cell that are no numbers"):
+        api.features(model, [ase.Atoms("Cu", [[np.nan, 0, 0]])])
+
+
+def test_pools_of_which_nothing_can_be_chosen(copper, model):
+    with pytest.raises(UserError, match=r"none of 3 structures of the pool can be chosen: 3 elements the model"):
+        api.select([ase.Atoms("Au", [[i, 0, 0]]) for i in range(3)], 1, model=model)
+    with pytest.raises(UserError, match="atoms:1 holds no atoms: remove that frame"):
+        api.select([copper[0], ase.Atoms()], 1)
+
+
 def test_guards_of_predictions(copper, model):
     pool = _moved(copper[::2], 0.3)
     free = api.select(pool, 5, model=model, algorithm="maxdiag_gp_ll")
@@ -416,6 +492,59 @@ def test_arrays_of_npz(aspirin, tmp_path):
         assert api.select(tmp_path / name, 3).rows.tolist() == expected
     with pytest.raises(UserError, match=r"odd.npz holds the arrays x: name them atomic_numbers, positions, n_atoms"):
         api.select(tmp_path / "odd.npz", 3)
+
+
+CRYSTALS = {
+    "as they are": ({}, None),
+    "periodic as numbers": ({"periodic": np.tile([1, 0, 1], (6, 1))}, None),
+    "single precision": ({"cells": np.float32}, None),
+    "whole numbers": ({"cells": np.int64}, None),
+    "one cell": ({"cells": 5 * np.eye(3)}, r"cells or periodic is \(3, 3\), expected \(6, 3, 3\)"),
+    "one periodic": ({"periodic": np.ones(3, dtype=bool)}, r"is \(3,\), expected \(6, 3\)"),
+    "periodic without cells": ({"cells": None}, "6 periodic without a cell"),
+    "symbols": ({"atomic_numbers": np.array(["Cu"] * 24)}, "atomic_numbers holds <U2, expected numbers"),
+    "no element": ({"atomic_numbers": np.full(24, 285)}, "285 is no atomic number"),
+    "an empty structure": ({"n_atoms": [0, 8, 4, 4, 4, 4]}, "n_atoms down to 0: each needs an atom"),
+    "less than none": ({"n_atoms": [8, -4, 8, 4, 4, 4]}, "n_atoms down to -4"),
+}
+
+
+@pytest.mark.parametrize("case", CRYSTALS)
+def test_crystals_of_npz(copper, tmp_path, case):
+    """Any type of number gives the structures that ASE would; shapes that do not fit are told."""
+    changes, message = CRYSTALS[case]
+    arrays = {"atomic_numbers": np.full(24, 29), "positions": np.concatenate([one.positions for one in copper[:6]])}
+    arrays |= {"n_atoms": [4] * 6, "cells": np.tile(5 * np.eye(3), (6, 1, 1)), "periodic": np.ones((6, 3), dtype=bool)}
+    for key, value in changes.items():
+        arrays[key] = arrays[key].astype(value) if isinstance(value, type) else value
+    np.savez(tmp_path / "a.npz", **{key: value for key, value in arrays.items() if value is not None})
+    if message is not None:
+        with pytest.raises(UserError, match=message):
+            api.select(tmp_path / "a.npz", 2)
+        return
+    periodic = arrays["periodic"][0].astype(bool)
+    expected = frames_of_atoms([ase.Atoms("Cu4", one.positions, cell=[5, 5, 5], pbc=periodic) for one in copper[:6]])
+    assert digest(read_frames(str(tmp_path / "a.npz"), "pool").data) == digest(expected.data)
+    for index in ("@9", "@::0", "@3:3"):
+        with pytest.raises(UserError, match=r"a.npz@"):
+            read_frames(f"{tmp_path}/a.npz{index}", "pool")
+
+
+def test_a_shard_gives_what_it_has(copper, tmp_path, monkeypatch):
+    """Copies leave a shard with fewer than its core-set holds; one of which nothing can be chosen gives nothing."""
+    monkeypatch.chdir(tmp_path)
+    broken = [ase.Atoms("Cu4", np.full((4, 3), np.nan)) for _ in range(8)]
+    ase.io.write("pool.xyz", [copper[0], *copper[:7], *copper[8:16], *broken])
+    monkeypatch.setattr("bench.launch.tasks.do", lambda tasks, *_: [_choose(*task.words) for task in tasks])
+    _choose("pool=pool.xyz", "n=2", "shards=3")
+    assert len(ase.io.read("selected.xyz", ":")) == 2
+    cores = [json.loads(path.read_text())["picks"] for path in sorted(tmp_path.glob("results/pools/*/core_*.json"))]
+    assert [len(core) for core in cores] == [7, 8, 0]
+    ase.io.write("broken.xyz", broken)
+    with pytest.raises(UserError, match=r"none of 8 structures of the pool can be chosen: 8 positions"):
+        _choose("pool=broken.xyz", "n=2")
+    with pytest.raises(UserError, match="none of 8 structures of the pool can be chosen, whatever the shard"):
+        _choose("pool=broken.xyz", "n=2", "shards=2")
 
 
 def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch):
