@@ -20,7 +20,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +33,13 @@ from bench.config.command_line import OneLineParser, add_config_flags, files_of
 from bench.config.compose import split_cluster
 from bench.config.files import ConfigFiles, parse
 from bench.config.plugins import build, load_dataset
+from bench.config.units import length_unit
 from bench.errors import NothingLeftError, UserError
 from bench.pools.guards import Guards
 from bench.pools.words import UNIT, configured, says_unit
 
 if TYPE_CHECKING:
+    from bench.data.structures import Structures
     from bench.learning.models import Model
     from bench.pools.frames import Frames
 
@@ -203,7 +205,7 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
         for what, given in (("pending", asked.pending), ("exclude", asked.exclude))
     )
     trains = asked.model is None and asked.labelled is not None and getattr(kernel, "needs_model", True)
-    labelled = None if asked.labelled is None or trains else read_frames(asked.labelled, "labelled").data
+    labelled = None if asked.labelled is None or trains else _covered(asked.labelled, run.dataset)
     known = Known(labelled, pending, excluded)
     model: "Model | None" = None
     if asked.model is not None:
@@ -226,6 +228,14 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     write_page(output, batch, record)
     shutil.rmtree(batch.kept, ignore_errors=True)
     _tell(record, output)
+
+
+def _covered(given: str | list[str], dataset: Mapping[str, Any]) -> "Structures":
+    """Labelled structures in Å, from the unit of length in which a model would be trained on them."""
+    from bench.pools.frames import read_frames  # noqa: PLC0415 - ASE
+
+    data, unit = read_frames(given, "labelled").data, length_unit(dataset.get("length_unit", "Å"))
+    return data if unit == 1 else replace(data, positions=data.positions * unit, cells=data.cells * unit)
 
 
 def _xyz(output: Path) -> Path:

@@ -151,6 +151,17 @@ def test_what_is_read_is_not_replaced(copper, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_labelled_structures_are_in_their_own_unit(copper, tmp_path, monkeypatch):
+    """A descriptor sees them as a potential that is trained on them would: with dataset.length_unit."""
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("pool.traj", [ase.Atoms(one.numbers, one.positions) for one in copper[:8]])
+    ase.io.write("train.traj", [ase.Atoms(one.numbers, one.positions / 10) for one in copper[:3]])
+    _choose(
+        "pool=pool.traj", "n=2", "labelled=train.traj", "dataset.length_unit=nm", "kernel=descriptor", "selection=lcmd"
+    )
+    assert json.loads(Path("selected.json").read_text())["structures"]["rejected"] == {"labelled already": 3}
+
+
 def test_every_file_that_was_read_is_held_to_be_as_it_was(copper, tmp_path, monkeypatch):
     """Those of an index or a pattern, too; a file that a pattern finds in addition is told."""
     monkeypatch.chdir(tmp_path)
