@@ -30,7 +30,7 @@ from pydantic import PositiveInt
 from bench.commands import called
 from bench.commands.frame import framed
 from bench.config.command_line import OneLineParser, add_config_flags, files_of
-from bench.config.compose import split_cluster
+from bench.config.compose import composed_once, split_cluster
 from bench.config.files import ConfigFiles, parse
 from bench.config.plugins import build, load_dataset
 from bench.config.units import length_unit
@@ -293,9 +293,14 @@ def _core(
 
 
 def _dataset(asked: Asked, words: Sequence[str], files: ConfigFiles) -> list[str]:
-    """The labelled files as a dataset, unless the words name one."""
-    if asked.labelled is None or any(o.key_or_group in ("dataset", "dataset.path") for o in parse(words, files)):
+    """The labelled files as the path of the dataset. Raises UserError if the words name another."""
+    if asked.labelled is None:
         return []
+    for override in parse(words, files):
+        line, key = override.input_line or "", override.key_or_group
+        has_files = key == "dataset" and "path" not in composed_once(files, (line,)).values["dataset"]
+        if has_files or key == "dataset.path":
+            raise UserError(f"labelled= names the files of labelled structures: leave {line} out")
     given = [asked.labelled] if isinstance(asked.labelled, str) else asked.labelled
     return ["dataset.path=[" + ",".join(json.dumps(name, ensure_ascii=False) for name in given) + "]"]
 

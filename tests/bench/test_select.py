@@ -184,6 +184,8 @@ def test_every_file_that_was_read_is_held_to_be_as_it_was(copper, tmp_path, monk
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["pool=a.xyz", "n=1", "labelled=b.xyz", "dataset.path=c.xyz"], "leave dataset.path=c.xyz out"),
+        (["pool=a.xyz", "n=1", "labelled=b.xyz", "dataset=qm9"], "leave dataset=qm9 out"),
         (["n=3"], "say pool=FILE"),
         (["pool=a.xyz"], "say n=NUMBER"),
         (["pool=a.xyz", "n=0"], "configuration key n = 0"),
