@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -254,5 +255,7 @@ def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
         kinds = get_args(hints[key]) or (hints[key],)
         if isinstance(value, bool) and {int, float} & {*kinds} and bool not in kinds:  # pydantic takes true for 1
             raise UserError(f"configuration key {where}{key} = {str(value).lower()}: give a number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"configuration key {where}{key} = {value}: give a finite number")
         if is_dataclass(hints[key]) and isinstance(value, Mapping):
             _check_keys(hints[key], value, f"{where}{key}.")

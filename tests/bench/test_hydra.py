@@ -201,6 +201,8 @@ MISTAKES = [
     (["device=gpu"], "device = 'gpu': say cpu, cuda"),
     (["seed=true"], "configuration key seed = true: give a number"),
     (["model.n_gaussians=true"], "configuration key model.n_gaussians = true: give a number"),
+    (["training.force_weight=inf"], "configuration key training.force_weight = inf: give a finite number"),
+    (["model.r_max=nan"], "configuration key model.r_max = nan: give a finite number"),
     (["~sede"], "unknown configuration key 'sede': did you mean 'seed'"),
     (["objective=test_force_mae", "training=energies"], "choose an error of energies"),
 ]
