@@ -58,7 +58,7 @@ gpu: $(READY)  ## all that a machine with a GPU can show in MINUTES=25; DRY=1 on
 	$(BIN)/python -m tests.perf.gpu --minutes $(MINUTES) $(if $(DRY),--dry)
 
 reference: $(READY)  ## make tables, figures and pages of results/reference again from their records
-	for name in aspirin tio2; do $(BIN)/python -m analysis.build --results results/reference/$$name \
+	for name in aspirin tio2 qm9; do $(BIN)/python -m analysis.build --results results/reference/$$name \
 		--output results/reference/$$name && rm -r results/reference/$$name/data || exit 1; done
 	$(BIN)/python -m analysis.build --results results/reference/fidelity --output results/reference/fidelity
 	cd results/reference/fidelity && rm -r data figures report.html
@@ -68,8 +68,8 @@ reference: $(READY)  ## make tables, figures and pages of results/reference agai
 	$(BIN)/python -m analysis.build --data results/reference/demo/data --output results/reference/demo \
 		--figures learning_curves_demo_force
 	rm results/reference/demo/report.html
-	$(BIN)/python -m analysis.build --results results/reference/aspirin results/reference/tio2 results/reference/fidelity \
-		--output results/reference --page
+	$(BIN)/python -m analysis.build --output results/reference --page --results results/reference/aspirin results/reference/tio2 \
+		results/reference/qm9 results/reference/fidelity
 
 pages: $(READY)  ## make docs/algorithms and docs/benchmark again from results/reference
 	$(BIN)/python -m analysis.pages

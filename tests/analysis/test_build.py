@@ -76,7 +76,7 @@ def held_by(path):
 
 
 def test_the_page_over_all_committed_results_is_theirs():
-    parts = [REFERENCE / name for name in ("aspirin", "tio2", "fidelity")]
+    parts = [REFERENCE / name for name in ("aspirin", "tio2", "qm9", "fidelity")]
     collected = collect(parts)
     made = sheets(Statistics.of(collected), collected)
     assert held_by(REFERENCE / "report.html") == {sheet.name: sheet.cells() for sheet in made}

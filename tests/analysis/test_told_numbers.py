@@ -91,6 +91,20 @@ def test_correlations_of_random_selection_on_tio2():
     assert f"to {found.max():.2f};" in TEXT
 
 
+def test_random_selection_on_qm9():
+    runs = _runs("qm9", {"scenario.initial": 10000, "scenario.pool": 91000})
+    assert len(runs) == 3
+    last = [run["steps"][-1] for run in runs.values()]
+    told = []
+    for measure, digits in (("mae", 2), ("rmse", 2), ("maxe", 1)):
+        values = np.array([step["metrics"][f"energy_{measure}_kcal_mol"] for step in last])
+        told.append(f"{values.mean():.{digits}f} ({values.min():.{digits}f} to {values.max():.{digits}f})")
+    for kernel in ("GP(LL)", "GP(RP)"):
+        values = np.array([step["correlations"][kernel]["energy"]["pearson"] for step in last])
+        told.append(f"{values.mean():.3f} ± {values.std(ddof=1) / 3**0.5:.3f}")
+    assert f"| RND | 3 | {' | '.join(told)} |" in TEXT
+
+
 def test_epochs_and_counts():
     runs = {folder: _records(folder) for folder in ("aspirin", "fidelity", "tio2")}
     epochs = [epoch for run in runs["tio2"] for step in run["steps"] for epoch in step["best_epochs"]]
