@@ -23,7 +23,7 @@ from bench.config.schema import RunConfig
 from bench.data.datasets.file import FileDataset
 from bench.data.formats.ase_files import of_frames
 from bench.errors import UserError
-from bench.kernels.base import Kernel, KernelInputs, energy_deviation
+from bench.kernels.base import Kernel, KernelInputs, energy_deviation, prepare
 from bench.learning.models import Model, of_run, trained
 from bench.pools.frames import Frames, frames_of_atoms, joined_structures, read_frames
 from bench.pools.guards import Guards, check_usable
@@ -139,5 +139,5 @@ def _embedding(model: Model, atoms: Pool, kernel: str) -> Any:
     pool = frames.with_references(model.reference_energies).data
     data = joined_structures([labelled, pool])
     known = np.arange(len(labelled))
-    prepared = _kernel(kernel).prepare(KernelInputs(model.potential, model.view(data), known, 0))
+    prepared = prepare(_kernel(kernel), KernelInputs(model.potential, model.view(data), known, 0))
     return prepared.embed(np.arange(len(labelled), len(data)))

@@ -101,9 +101,7 @@ def sift(frames: Frames, known: Iterable[int], others: Sequence[tuple[str, Struc
 
 def usable(data: Structures, known: Iterable[int], what: str) -> Structures:
     """Those of which features can be computed; what is left out is told: `what` says which structures these are."""
-    sieve = Sieve(len(data))
-    _reject_unusable(sieve, data, known)
-    _reject_close(sieve, data, SHORTEST_DISTANCE)
+    sieve = _usable(data, known)
     if not sieve.rejected:
         return data
     log.warning("note: of the structures %s these do not count as covered: %s", what, sieve.in_words())
@@ -112,15 +110,20 @@ def usable(data: Structures, known: Iterable[int], what: str) -> Structures:
 
 def check_usable(frames: Frames, known: Iterable[int]) -> None:
     """Raise UserError, naming the first, if there are structures of which no features can be computed."""
-    sieve = Sieve(len(frames))
-    _reject_unusable(sieve, frames.data, known)
-    _reject_close(sieve, frames.data, SHORTEST_DISTANCE)
+    sieve = _usable(frames.data, known)
     if sieve.rejected:
         left, first = int(sieve.allowed.sum()), frames.label(int(np.argmin(sieve.allowed)))
         raise UserError(
             f"of {len(frames) - left} of {len(frames)} structures nothing can be computed ({sieve.in_words()}),"
             f" the first is {first}: leave them out"
         )
+
+
+def _usable(data: Structures, known: Iterable[int]) -> Sieve:
+    sieve = Sieve(len(data))
+    _reject_unusable(sieve, data, known)
+    _reject_close(sieve, data, SHORTEST_DISTANCE)
+    return sieve
 
 
 def _reject_unusable(sieve: Sieve, data: Structures, known: Iterable[int]) -> None:
