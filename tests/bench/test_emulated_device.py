@@ -45,10 +45,10 @@ KERNELS = [
 @pytest.fixture(autouse=True)
 def _tables():
     """Constant tables are kept by device: those of one kind of `meta` are not the other's."""
-    for one in (invariants._index_tables, invariants._expansion):
+    for one in (invariants._choices, invariants._expansion):
         one.cache_clear()
     yield
-    for one in (invariants._index_tables, invariants._expansion):
+    for one in (invariants._choices, invariants._expansion):
         one.cache_clear()
 
 

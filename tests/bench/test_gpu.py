@@ -1,6 +1,7 @@
 """The same numbers on a GPU; these tests need one."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -23,11 +24,19 @@ RATES = {"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001}
 QUICK = TrainingSettings(epochs=6, minibatch=3, learning_rates=RATES, force_weight=4.0, validation_checks=3)
 
 
+def sync_debug_mode(mode):
+    with warnings.catch_warnings(action="ignore"):  # torch says every time that it is a prototype
+        torch.cuda.set_sync_debug_mode(mode)
+
+
 @pytest.fixture(autouse=True)
-def deterministic():
+def as_runs_do():
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     yield
+    sync_debug_mode("default")
     torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def on_gpu(potential):
@@ -62,11 +71,9 @@ def test_a_pack_equals_single_trainings_and_repeats(mixed_data, monkeypatch):
     original = Group.step
 
     def step(self, *arguments):
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            original(self, *arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        sync_debug_mode("error")
+        original(self, *arguments)
+        sync_debug_mode("default")
 
     fit_many(gpu_builder(mixed_data), dataclasses.replace(QUICK, epochs=1), jobs)  # makes constant tables
     monkeypatch.setattr(Group, "step", step)

@@ -253,6 +253,7 @@ def test_compiled_engine_equals_plain_engine(mixed_data, settings):
             for name, targets in (("with forces", forces), ("energies alone", None)):
                 loss, gradient = potential.loss_gradient(batch, energies, targets, 4.0)
                 found |= {f"{name}, {key}": value for key, value in gradient.items()} | {f"{name}, loss": loss}
+            found["virials"] = potential.predict_in_full(batch).virials.to(dtype)
             results.append(found)
         for name, value in results[1].items():
             scale = float(value.abs().max())

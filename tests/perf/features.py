@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 import yaml
 
 from bench.config.plugins import plugin
-from bench.data.neighbours import find_neighbours
+from bench.data.neighbours import Neighbours, find_neighbours
 from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.kernels.base import KernelInputs
@@ -49,6 +50,11 @@ class Case:
     data: Structures
     settings: GaussianMoments
     forces: bool
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """Within the cutoff, made once."""
+        return find_neighbours(self.data, self.settings.r_max)
 
 
 def cases(names: Sequence[str] = ("aspirin", "TiO2", "LMNTO", "QM9")) -> list[Case]:

@@ -99,7 +99,7 @@ def group_of(case: Case, minibatch: int, models: int, device: str, precision: st
     builder = MomentView(
         settings,
         data,
-        find_neighbours(data, settings.r_max),
+        case.neighbours,
         parameter_type(precision),
         torch.device(device),
         plain,
@@ -141,7 +141,7 @@ def measure(
             seconds.append((seconds_now(device) - started) / stretch)
             batch, _, _ = groups[0].minibatches.at(first_step)
             atoms.append(batch.slot_count)
-            pairs.append(len(batch.geometry.centres) / len(batch.geometry.species))
+            pairs.append(batch.geometry.pair_counts.sum() / len(batch.geometry.species))
             several = [floor_seconds(batch.slot_count, models, case.forces, device, precision) for _ in range(stretch)]
             floors.append(statistics.median(one[0] for one in several))
             processor_floors.append(statistics.median(one[1] for one in several))

@@ -5,7 +5,7 @@ batched products and autograd from the precomputed basis moments of `bench.poten
 """
 
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from bench.potentials.gmnn.compiled import contractions, pair_kernels
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.invariants import invariants
-from bench.potentials.gmnn.moments import Basis, Geometry
+from bench.potentials.gmnn.basis import Basis
+from bench.potentials.gmnn.moments import Geometry
 
 
 @runtime_checkable
@@ -72,18 +73,18 @@ class PlainDescriptor:
         """See `Descriptor`."""
         self.gradient = gradient.detach().requires_grad_()
         with torch.enable_grad():
-            (self.moment_gradient,) = torch.autograd.grad(self.graph, self.moments, self.gradient, create_graph=True)
+            (self.moment_gradient,) = _gradient(self.graph, self.moments, self.gradient, create_graph=True)
         return self.basis.pull_back(torch.bmm(self.beta.transpose(1, 2), self.moment_gradient.detach()))
 
     def pull_back_pairs(self, gradient: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "pairs 3"]:
         """See `Descriptor`."""
-        (moment_gradient,) = torch.autograd.grad(self.graph, self.moments, gradient, retain_graph=True)
-        return self.basis.pull_back_pairs(torch.bmm(self.beta.transpose(1, 2), moment_gradient))
+        (moment_gradient,) = _gradient(self.graph, self.moments, gradient, retain_graph=True)
+        return self.basis.pull_back_pairs(torch.bmm(self.beta.transpose(1, 2), moment_gradient)).flatten(0, 1)
 
     def push_forward(self, velocities: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms invariants"]:
         """See `Descriptor`."""
         basis_tangent = self.basis.push_forward(velocities)
-        invariant_tangent, moment_adjoint = torch.autograd.grad(
+        invariant_tangent, moment_adjoint = _gradient(
             self.moment_gradient, (self.gradient, self.moments), torch.bmm(self.beta, basis_tangent), retain_graph=True
         )
         self.tangent = basis_tangent, moment_adjoint
@@ -91,7 +92,7 @@ class PlainDescriptor:
 
     def beta_gradient(self, adjoint: Float[Tensor, "atoms invariants"]) -> Float[Tensor, "rows radial channels"]:
         """See `Descriptor`."""
-        (moment_adjoint,) = torch.autograd.grad(self.graph, self.moments, adjoint)
+        (moment_adjoint,) = _gradient(self.graph, self.moments, adjoint)
         sources = self.basis.moments
         if self.tangent is not None:
             basis_tangent, from_tangent = self.tangent
@@ -99,6 +100,12 @@ class PlainDescriptor:
             sources = torch.cat([sources, basis_tangent], dim=2)
         by_atom = torch.bmm(moment_adjoint, sources.transpose(1, 2))
         return by_atom.new_zeros(self.n_rows, *by_atom.shape[1:]).index_add_(0, self.rows, by_atom)
+
+
+def _gradient(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
+    """By autograd in this thread: handing every operation to the thread of a GPU takes longer than starting it."""
+    with torch.autograd.set_multithreading_enabled(False):
+        return torch.autograd.grad(*arguments, **options)
 
 
 class CompiledDescriptor:

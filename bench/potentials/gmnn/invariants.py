@@ -7,8 +7,9 @@ functions: 5 + 15 + 15 + 15 + 35 + 75 + 75 + 125 = 360.
 import itertools
 from functools import cache
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from bench.potentials.gmnn.compiled.monomials import MAX_DEGREE, MONOMIALS, N_MONOMIALS
@@ -19,10 +20,13 @@ def invariants(moments: Float[Tensor, "atoms radial 20"]) -> Float[Tensor, "atom
 
     The quadratic and most cubic contractions are products of a matrix of pairs (s ≤ t) with Ψ2 or with the unit matrix:
     Ψ1_s Ψ1_t, Ψ3_s Ψ3_t and Ψ2_s Ψ2_t each leave a 3 × 3 matrix, whose trace is the quadratic invariant.
+
+    Columns are chosen by products with matrices of zeros and ones: that is exact, and so is its derivative, while the
+    derivative of indexing would be a scatter, for which a GPU has to sort.
     """
     n, n_radial = moments.shape[0], moments.shape[1]
-    index = _index_tables(n_radial, moments.device)
-    n_pairs = len(index.first)
+    choose = _choices(n_radial, moments.dtype, moments.device)
+    n_pairs = n_radial * (n_radial + 1) // 2
     full = moments @ _expansion(moments.dtype, moments.device)
     vectors, matrices = full[:, :, 1:4], full[:, :, 4:13]
     # rows (s, c), columns (a, b): Ψ3 is symmetric, so any index may stand first
@@ -31,18 +35,17 @@ def invariants(moments: Float[Tensor, "atoms radial 20"]) -> Float[Tensor, "atom
     matrix_columns = matrices.reshape(n, n_radial, 3, 3).transpose(1, 2).reshape(n, 3, 3 * n_radial)
 
     with_cubes = torch.bmm(cubes, torch.cat([cubes, matrices], dim=1).transpose(1, 2))
-    pairs_of_vectors = vectors[:, index.first, :, None] * vectors[:, index.second, None, :]
-    pairs_of_cubes = with_cubes.flatten(1).index_select(1, index.cube_pairs)
-    pairs_of_matrices = torch.bmm(matrix_rows, matrix_columns).flatten(1).index_select(1, index.matrix_pairs)
+    first, second = ((vectors.flatten(1) @ one).reshape(n, n_pairs, 3) for one in (choose.first, choose.second))
+    pairs_of_vectors = first[:, :, :, None] * second[:, :, None, :]
+    pairs_of_cubes = with_cubes.flatten(1) @ choose.cube_pairs
+    pairs_of_matrices = torch.bmm(matrix_rows, matrix_columns).flatten(1) @ choose.matrix_pairs
     pairs = torch.cat([p.reshape(n, n_pairs, 9) for p in (pairs_of_vectors, pairs_of_cubes, pairs_of_matrices)], dim=1)
     unit = torch.eye(3, dtype=moments.dtype, device=moments.device).reshape(1, 9, 1).expand(n, 9, 1)
     contracted = torch.bmm(pairs, torch.cat([matrices.transpose(1, 2), unit], dim=2))
 
     cube_matrix = with_cubes[:, :, 3 * n_radial :].reshape(n, n_radial, 3, n_radial).transpose(2, 3)
     cube_matrix_vector = torch.bmm(cube_matrix.reshape(n, n_radial**2, 3), vectors.transpose(1, 2))
-    return torch.cat(
-        [moments[:, :, 0], contracted.flatten(1).index_select(1, index.distinct), cube_matrix_vector.flatten(1)], dim=1
-    )
+    return torch.cat([moments[:, :, 0], contracted.flatten(1) @ choose.distinct, cube_matrix_vector.flatten(1)], dim=1)
 
 
 def n_invariants(n_radial: int) -> int:
@@ -52,21 +55,28 @@ def n_invariants(n_radial: int) -> int:
     return n_radial + 3 * pairs + triples + 2 * pairs * n_radial + n_radial**3
 
 
-class _IndexTables:
-    def __init__(self, n_radial: int, device: torch.device) -> None:
+class _Choices:
+    """Matrices by which columns are chosen: one in each column, where the row is that of the column chosen."""
+
+    def __init__(self, n_radial: int, dtype: torch.dtype, device: torch.device) -> None:
         pairs = list(itertools.combinations_with_replacement(range(n_radial), 2))
 
-        def components(columns: int) -> Int[Tensor, " components"]:
-            return torch.tensor(
-                [(3 * s + c) * columns + 3 * t + d for s, t in pairs for c in range(3) for d in range(3)], device=device
-            )
+        def choice(n_columns: int, chosen: list[int]) -> Float[Tensor, "columns chosen"]:
+            matrix = np.zeros((n_columns, len(chosen)))
+            matrix[chosen, np.arange(len(chosen))] = 1
+            return torch.from_numpy(matrix).to(device, dtype)
 
-        self.first = torch.tensor([s for s, _ in pairs], device=device)
-        self.second = torch.tensor([t for _, t in pairs], device=device)
+        def components(columns: int) -> Float[Tensor, "columns chosen"]:
+            chosen = [(3 * s + c) * columns + 3 * t + d for s, t in pairs for c in range(3) for d in range(3)]
+            return choice(3 * n_radial * columns, chosen)
+
+        self.first = choice(3 * n_radial, [3 * s + c for s, _ in pairs for c in range(3)])
+        self.second = choice(3 * n_radial, [3 * t + c for _, t in pairs for c in range(3)])
         self.cube_pairs = components(4 * n_radial)
         self.matrix_pairs = components(3 * n_radial)
         # the last column is the trace; of Ψ2Ψ2Ψ2 only s ≤ t ≤ u is distinct
-        self.distinct = torch.tensor(
+        self.distinct = choice(
+            3 * len(pairs) * (n_radial + 1),
             [
                 (block * len(pairs) + pair) * (n_radial + 1) + u
                 for block in range(3)
@@ -74,13 +84,12 @@ class _IndexTables:
                 for u in range(n_radial + 1)
                 if block < 2 or u >= t
             ],
-            device=device,
         )
 
 
 @cache
-def _index_tables(n_radial: int, device: torch.device) -> _IndexTables:
-    return _IndexTables(n_radial, device)
+def _choices(n_radial: int, dtype: torch.dtype, device: torch.device) -> _Choices:
+    return _Choices(n_radial, dtype, device)
 
 
 @cache

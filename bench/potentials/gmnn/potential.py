@@ -174,8 +174,9 @@ class MomentPotential:
         """What a simulation asks for."""
         state, geometry = _Evaluation(self, batch, forces=True), batch.geometry
         by_pair = state.descriptor.pull_back_pairs(state.invariant_gradient).double()
-        of_structure = batch.structure[geometry.centres]
-        products = by_pair[:, :, None] * geometry.vectors.double()[:, None, :]
+        centres, vectors = geometry.pairs
+        of_structure = batch.structure[centres]
+        products = by_pair[:, :, None] * vectors.double()[:, None, :]
         virials = products.new_zeros(len(geometry), 3, 3).index_add_(0, of_structure, products)
         virials = virials.reshape(self.n_models, -1, 3, 3)
         return Prediction(state.energies, -state.energy_gradient, virials, state.atomic)

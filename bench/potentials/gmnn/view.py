@@ -13,14 +13,14 @@ from bench.data.neighbours import Neighbours, NeighboursOnDemand
 from bench.data.structures import Structures
 from bench.potentials.base import Draw, OfInputs, Parameters, untrained
 from bench.potentials.gmnn.architecture import GaussianMoments
+from bench.potentials.gmnn.basis import RadialGrid, make_basis
 from bench.potentials.gmnn.compiled.gather import gather_pairs
-from bench.potentials.gmnn.compiled.monomials import MONOMIALS, N_MONOMIALS
+from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.descriptor import with_sums
 from bench.potentials.gmnn.invariants import n_invariants
-from bench.potentials.gmnn.moments import Basis, Geometry, RadialGrid, sum_segments
+from bench.potentials.gmnn.moments import Geometry
 from bench.potentials.gmnn.potential import Batch, MomentPotential, initial_parameters, make_batch
 from bench.potentials.gmnn.products import Products
-from bench.potentials.gmnn.radial import radial_basis
 from bench.potentials.gmnn.ready import make_ready
 from bench.potentials.scaling import EnergyScaling
 
@@ -75,10 +75,13 @@ class MomentView:
         """The geometry of some structures at once; without pairs it serves energies and features, not forces."""
         data, lists, picked = self.neighbours.of(self.data, picked)
         species = torch.from_numpy(data.species_index[data.atoms_of(picked)]).to(self.device)
-        first_pair, centres, neighbours, vectors = (
-            torch.from_numpy(array).to(self.device) for array in gather_pairs(data, lists, picked)
-        )
+        pairs = gather_pairs(data, lists, picked)
         grid = RadialGrid(self.architecture.r_min, self.neighbours.r_max, self.architecture.n_gaussians)
+        basis = None
+        if not self.compiled:
+            basis = make_basis(grid, len(data.species), data.n_atoms[picked], species, pairs, self.dtype, with_pairs)
+            pairs = tuple(array[:0] for array in pairs)
+        first_pair, centres, neighbours, vectors = (torch.from_numpy(array).to(self.device) for array in pairs)
         return Geometry(
             grid=grid,
             n_species=len(data.species),
@@ -90,9 +93,7 @@ class MomentView:
             centres=centres,
             neighbours=neighbours,
             vectors=vectors.to(self.dtype),
-            basis=None
-            if self.compiled
-            else _basis(grid, len(data.species), species, centres, neighbours, vectors, self.dtype, with_pairs),
+            basis=basis,
         )
 
     def draw(self, draws: Sequence[Draw]) -> MomentPotential:
@@ -157,55 +158,3 @@ class PreparedGeometry:
         """The batch of minibatches, one for each model."""
         batch = make_batch(self.geometry, rows, with_pairs=self.with_pairs)
         return replace(batch, geometry=with_sums(batch.geometry)) if self.sums == "anew" else batch
-
-
-def _basis(
-    grid: RadialGrid,
-    n_species: int,
-    species: Int[Tensor, " atoms"],
-    centres: Int[Tensor, " pairs"],
-    neighbours: Int[Tensor, " pairs"],
-    vectors: Float[Tensor, "pairs 3"],
-    dtype: torch.dtype,
-    with_pairs: bool,
-) -> Basis:
-    length = torch.linalg.vector_norm(vectors, dim=1)
-    directions, distances = (vectors / length[:, None]).to(dtype), length.to(dtype)
-    radial, radial_slope = radial_basis(distances, grid.r_min, grid.r_max, grid.n_gaussians)
-    monomials = _monomials(directions)
-    segments = centres * n_species + species[neighbours]
-    moments = torch.bmm(radial[:, :, None], monomials[:, None, :])
-    kept = slice(None) if with_pairs else slice(0, 0)
-    return Basis(
-        moments=sum_segments(moments, segments, len(species), n_species),
-        centres=centres[kept],
-        neighbours=neighbours[kept],
-        segments=segments[kept],
-        radial=radial[kept],
-        radial_slope=radial_slope[kept],
-        angular=_with_gradients(monomials[kept], directions[kept], distances[kept]),
-        directions=directions[kept],
-    )
-
-
-def _monomials(directions: Float[Tensor, "pairs 3"]) -> Float[Tensor, "pairs 20"]:
-    """Y_m(r̂)."""
-    powers = [torch.ones_like(directions), directions, directions**2, directions**3]
-    return torch.stack([powers[a][:, 0] * powers[b][:, 1] * powers[c][:, 2] for a, b, c in MONOMIALS], dim=1)
-
-
-def _with_gradients(
-    monomials: Float[Tensor, "pairs 20"], directions: Float[Tensor, "pairs 3"], distances: Float[Tensor, " pairs"]
-) -> Float[Tensor, "pairs 20 4"]:
-    """Y_m(r̂) and, beside it, ∂Y_m(r̂)/∂r_c = (∂_c Y_m − L_m r̂_c Y_m)/r."""
-    result = monomials.new_zeros(*monomials.shape, 4)
-    result[:, :, 0] = monomials
-    degrees = torch.tensor([sum(m) for m in MONOMIALS], dtype=monomials.dtype, device=monomials.device)
-    for axis in range(3):
-        for m, exponents in enumerate(MONOMIALS):
-            if exponents[axis]:
-                lower = tuple(e - (a == axis) for a, e in enumerate(exponents))
-                result[:, m, 1 + axis] = exponents[axis] * monomials[:, MONOMIALS.index(lower)]
-        result[:, :, 1 + axis] -= degrees * monomials * directions[:, axis, None]
-    result[:, :, 1:] /= distances[:, None, None]
-    return result
