@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bench.potentials.gmnn.basis import Basis
 from bench.potentials.gmnn.compiled import contractions, pair_kernels
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.invariants import invariants
-from bench.potentials.gmnn.basis import Basis
 from bench.potentials.gmnn.moments import Geometry
 
 

@@ -80,8 +80,9 @@ class MomentView:
         basis = None
         if not self.compiled:
             basis = make_basis(grid, len(data.species), data.n_atoms[picked], species, pairs, self.dtype, with_pairs)
-            pairs = tuple(array[:0] for array in pairs)
-        first_pair, centres, neighbours, vectors = (torch.from_numpy(array).to(self.device) for array in pairs)
+        first_pair, centres, neighbours, vectors = (
+            torch.from_numpy(array if basis is None else array[:0]).to(self.device) for array in pairs
+        )
         return Geometry(
             grid=grid,
             n_species=len(data.species),
