@@ -52,17 +52,38 @@ class Request:
 
 
 def trained(requests: Sequence[Request]) -> list[FitResult | Exception]:
-    """The trainings that runs ask for, together; where that fails, each by itself, so that one does not fail others."""
+    """The trainings that runs ask for, together; where that fails, each by itself, so that one does not fail others.
+
+    Where a device has too little memory for all of them, one half after the other.
+    """
     try:
         with exits_are_errors():
             return fit_requests(requests)
     except Exception as error:
+        no_memory = isinstance(error, torch.OutOfMemoryError)
         if len(requests) == 1:
-            return [error]
-        log.warning("training %d runs together failed (%s: %s): each alone", len(requests), type(error).__name__, error)
+            return [_no_memory(requests[0]) if no_memory else error]
+        if no_memory:
+            log.info("%d runs in lockstep do not fit into the device's memory: one half after the other", len(requests))
+        else:
+            why = f"{type(error).__name__}: {error}"
+            log.warning("training %d runs together failed (%s): each alone", len(requests), why)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    return [outcome for request in requests for outcome in trained([request])]
+    size = (len(requests) + 1) // 2 if no_memory else 1
+    parts = [requests[start : start + size] for start in range(0, len(requests), size)]
+    return [outcome for part in parts for outcome in trained(part)]
+
+
+def _no_memory(request: Request) -> UserError:
+    """Said of one run: the error of torch would keep alive what does not fit."""
+    free, total = (size / 2**30 for size in torch.cuda.mem_get_info(request.view.device))
+    models = f"{request.members} model{'s' * (request.members > 1)}"
+    return UserError(
+        f"device = {request.run.device}: training {models} on {len(request.labelled)} structures needs more than its"
+        f" memory ({free:.1f} of {total:.1f} GiB are free): end what else uses it, lower training.minibatch, or set"
+        " device=cpu"
+    )
 
 
 def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:

@@ -10,19 +10,23 @@ from dataclasses import replace
 import ase
 import numpy as np
 import pytest
+import torch
 from bench_commands import command, file_system, here, record_at, records, resume
-from conftest import PROJECT, subprocess_environment
+from conftest import PROJECT, make_builder, subprocess_environment
 from small_sweeps import numbers
 
 from bench.calculator import PotentialCalculator
 from bench.config.compose import compose_run
 from bench.config.identity import hash_of
+from bench.data.split import Split
+from bench.errors import UserError
 from bench.learning.cycle import run_active_learning
 from bench.run import main
 from bench.runs import stopping
 from bench.runs.record import RunRecord, read_record
 from bench.runs.stopping import listen
 from bench.training import shared
+from bench.training.checkpoint import Checkpoint
 
 TINY = [
     *("scenario.initial=6", "scenario.final=10", "scenario.pool=60", "scenario.validation=8", "scenario.test=12"),
@@ -187,6 +191,35 @@ def test_a_signal_whose_exception_was_swallowed(monkeypatch, tmp_path):
     assert [one["status"] for one in records(tmp_path)] == ["running"]
     stopping._listener.received = None
     assert run_active_learning(run).done
+
+
+@pytest.mark.parametrize(("most", "tried"), [(2, [7, 4, 2, 2, 3, 2, 1]), (0, [3, 2, 1, 1, 1])])
+def test_what_does_not_fit_into_memory_together_is_halved(tmp_path, mixed_data, monkeypatch, most, tried):
+    """A GPU's: one training that does not fit alone fails with a line, the others go on."""
+    sizes = []
+
+    def fit_requests(requests):
+        sizes.append(len(requests))
+        if len(requests) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.41 GiB.")
+        return [RuntimeError(one.run.seed) for one in requests]
+
+    monkeypatch.setattr(shared, "fit_requests", fit_requests)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 80 * 2**30))
+    run = compose_run([*TINY, f"results={tmp_path}"])
+    rows, checkpoint = np.arange(2), Checkpoint(tmp_path / "training.pt", 60.0)
+    one = shared.Request(run, make_builder(mixed_data), np.arange(10), Split(rows, rows, rows, rows), 3, checkpoint)
+    requests = [replace(one, run=replace(run, seed=seed)) for seed in range(tried[0])]
+    outcomes = shared.trained(requests)
+    assert sizes == tried
+    if most:
+        assert [one.args for one in outcomes] == [(seed,) for seed in range(7)]
+        return
+    assert all(isinstance(one, UserError) for one in outcomes)
+    assert str(outcomes[0]) == (
+        "device = cpu: training 3 models on 10 structures needs more than its memory (1.0 of 80.0 GiB are free): end"
+        " what else uses it, lower training.minibatch, or set device=cpu"
+    )
 
 
 def test_the_end_of_a_job_s_time_is_known(monkeypatch):

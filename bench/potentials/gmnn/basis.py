@@ -1,7 +1,7 @@
 """Basis moments of the plain engine, and the constant linear maps between them and the atoms' positions.
 
-With A[i, Z, k, m] = Σ_{j of species Z} h_k(r_ij) Y_m(r̂_ij) (`bench.potentials.gmnn.moments`), positions enter a training
-only through `Basis.pull_back` (dE/dA → dE/dr) and `Basis.push_forward` (ṙ → Ȧ).
+With A[i, Z, k, m] = Σ_{j of species Z} h_k(r_ij) Y_m(r̂_ij) (`bench.potentials.gmnn.moments`), positions enter a
+training only through `Basis.pull_back` (dE/dA → dE/dr) and `Basis.push_forward` (ṙ → Ȧ).
 """
 
 from dataclasses import dataclass
