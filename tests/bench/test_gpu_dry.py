@@ -45,8 +45,8 @@ def test_what_is_measured(small, tmp_path, monkeypatch):
     done = program(*words, "forecast")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    rows = [f"aspirin 4 {one} {models}" for one in gpu.PRECISIONS for models in (2, 1)]
-    assert list(found["throughput"]) == [*rows, "aspirin 2 float32 2", "aspirin 2 float32 1"]
+    kinds = ("4 float32", "2 float32", "4 tf32", "4 bfloat16")
+    assert list(found["throughput"]) == [f"aspirin {kind} {models}" for kind in kinds for models in (2, 1)]
     for row in found["throughput"].values():
         assert all(0 < row[name] < math.inf for name in ("step_ms", "floor_ms", "ratio", "validation_ms")), row
     assert set(found["peak_gflops"]) == set(gpu.PRECISIONS)
