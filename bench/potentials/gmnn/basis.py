@@ -43,7 +43,7 @@ class Basis:
     incoming_slots: Int[Tensor, "atoms slots"]
     radial: Float[Tensor, "atoms channels slots"]
     radial_slope: Float[Tensor, "atoms channels slots"]
-    angular: Float[Tensor, "atoms 4 slots 20"]
+    angular: Float[Tensor, "atoms 4 slots 20"] | Float[Tensor, "atoms 1 0 20"]
     vectors: Float[Tensor, "atoms slots 3"]
     directions: Float[Tensor, "atoms slots 3"]
 
@@ -117,52 +117,49 @@ def make_basis(
     """The basis of some structures, with these numbers of atoms; without pairs it serves energies and features."""
     first_pair, centres, neighbours, _ = pairs
     counts, device = np.diff(first_pair), species.device
-    first_atom = np.cumsum(atom_counts) - atom_counts
     # at least one slot, so that every empty slot is one of the atom's own
-    widths = np.maximum(np.maximum.reduceat(counts, first_atom), 1)
+    widths = np.maximum(np.maximum.reduceat(counts, np.cumsum(atom_counts) - atom_counts), 1)
     n_atoms, width = len(counts), int(widths.max())
-    atoms, slots = np.arange(n_atoms), np.arange(len(centres)) - first_pair[centres]
-    order = np.argsort(neighbours, kind="stable")  # as many pairs end at an atom as begin there
-    arriving = [np.repeat(atoms[:, None], width, axis=1) for _ in range(2)]
-    incoming_slots = np.full((n_atoms, width), width - 1)
-    arriving[0][centres, slots] = neighbours
-    arriving[1][centres, slots] = centres[order]
-    incoming_slots[centres, slots] = slots[order]
+    slots = np.arange(len(centres)) - first_pair[centres]
+    ending = np.argsort(neighbours, kind="stable")  # as many pairs end at an atom as begin there
+    itself = np.repeat(np.arange(n_atoms)[:, None], width, axis=1)
+
+    def in_slots(
+        of_pairs: Int[np.ndarray, " pairs"], elsewhere: Int[np.ndarray, "atoms slots"]
+    ) -> Int[Tensor, "atoms kept"]:
+        filled = elsewhere.copy()
+        filled[centres, slots] = of_pairs
+        return torch.from_numpy(filled[:, : width if with_pairs else 0].copy()).to(device)
 
     at, other, vectors = (torch.from_numpy(array).to(device) for array in (centres * width + slots, *pairs[2:]))
     length = torch.linalg.vector_norm(vectors, dim=1)
     directions, distances = (vectors / length[:, None]).to(dtype), length.to(dtype)
-    radial, radial_slope = radial_basis(distances, grid.r_min, grid.r_max, grid.n_gaussians)
-    monomials = _monomials(directions)
+    of_radius = radial_basis(distances, grid.r_min, grid.r_max, grid.n_gaussians)
 
-    def laid_out(values: Float[Tensor, "pairs ..."]) -> Float[Tensor, "atoms slots ..."]:
-        empty = values.new_zeros(n_atoms * width, *values.shape[1:])
-        return empty.index_copy_(0, at, values).reshape(n_atoms, width, *values.shape[1:])
+    def laid_out(of_pairs: Float[Tensor, "pairs ..."]) -> Float[Tensor, "atoms slots ..."]:
+        empty = of_pairs.new_zeros(n_atoms * width, *of_pairs.shape[1:])
+        return empty.index_copy_(0, at, of_pairs).reshape(n_atoms, width, *of_pairs.shape[1:])
 
-    def by_channel(values: Float[Tensor, "pairs gaussians"]) -> Float[Tensor, "atoms channels slots"]:
-        empty = values.new_zeros(n_atoms * width * n_species, grid.n_gaussians)
-        empty.index_copy_(0, at * n_species + species[other], values)
+    def by_channel(of_pairs: Float[Tensor, "pairs gaussians"]) -> Float[Tensor, "atoms channels slots"]:
+        empty = of_pairs.new_zeros(n_atoms * width * n_species, grid.n_gaussians)
+        empty.index_copy_(0, at * n_species + species[other], of_pairs)
         return empty.reshape(n_atoms, width, -1).transpose(1, 2).contiguous()
 
-    kept = width if with_pairs else 0
-    radial, angular = by_channel(radial), laid_out(_with_gradients(monomials, directions, distances))
-    angular = angular.transpose(1, 2).contiguous()
+    monomials = _monomials(directions)
+    of_angles = _with_gradients(monomials, directions, distances) if with_pairs else monomials[:, None]
+    angular = laid_out(of_angles).transpose(1, 2).contiguous()
+    radial, kept = by_channel(of_radius[0]), slice(None) if with_pairs else slice(0, 0)
     return Basis(
         widths=widths,
         moments=torch.bmm(radial, angular[:, 0]),
-        **{
-            name: torch.from_numpy(array[:, :kept]).contiguous().to(device)
-            for name, array in (
-                ("neighbours", arriving[0]),
-                ("incoming_atoms", arriving[1]),
-                ("incoming_slots", incoming_slots),
-            )
-        },
-        radial=radial[:, :, :kept],
-        radial_slope=by_channel(radial_slope)[:, :, :kept],
-        angular=angular[:, :, :kept],
-        vectors=laid_out(vectors.to(dtype))[:, :kept],
-        directions=laid_out(directions)[:, :kept],
+        neighbours=in_slots(neighbours, itself),
+        incoming_atoms=in_slots(centres[ending], itself),
+        incoming_slots=in_slots(slots[ending], np.full_like(itself, width - 1)),
+        radial=radial[:, :, kept],
+        radial_slope=by_channel(of_radius[1]) if with_pairs else radial[:, :, kept],
+        angular=angular[:, :, kept],
+        vectors=laid_out(vectors.to(dtype))[:, kept],
+        directions=laid_out(directions)[:, kept],
     )
 
 

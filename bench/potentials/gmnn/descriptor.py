@@ -103,7 +103,7 @@ class PlainDescriptor:
 
 
 def _gradient(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
-    """By autograd in this thread: handing every operation to the thread of a GPU takes longer than starting it."""
+    """By autograd in this thread: in one of the GPU's own torch would warn that cuBLAS finds no context."""
     with torch.autograd.set_multithreading_enabled(False):
         return torch.autograd.grad(*arguments, **options)
 
