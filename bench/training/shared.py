@@ -77,12 +77,11 @@ def trained(requests: Sequence[Request]) -> list[FitResult | Exception]:
 
 def _no_memory(request: Request) -> UserError:
     """Said of one run: the error of torch would keep alive what does not fit."""
-    free, total = (size / 2**30 for size in torch.cuda.mem_get_info(request.view.device))
+    _, total = torch.cuda.mem_get_info(request.view.device)
     models = f"{request.members} model{'s' * (request.members > 1)}"
     return UserError(
-        f"device = {request.run.device}: training {models} on {len(request.labelled)} structures needs more than its"
-        f" memory ({free:.1f} of {total:.1f} GiB are free): end what else uses it, lower training.minibatch, or set"
-        " device=cpu"
+        f"device = {request.run.device}: training {models} on {len(request.labelled)} structures needs more memory"
+        f" than is free of its {total / 2**30:.1f} GiB: end what else uses it, lower training.minibatch, or set device=cpu"
     )
 
 

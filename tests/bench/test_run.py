@@ -217,8 +217,8 @@ def test_what_does_not_fit_into_memory_together_is_halved(tmp_path, mixed_data, 
         return
     assert all(isinstance(one, UserError) for one in outcomes)
     assert str(outcomes[0]) == (
-        "device = cpu: training 3 models on 10 structures needs more than its memory (1.0 of 80.0 GiB are free): end"
-        " what else uses it, lower training.minibatch, or set device=cpu"
+        "device = cpu: training 3 models on 10 structures needs more memory than is free of its 80.0 GiB: end what"
+        " else uses it, lower training.minibatch, or set device=cpu"
     )
 
 
