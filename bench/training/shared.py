@@ -81,7 +81,8 @@ def _no_memory(request: Request) -> UserError:
     models = f"{request.members} model{'s' * (request.members > 1)}"
     return UserError(
         f"device = {request.run.device}: training {models} on {len(request.labelled)} structures needs more memory"
-        f" than is free of its {total / 2**30:.1f} GiB: end what else uses it, lower training.minibatch, or set device=cpu"
+        f" than is free of its {total / 2**30:.1f} GiB: end what else uses it, lower training.minibatch, or set"
+        " device=cpu"
     )
 
 
