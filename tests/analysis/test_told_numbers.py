@@ -91,6 +91,41 @@ def test_correlations_of_random_selection_on_tio2():
     assert f"to {found.max():.2f};" in TEXT
 
 
+def _ratio(logs):
+    """In per cent with the 95 % interval, from logarithms of ratios at equal seed."""
+    half = stats.t.ppf(0.975, len(logs) - 1) * stats.sem(logs)
+    low, high = 100 * np.expm1([logs.mean() - half, logs.mean() + half])
+    return f"{100 * np.expm1(logs.mean()):.0f} % ({low:.0f} to {high:.0f})"
+
+
+def test_minibatches_of_active_learning_on_tio2():
+    """MaxDiag + GP(LL): the points that the paper quotes, and the ratio of 32 to 10 at equal seed."""
+    algorithm, errors = ("MaxDiag", "GP(LL)"), {}
+    for minibatch, deviations in ((10, {}), (32, {"training.minibatch": 32})):
+        runs = _runs("tio2", deviations, algorithm)
+        assert list(runs) == [0, 1, 2]
+        for measure in ("mae", "rmse"):
+            errors[minibatch, measure] = [
+                {step["n_train"]: step["metrics"][f"force_{measure}_kcal_mol_A"] for step in run["steps"]}
+                for run in runs.values()
+            ]
+    for n_train, paper in ((40, "21.51 | 1.56"), (60, "17.71 | 1.46"), (100, " | ")):
+        values = sorted(of_run[n_train] for of_run in errors[32, "rmse"])
+        told = ", ".join(f"{value:.1f}" for value in values)
+        row = f"| MaxDiag + GP(LL) at {n_train}, minibatch 32 | 3 | {np.mean(values):.1f} | {told} | {paper} |"
+        assert " ".join(row.split()) in TEXT
+    ratios = {}
+    for measure in ("rmse", "mae"):
+        pairs = list(zip(errors[32, measure], errors[10, measure], strict=True))
+        ratios[measure, 60] = _ratio(np.log([one[60] / other[60] for one, other in pairs]))
+        sizes = range(10, 101, 10)
+        logs = np.log([sum(one[n] for n in sizes) / sum(other[n] for n in sizes) for one, other in pairs])
+        ratios[measure, "curve"] = _ratio(logs)
+    curve, at_60 = ([ratios[measure, where] for measure in ("rmse", "mae")] for where in ("curve", 60))
+    assert f"an RMSE {curve[0]} and a MAE {curve[1]} higher at equal seed" in TEXT
+    assert f"at 60 an RMSE {at_60[0]} and a MAE {at_60[1]}." in TEXT
+
+
 def test_random_selection_on_qm9():
     runs = _runs("qm9", {"scenario.initial": 10000, "scenario.pool": 91000})
     assert len(runs) == 3
