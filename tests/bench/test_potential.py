@@ -260,6 +260,16 @@ def test_compiled_engine_equals_plain_engine(mixed_data, settings):
             torch.testing.assert_close(results[0][name], value, rtol=0, atol=tolerance * scale, msg=name)
 
 
+@pytest.mark.parametrize("with_pairs", [True, False])
+@pytest.mark.parametrize("plain", [True, False])
+def test_no_structures_are_a_geometry_too(mixed_data, plain, with_pairs):
+    engine = dataclasses.replace(make_builder(mixed_data), plain=plain)
+    nothing = np.arange(0)
+    whole = engine.build(np.arange(len(mixed_data)), with_pairs=with_pairs)
+    for empty in (engine.build(nothing, with_pairs=with_pairs), whole.select(nothing, with_pairs=with_pairs)):
+        assert len(empty) == len(empty.species) == 0
+
+
 def test_compiled_engine_ignores_threads(mixed_data):
     """Bit for bit: every sum has a fixed order."""
     from bench.potentials.gmnn.descriptor import describe

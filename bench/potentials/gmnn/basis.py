@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bench.potentials.gmnn.compiled.monomials import MONOMIALS
+from bench.potentials.gmnn.compiled.monomials import MONOMIALS, N_MONOMIALS
 from bench.potentials.gmnn.radial import radial_basis
 
 
@@ -43,9 +43,18 @@ class Basis:
     incoming_slots: Int[Tensor, "atoms slots"]
     radial: Float[Tensor, "atoms channels slots"]
     radial_slope: Float[Tensor, "atoms channels slots"]
-    angular: Float[Tensor, "atoms 4 slots 20"] | Float[Tensor, "atoms 1 0 20"]
+    angular: Float[Tensor, "atoms 4 slots 20"]
     vectors: Float[Tensor, "atoms slots 3"]
     directions: Float[Tensor, "atoms slots 3"]
+
+    @staticmethod
+    def without_pairs(widths: Int[np.ndarray, " structures"], moments: Float[Tensor, "atoms channels 20"]) -> "Basis":
+        """What serves energies and features: no slots."""
+        n_atoms, n_channels, _ = moments.shape
+        nowhere = torch.empty(n_atoms, 0, dtype=torch.int64, device=moments.device)
+        radial, vectors = moments.new_empty(n_atoms, n_channels, 0), moments.new_empty(n_atoms, 0, 3)
+        angular = moments.new_empty(n_atoms, 4, 0, N_MONOMIALS)
+        return Basis(widths, moments, nowhere, nowhere, nowhere, radial, radial, angular, vectors, vectors)
 
     def select(
         self,
@@ -57,7 +66,7 @@ class Basis:
     ) -> "Basis":
         """Some structures, whose atoms are these; `moved` is by how much the row of each has changed."""
         widths = self.widths[structures]
-        width = min(int(widths.max()), self.neighbours.shape[1]) if with_pairs else 0
+        width = min(int(widths.max(initial=0)), self.neighbours.shape[1]) if with_pairs else 0
 
         def slots(values: Tensor, axis: int) -> Tensor:
             return values.narrow(axis, 0, width).index_select(0, atoms)
@@ -119,22 +128,13 @@ def make_basis(
     counts, device = np.diff(first_pair), species.device
     # at least one slot, so that every empty slot is one of the atom's own
     widths = np.maximum(np.maximum.reduceat(counts, np.cumsum(atom_counts) - atom_counts), 1)
-    n_atoms, width = len(counts), int(widths.max())
+    n_atoms, width = len(counts), int(widths.max(initial=1))
     slots = np.arange(len(centres)) - first_pair[centres]
-    ending = np.argsort(neighbours, kind="stable")  # as many pairs end at an atom as begin there
-    itself = np.repeat(np.arange(n_atoms)[:, None], width, axis=1)
-
-    def in_slots(
-        of_pairs: Int[np.ndarray, " pairs"], elsewhere: Int[np.ndarray, "atoms slots"]
-    ) -> Int[Tensor, "atoms kept"]:
-        filled = elsewhere.copy()
-        filled[centres, slots] = of_pairs
-        return torch.from_numpy(filled[:, : width if with_pairs else 0].copy()).to(device)
-
     at, other, vectors = (torch.from_numpy(array).to(device) for array in (centres * width + slots, *pairs[2:]))
     length = torch.linalg.vector_norm(vectors, dim=1)
     directions, distances = (vectors / length[:, None]).to(dtype), length.to(dtype)
-    of_radius = radial_basis(distances, grid.r_min, grid.r_max, grid.n_gaussians)
+    radial, radial_slope = radial_basis(distances, grid.r_min, grid.r_max, grid.n_gaussians)
+    monomials = _monomials(directions)
 
     def laid_out(of_pairs: Float[Tensor, "pairs ..."]) -> Float[Tensor, "atoms slots ..."]:
         empty = of_pairs.new_zeros(n_atoms * width, *of_pairs.shape[1:])
@@ -143,23 +143,33 @@ def make_basis(
     def by_channel(of_pairs: Float[Tensor, "pairs gaussians"]) -> Float[Tensor, "atoms channels slots"]:
         empty = of_pairs.new_zeros(n_atoms * width * n_species, grid.n_gaussians)
         empty.index_copy_(0, at * n_species + species[other], of_pairs)
-        return empty.reshape(n_atoms, width, -1).transpose(1, 2).contiguous()
+        return empty.reshape(n_atoms, width, n_species * grid.n_gaussians).transpose(1, 2).contiguous()
 
-    monomials = _monomials(directions)
-    of_angles = _with_gradients(monomials, directions, distances) if with_pairs else monomials[:, None]
-    angular = laid_out(of_angles).transpose(1, 2).contiguous()
-    radial, kept = by_channel(of_radius[0]), slice(None) if with_pairs else slice(0, 0)
+    if not with_pairs:
+        return Basis.without_pairs(widths, torch.bmm(by_channel(radial), laid_out(monomials)))
+    ending = np.argsort(neighbours, kind="stable")  # as many pairs end at an atom as begin there
+    itself = np.repeat(np.arange(n_atoms)[:, None], width, axis=1)
+
+    def in_slots(
+        of_pairs: Int[np.ndarray, " pairs"], elsewhere: Int[np.ndarray, "atoms slots"]
+    ) -> Int[Tensor, "atoms slots"]:
+        filled = elsewhere.copy()
+        filled[centres, slots] = of_pairs
+        return torch.from_numpy(filled).to(device)
+
+    by_species = by_channel(radial)
+    angular = laid_out(_with_gradients(monomials, directions, distances)).transpose(1, 2).contiguous()
     return Basis(
         widths=widths,
-        moments=torch.bmm(radial, angular[:, 0]),
+        moments=torch.bmm(by_species, angular[:, 0]),
         neighbours=in_slots(neighbours, itself),
         incoming_atoms=in_slots(centres[ending], itself),
         incoming_slots=in_slots(slots[ending], np.full_like(itself, width - 1)),
-        radial=radial[:, :, kept],
-        radial_slope=by_channel(of_radius[1]) if with_pairs else radial[:, :, kept],
-        angular=angular[:, :, kept],
-        vectors=laid_out(vectors.to(dtype))[:, kept],
-        directions=laid_out(directions)[:, kept],
+        radial=by_species,
+        radial_slope=by_channel(radial_slope),
+        angular=angular,
+        vectors=laid_out(vectors.to(dtype)),
+        directions=laid_out(directions),
     )
 
 
