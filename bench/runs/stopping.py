@@ -33,6 +33,7 @@ class Stopped(SystemExit):
         if signal.Signals(self.signum).name != "SIGPIPE":
             with contextlib.suppress(OSError):
                 print(self, file=sys.stderr)
+        logging.getLogger("torch").setLevel(logging.WARNING)  # half imported, it would list its caches at exit
 
 
 class _Listener:

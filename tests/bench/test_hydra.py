@@ -203,6 +203,7 @@ MISTAKES = [
     (["model.n_gaussians=true"], "configuration key model.n_gaussians = true: give a number"),
     (["training.force_weight=inf"], "configuration key training.force_weight = inf: give a finite number"),
     (["model.r_max=nan"], "configuration key model.r_max = nan: give a finite number"),
+    (["model.r_min=7"], "model.r_min = 7 Å is not below model.r_max = 4 Å: change one"),
     (["~sede"], "unknown configuration key 'sede': did you mean 'seed'"),
     (["objective=test_force_mae", "training=energies"], "choose an error of energies"),
 ]

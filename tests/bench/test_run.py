@@ -154,6 +154,36 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path, where):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_nothing_is_said_after_a_stop_while_torch_is_imported():
+    """Torch has set up its logs when its import is over; before, it would list its caches at exit."""
+    stop_amid = """
+import importlib.abc, logging, signal, sys
+from bench.runs.stopping import Stopped, listen
+listen()
+logging.basicConfig(level=logging.INFO)
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch._meta_registrations" and "torch._subclasses.fake_tensor" in sys.modules:
+            signal.raise_signal(signal.SIGTERM)
+sys.meta_path.insert(0, Finder())
+try:
+    import torch
+except Stopped as stop:
+    stop.tell()
+    raise
+"""
+    stopped = subprocess.run(
+        [sys.executable, "-c", stop_amid],
+        cwd=PROJECT,
+        env=subprocess_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert stopped.stderr.splitlines() == ["stopped by SIGTERM: the same command goes on from here"]
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGALRM])
 def test_stopped_by_a_signal_and_resumed(undisturbed, tmp_path, signum):
     """In a training: it is saved, one line is said; the same command goes on in it with the same numbers.

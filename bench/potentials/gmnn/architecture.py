@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from bench.errors import UserError
+
 if TYPE_CHECKING:
     import bench.data.structures
 
@@ -25,6 +27,11 @@ class GaussianMoments:
     n_radial: PositiveInt = 5
     hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 512)
     normalise_invariants: bool = False
+
+    def __post_init__(self) -> None:
+        """The centres lie from r_min on below the cutoff. Raises UserError."""
+        if self.r_min >= self.r_max:
+            raise UserError(f"model.r_min = {self.r_min:g} Å is not below model.r_max = {self.r_max:g} Å: change one")
 
     rate_groups: ClassVar[tuple[str, ...]] = ("network", "radial", "shift", "scale")
     gradient_features: ClassVar[bool] = True
