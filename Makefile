@@ -90,6 +90,6 @@ wheelhouse: $(READY)  ## every package as a file in wheelhouse/; without interne
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir wheelhouse -c constraints.txt \
 		'.[test]' hatchling hatch-vcs editables
 
-clean:  ## remove the environment and everything recorded outside results/reference
+clean:  ## remove the environment, runs and what was drawn from them; results/reference stays
 	rm -rf $(VENV) $(VENV)-graph-pes $(VENV)-sevennet
 	rm -rf results/runs results/initial results/launch results/analysis results/multirun results/site

@@ -191,8 +191,10 @@ def describe(table: Sequence[Row], workers: int | None = None) -> str:
             + (f"{'unknown':>9}" if math.isnan(to_come) else f"{to_come / 3600:9.1f}")
         )
     left = _left(table)
-    if workers and left and not math.isnan(sum(left)):
-        lines.append(f"{workers} workers: {_with_workers(left, workers) / 3600:.1f} hours to come")
+    if workers and left:
+        known = not math.isnan(sum(left))
+        hours = f"{_with_workers(left, workers) / 3600:.1f} hours" if known else "unknown (--costs FOLDER predicts it)"
+        lines.append(f"{workers} workers: {hours} to come")
     failed = [row for row in table if row["state"] == "failed"]
     for row in failed[:FAILURES_SHOWN]:
         lines.append(f"failed: {row['run_id']} ({row['words']}): {row['failure']}")

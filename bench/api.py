@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from bench.config.plugins import plugin
+from bench.config.plugins import build, plugin
 from bench.config.schema import RunConfig
 from bench.data.datasets.file import FileDataset
 from bench.data.formats.ase_files import of_frames
+from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.kernels.base import Kernel, KernelInputs, energy_deviation, prepare
 from bench.learning.models import Model, of_run, trained
 from bench.pools.frames import Frames, frames_of_atoms, joined_structures, read_frames
 from bench.pools.guards import Guards, check_usable
-from bench.pools.selecting import Batch, Known, Method, select_from
+from bench.pools.selecting import Batch, Known, Method, check_model, select_from
 from bench.pools.words import configured
 from bench.runs.device import prepare_device
 
@@ -50,7 +51,7 @@ def train(
 ) -> Model:
     """Train a potential on ASE atoms, or on a file of them, with energies in eV (and forces in eV/Å), as ASE has them.
 
-    `dataset.energy_unit=…` among `words` names another unit. A tenth of the structures is for validation.
+    `dataset.energy_unit=…` among `words` names another unit. A tenth of the structures (200 at most) is for validation.
     What was trained on the same structures in the same way before is taken from results/models. `words` set anything
     else as on a command line: `model=gmnn`, `training.epochs=200`, `results=FOLDER`,
     `dataset.reference_energies={H:-13.6,O:-2042.6}`. Raises UserError.
@@ -108,10 +109,8 @@ def select(
     """
     named = [] if algorithm is None else [f"algorithm={algorithm}"]
     run = _configured([*named, f"seed={seed}", *words], with_model=model is not None)
-    known = Known(
-        *(None if one is None else joined_structures([_frames(one).data]) for one in (labelled, pending, exclude))
-    )
-    method = Method.of(run, guards or Guards())
+    known = Known(*map(_structures, (labelled, pending, exclude)))
+    method = Method.of(run, build(Guards, vars(guards or Guards()), "guards."))
     return select_from(_frames(pool), n, method, model=model, known=known, folder=Path(run.results))
 
 
@@ -121,6 +120,13 @@ def _configured(words: Sequence[str], *, with_model: bool = True) -> RunConfig:
     if run.threads or run.device != "cpu":
         prepare_device(replace(run, threads=run.threads or torch.get_num_threads()))
     return run
+
+
+def _structures(given: Pool | None) -> Structures | None:
+    """None for an empty list, too: what is out for labelling at first."""
+    if given is None or (not isinstance(given, str | Path) and len(given) == 0):
+        return None
+    return joined_structures([_frames(given).data])
 
 
 def _frames(given: Pool) -> Frames:
@@ -133,6 +139,7 @@ def _kernel(name: str) -> Kernel:
 
 
 def _embedding(model: Model, atoms: Pool, kernel: str) -> Any:
+    check_model(_kernel(kernel), model)
     labelled = model.data.part(model.training)
     frames = _frames(atoms)
     check_usable(frames, model.seen.get("elements") or model.reference_energies)

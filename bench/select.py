@@ -3,7 +3,8 @@
 What a word of the command line means:
 
   pool, n             files of structures, and how many of them to choose
-  labelled            structures that have labels: a model is trained on them where the algorithm needs one
+  labelled            structures that have labels: a model is trained on them where the algorithm needs one;
+                      with model= they stand in for those that it was trained on
   model               a finished run (its folder or model.pt), or the name of a potential to train (conf/model)
   pending, exclude    structures out for labelling, which count as covered; structures that must not be chosen
   output              where to write: selected.xyz, and beside it .json, .png and .html
@@ -104,7 +105,9 @@ def split_words(words: Sequence[str], files: ConfigFiles) -> tuple[Asked, list[s
     for key, what in (("pool", "pool=FILE, the structures to choose from"), ("n", "n=NUMBER, how many to choose")):
         if own.get(key) is None:
             raise UserError(f"say {what}")
-    asked: Asked = build(Asked, own, "")
+    if own["pool"] == []:
+        raise UserError("pool=[] names no file: say pool=FILE, the structures to choose from")
+    asked: Asked = build(Asked, {key: value for key, value in own.items() if value != []}, "")
     return asked, others
 
 
@@ -159,6 +162,8 @@ def _check_output(output: Path, asked: Asked) -> None:
     """Refuse to replace what is read. Raises UserError."""
     read = [path for what in FILES for path in _located(what, getattr(asked, what))]
     for written in (output, *(output.with_suffix(ending) for ending in BESIDE)):
+        if written.is_dir():
+            raise UserError(f"output={output}: {written} is a folder: give output another name")
         if written.exists() and any(written.samefile(one) for one in read):
             raise UserError(f"output={output} would replace {written}, which is read: give output another name")
 
@@ -217,7 +222,9 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
         if not asked.core:
             check_left(pool, asked.n, data, known)
         model = trained(run, data, kernel.members)
-    frames = pool if asked.shards == 1 else _core(pool, _checksums(asked, pool, model), asked, words, of_cluster, files)
+    frames = pool
+    if asked.shards > 1:
+        frames = _core(pool, _checksums(asked, pool, model), asked, words, of_cluster, files, run.results)
     batch = select_from(frames, asked.n, method, model=model, known=known, folder=Path(run.results), at_most=asked.core)
     said = {"kernel": kernel.name, "selection": selection.name, "seed": run.seed, "shards": asked.shards}
     said |= {"words": [*_own_words(asked), *words, *of_cluster], "pool_of_shards": len(pool)}
@@ -239,16 +246,21 @@ def _covered(given: str | list[str], dataset: Mapping[str, Any]) -> "Structures"
 
 
 def _xyz(output: Path) -> Path:
-    """Where structures go: a name that does not say so is given the ending, so that ASE knows the format again."""
+    """Where structures go: a name that does not say so is given the ending, so that ASE knows the format again.
+
+    Raises UserError if there is no name.
+    """
+    if output.name in ("", ".."):
+        raise UserError(f"output={output} is a folder: name a file")
     return output if output.suffix in (".xyz", ".extxyz") else output.with_name(f"{output.name}.xyz")
 
 
 def _checksums(asked: Asked, pool: "Frames", model: "Model | None") -> dict[str, str]:
-    """The SHA-256 of every file that the selection was made from."""
+    """The SHA-256 of every file that the selection was made from; a model trained for it is trained again."""
     from bench.pools.written import sha256_of  # noqa: PLC0415 - ASE
 
     others = [str(path) for what in FILES[1:] for path in _located(what, getattr(asked, what))]
-    files = [*pool.files, *others, *([] if model is None else [str(model.file)])]
+    files = [*pool.files, *others, *([] if model is None or asked.model is None else [str(model.file)])]
     return {name: sha256_of(Path(name)) for name in files}
 
 
@@ -259,6 +271,7 @@ def _core(
     words: Sequence[str],
     of_cluster: Sequence[str],
     files: ConfigFiles,
+    results: str,
 ) -> "Frames":
     """The core-sets that the shards of a pool give, each chosen by a process of this command.
 
@@ -274,7 +287,6 @@ def _core(
         asked, n=size, shards=1, core=True, guards=replace(asked.guards, per_file=None, per_composition=None)
     )
     said = [*_own_words(of_shard)[1:], *words, *files.words()]
-    results = next((word.partition("=")[2] for word in words if word.startswith("results=")), "results")
     key = hashlib.sha256(
         json.dumps([digest(pool.data), sorted(inputs.items()), asked.shards, said]).encode()
     ).hexdigest()[:16]
@@ -282,7 +294,7 @@ def _core(
     places = write_shards(pool, asked.shards, folder)
     records = [folder / f"core_{number}.json" for number in range(len(places))]
     tasks = [
-        Task("bench.select", [f"pool={json.dumps(str(place))}", *said, f"output={record.with_suffix('.xyz')}"])
+        Task("bench.select", [_word("pool", str(place)), *said, _word("output", str(record.with_suffix(".xyz")))])
         for place, record in zip(places, records, strict=True)
         if not record.exists()
     ]
@@ -305,13 +317,18 @@ def _dataset(asked: Asked, words: Sequence[str], files: ConfigFiles) -> list[str
     return ["dataset.path=[" + ",".join(json.dumps(name, ensure_ascii=False) for name in given) + "]"]
 
 
+def _word(key: str, value: Any) -> str:
+    """A word of the command line that says a value, whatever letters are in it."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
 def _own_words(asked: Asked) -> list[str]:
     """The command's own words again."""
     words = []
     for key in ("pool", "n", "labelled", "model", "pending", "exclude", "shards"):
         value = getattr(asked, key)
         if value is not None and (key, value) != ("shards", 1):
-            words.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+            words.append(_word(key, value))
     words += ["core=true"] if asked.core else []
     usual = Guards()
     changed = {key: value for key, value in vars(asked.guards).items() if value != getattr(usual, key)}

@@ -220,7 +220,7 @@ def _results(name: str, file: str, found: Results) -> str:
     if not cells:
         return f"""No run of this algorithm is committed yet. What is missing, and what it would take:
 
-{shell("", f"bmdal-bench plan algorithm={file}")}
+{shell("", f"bmdal-bench plan algorithm={file} --costs results/reference/perf")}
 
 How to add results is told in [Benchmark](../benchmark/index.md#submit-results)."""
     heads = ["scenario", "errors of", "N_batch", "seeds", *(measure.upper() for measure in MEASURES)]

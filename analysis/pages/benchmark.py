@@ -109,7 +109,7 @@ def _page(scenario: str, found: Results) -> str:
 
 Which runs are done, which are missing, and what they take:
 
-{shell("", f"bmdal-bench plan {sweep}")}
+{shell("", f"bmdal-bench plan {sweep} --costs results/reference/perf")}
 
 The data, what a launch would do, and, without `--dry-run`, the launch:
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from analysis.records.collect import departures
 from analysis.records.found import algorithm_of, deviations_text, read_records
 from analysis.statistics.values import BASELINE
 from bench.commands.frame import framed
@@ -109,7 +110,8 @@ def _of_seeds(submitted: Iterable[Record], known: Iterable[Record]) -> Iterator[
 
 
 def _cell(record: Record) -> Cell:
-    return record.identity["scenario"]["name"], deviations_text(record.deviations), record.batch_size
+    apart = departures(record, record.filed_final)
+    return record.identity["scenario"]["name"], deviations_text(apart), record.batch_size
 
 
 if __name__ == "__main__":

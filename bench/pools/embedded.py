@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
+from bench.errors import cannot_write
 from bench.kernels.base import Embedding, PreparedKernel
 from bench.runs.progress import progress
 from bench.runs.record import make_folder, write_atomically
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 BLOCK = 65536
 """Structures of a block; a pool of one block is kept in memory, in double precision."""
 FEATURES, DIAGONAL, DONE = "features.npy", "diagonal.npy", "done.json"
+SINGLE, DOUBLE = np.dtype("<f4"), np.dtype("<f8")
 
 
 def embed(
@@ -36,15 +39,16 @@ def embed(
         return embedding
     starts = range(0, len(rows), BLOCK)
     make_folder(folder)
-    done = _done(folder / DONE)
+    done = _done(folder, len(rows))
     training = prepared.embed(rows[:1]).training
 
     def keep(number: int, start: int, part: Embedding) -> None:
         check_embedding(part, rows[start : start + BLOCK], kernel, labelled)
-        _write(folder / DIAGONAL, np.dtype("<f8"), len(rows), start, part.diagonal)
+        _write(folder / DIAGONAL, DOUBLE, len(rows), start, part.diagonal)
         if part.pool is not None:
-            _write(folder / FEATURES, np.dtype("<f4"), len(rows), start, part.pool)
-        write_atomically(folder / DONE, json.dumps(number + 1).encode())
+            _write(folder / FEATURES, SINGLE, len(rows), start, part.pool)
+        features = None if part.pool is None else part.pool.shape[1]
+        write_atomically(folder / DONE, json.dumps({"blocks": number + 1, "features": features}).encode())
 
     with ThreadPoolExecutor(1) as beside:  # while the next block is computed
         kept: Future[None] | None = None
@@ -62,11 +66,17 @@ def embed(
     return Embedding(torch.from_numpy(np.load(folder / DIAGONAL)), _in_memory(folder / FEATURES), training)
 
 
-def _done(path: Path) -> int:
-    """How many blocks a process before this one has done."""
+def _done(folder: Path, n: int) -> int:
+    """How many blocks a process before this one has done; none if their files are not as they were left."""
     try:
-        done = int(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        said = json.loads((folder / DONE).read_bytes())
+        done, features = int(said["blocks"]), said["features"]
+        whole = _there(folder / DIAGONAL, DOUBLE, (n,)) and (
+            features is None or _there(folder / FEATURES, SINGLE, (n, int(features)))
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+    if not whole:
         return 0
     log.info("features of the pool: %d blocks are there already", done)
     return done
@@ -80,15 +90,31 @@ def _write(path: Path, dtype: np.dtype, n: int, start: int, values: torch.Tensor
 
 
 def _opened(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    """The file for so many values, made if it is not there as it should be."""
-    if path.exists():
-        try:
-            there: np.memmap = np.load(path, mmap_mode="r+")
-            if there.dtype == dtype and there.shape == shape:
-                return there
-        except (OSError, ValueError):
-            pass
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    """The file for so many values, made if it is not there as it should be, with its whole room on the disk.
+
+    Writing to a map for which there is no room would end the process. Raises WriteError.
+    """
+    if _there(path, dtype, shape):
+        return np.lib.format.open_memmap(path, mode="r+")
+    try:
+        made = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        message = f"cannot write {path} ({error.strerror}): make room, or name another folder"
+        raise cannot_write(error, message) from None
+    return made
+
+
+def _there(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether a file holds so many values."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return bool(found.dtype == dtype and found.shape == shape)
 
 
 def _in_memory(path: Path) -> torch.Tensor | None:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from bench.data.columns import META, read_columns
 from bench.data.datasets.file import located
 from bench.data.formats.ase_files import frames_of
-from bench.data.formats.npz import LAYOUTS
+from bench.data.formats.npz import LAYOUTS, check_unread, whole_numbers
 from bench.data.raw import Part
 from bench.data.sources import DAMAGED
 from bench.data.structures import Structures
@@ -22,6 +22,8 @@ from bench.runs.progress import progress
 
 PLAIN = ("atomic_numbers", "positions", "n_atoms", "cells", "periodic")
 """Arrays of an .npz without labels: flat atoms, structure after structure; the last two are left out for molecules."""
+ANGSTROM = ("Ang", "Angstrom", "angstrom", "Å", "A")
+"""What `r_unit` of a pool in .npz may say."""
 AT_ONCE = 4096
 """Frames that are held as ASE's objects at a time."""
 
@@ -173,26 +175,12 @@ def _of_columns(columns: dict[str, np.ndarray], name: str) -> Structures:
 
 def _of_npz(path: Path) -> Structures:
     """The arrays of PLAIN, or those of one of the published layouts, in Å."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = set(archive.files)
-            if {"atomic_numbers", "positions"} <= names:
-                keys = {key: key for key in PLAIN if key in names}
-            else:
-                fitting = [one for one in LAYOUTS.values() if {one.atomic_numbers, one.positions} <= names]
-                if not fitting:
-                    raise UserError(
-                        f"{path} holds the arrays {', '.join(sorted(names))}: name them {', '.join(PLAIN[:3])}"
-                    )
-                layout = max(fitting, key=lambda one: one.n_atoms in names)
-                asked = {key: getattr(layout, key) for key in PLAIN[:4]}
-                keys = {key: name for key, name in asked.items() if name in names}
-            arrays = {key: _plain(archive[name], name, path) for key, name in keys.items()}
-    except (*DAMAGED, ValueError, KeyError, MemoryError) as error:
-        raise UserError(f"{path} is no readable .npz file ({error}): fix the file") from None
-    numbers, positions = arrays["atomic_numbers"].reshape(-1), arrays["positions"]
+    arrays = _arrays_of(path)
+    numbers, positions = whole_numbers(arrays["atomic_numbers"], "of atomic numbers", str(path)), arrays["positions"]
+    if positions.ndim > 1 and positions.shape[-1] != 3:
+        raise UserError(f"{path}: the array of positions is {positions.shape}, expected (…, 3): fix the file")
     if "n_atoms" in arrays:
-        n_atoms = arrays["n_atoms"].reshape(-1).astype(np.int64)
+        n_atoms = whole_numbers(arrays["n_atoms"], "n_atoms", str(path))
     elif positions.ndim == 3:
         n_atoms = np.full(len(positions), positions.shape[1], dtype=np.int64)
         numbers = np.tile(numbers, len(positions)) if len(numbers) == positions.shape[1] else numbers
@@ -219,6 +207,30 @@ def _of_npz(path: Path) -> Structures:
     positions = positions if positions.dtype in (np.float32, np.float64) else positions.astype(np.float64)
     offsets = np.concatenate([[0], n_atoms.cumsum()])
     return unlabelled(numbers, positions, offsets, cells, periodic, _zeros(numbers))
+
+
+def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays by their names in PLAIN. Raises UserError if they are others, or hold no numbers."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            names = set(archive.files)
+            if {"atomic_numbers", "positions"} <= names:
+                keys = {key: key for key in PLAIN if key in names}
+            else:
+                fitting = [one for one in LAYOUTS.values() if {one.atomic_numbers, one.positions} <= names]
+                if not fitting:
+                    raise UserError(f"{path} holds the arrays {', '.join(sorted(names))}: name them {', '.join(PLAIN)}")
+                layout = max(fitting, key=lambda one: one.n_atoms in names)
+                asked = {key: getattr(layout, key) for key in PLAIN[:4]}
+                keys = {key: name for key, name in asked.items() if name in names}
+            check_unread(names, keys.values(), str(path), "name the arrays cells and periodic")
+            unit = str(archive["r_unit"].astype(str)) if "r_unit" in names else ANGSTROM[0]
+            if unit not in ANGSTROM:
+                raise UserError(f"{path}: r_unit = {unit}: convert the positions to Å and leave it out")
+            arrays = {key: _plain(archive[name], name, path) for key, name in keys.items()}
+    except (*DAMAGED, ValueError, KeyError, MemoryError) as error:
+        raise UserError(f"{path} is no readable .npz file ({error}): fix the file") from None
+    return arrays
 
 
 def _plain(array: np.ndarray, name: str, path: Path) -> np.ndarray:

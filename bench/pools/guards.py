@@ -87,15 +87,23 @@ class Sieve:
         return min(n, left)
 
 
-def sift(frames: Frames, known: Iterable[int], others: Sequence[tuple[str, Structures]], guards: Guards) -> Sieve:
+def sift(
+    frames: Frames,
+    known: Iterable[int],
+    others: Sequence[tuple[str, Structures]],
+    guards: Guards,
+    *,
+    distances: bool = True,
+) -> Sieve:
     """Apply the guards that need no prediction. `others`: structures that must not be chosen again, by what they are.
 
-    `known` are the atomic numbers that the model knows.
+    `known` are the atomic numbers that the model knows; without `distances` atoms may be as close as they like.
     """
     data, sieve = frames.data, Sieve(len(frames))
     _reject_unusable(sieve, data, known)
     _reject_copies(sieve, data, others)
-    _reject_close(sieve, data, guards.min_distance)
+    if distances:
+        _reject_close(sieve, data, max(guards.min_distance, SHORTEST_DISTANCE))
     return sieve
 
 
@@ -142,7 +150,7 @@ def _reject_unusable(sieve: Sieve, data: Structures, known: Iterable[int]) -> No
 
 def _reject_close(sieve: Sieve, data: Structures, closest: float) -> None:
     rows = sieve.rows
-    if closest and len(rows):
+    if len(rows):
         shortest = shortest_distances(data, rows, closest)
         sieve.reject(rows[shortest < closest], f"{TOO_CLOSE} (below {closest:g} Å)")
 

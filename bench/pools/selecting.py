@@ -116,7 +116,12 @@ def select_from(
     if n < 1:
         raise UserError(f"n = {n}: choose at least 1 structure")
     kernel = method.kernel
-    _check(kernel, model)
+    check_model(kernel, model)
+    if method.guards.max_force is not None and model is None:
+        raise UserError(
+            "guards.max_force: only a trained model predicts forces: give model=RUN_FOLDER, or labelled=FILE and a"
+            " kernel that trains on it, or leave it out"
+        )
     others = _others(known, model)
     elements = model.seen.get("elements") if model is not None else None
     references = _references(frames, [one for _, one in others], model)
@@ -134,6 +139,11 @@ def select_from(
     pool = frames.data if sieve.allowed.all() else frames.data.part(candidates)
     whole = joined_structures([*covered, pool])
     n_known = len(whole) - len(pool)
+    if covered and n_known == 0 and getattr(kernel, "posterior", False):
+        raise UserError(
+            f"kernel {kernel.name} needs labelled structures, and the model can describe none of those given: give"
+            " others, or choose a FEAT kernel"
+        )
     view, potential = _potential(whole, method, model)
     if method.guards.max_force is not None:
         _reject_forces(sieve, candidates, view, potential, method.guards.max_force)
@@ -161,7 +171,7 @@ def select_from(
 def check_left(frames: Frames, n: int, labelled: Structures, known: Known) -> None:
     """Refuse a pool that holds too few structures beside what is known, before a model is trained. Raises UserError."""
     others = _others(replace(known, labelled=labelled), None)
-    sift(frames, labelled.reference_energies, others, Guards(min_distance=0.0)).check(n)
+    sift(frames, labelled.reference_energies, others, Guards(), distances=False).check(n)
 
 
 def _with_the_next(
@@ -181,7 +191,7 @@ def _with_the_next(
     return rows if np.array_equal(rows[:n], chosen.places) else None
 
 
-def _check(kernel: Kernel, model: Model | None) -> None:
+def check_model(kernel: Kernel, model: Model | None) -> None:
     """Refuse a model that the kernel cannot use, or none where it needs one. Raises UserError."""
     if not getattr(kernel, "needs_model", True):
         return

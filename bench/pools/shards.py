@@ -63,7 +63,7 @@ def _holds(place: Path, checksum: str) -> bool:
 
 def core_size(n: int, frames: int, shards: int) -> int:
     """How many structures each shard gives."""
-    return min(CORE * n, frames // shards)
+    return min(CORE * n, -(-frames // shards))
 
 
 def core_rows(records: Sequence[Path], frames: int) -> Int[np.ndarray, " core"]:

@@ -318,7 +318,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()  # where the system has files without a name, a kill leaves none
     except OSError as error:
-        message = f"cannot write to {folder} ({error.strerror}): make it writable or set results= to a folder of yours"
+        message = f"cannot write to {folder} ({error.strerror}): make it writable, or name another folder"
         raise cannot_write(error, message) from None
 
 
@@ -335,7 +335,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        message = f"cannot write {path} ({error.strerror}): make room or set results= to another folder"
+        message = f"cannot write {path} ({error.strerror}): make room, or name another folder"
         raise cannot_write(error, message) from None
 
 

@@ -72,8 +72,8 @@ def listen(*, own: bool = False) -> None:
             signal.signal(number, _listener)
     if not own:
         signal.signal(signal.SIGPIPE, _listener)
-    if _END in os.environ and not own:
-        left = float(os.environ[_END]) - time.time() - SECONDS_BEFORE_THE_END
+    if os.environ.get(_END, "").strip().isdecimal() and not own:
+        left = int(os.environ[_END]) - time.time() - SECONDS_BEFORE_THE_END
         signal.signal(signal.SIGALRM, _listener)
         signal.setitimer(signal.ITIMER_REAL, max(left, 1.0))
 

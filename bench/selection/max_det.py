@@ -41,10 +41,10 @@ class MaxDet:
         if missing and self.on_deficit == "fail":
             raise UserError(
                 f"MaxDet found {len(picked)} of {batch_size} structures: the kernel has no more rank, all others are"
-                " copies or combinations of these: lower batch_size or set selection.on_deficit=random"
+                " copies or combinations of these: pick fewer or set selection.on_deficit=random"
             )
         rest = np.setdiff1d(np.arange(len(features)), picked)
-        filled = generator.choice(rest, missing, replace=False)
+        filled = generator.permutation(rest)[:missing]  # so that a smaller batch begins a larger one
         return Selected(np.concatenate([np.array(picked, dtype=np.int64), filled]), missing)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import ase.io
 import numpy as np
 
-from bench.errors import UserError
+from bench.errors import UserError, cannot_write
+from bench.runs.record import make_folder
 
 OF_STRUCTURE = ("energy_std", "max_force_std")
 OF_ATOMS = ("energies_std", "forces_std")
@@ -53,6 +54,10 @@ class UncertaintyObserver:
             if not bound > 0:
                 raise UserError(f"{name} = {bound}: give a bound above zero")
         self.atoms, self.path, self.stop = atoms, None if path is None else Path(path), stop
+        if self.path is not None:
+            make_folder(self.path.absolute().parent)
+            if self.path.is_dir():
+                raise UserError(f"path = {self.path} is a folder: name a file")
         self.structures: list[Any] = []
         self.largest = dict.fromkeys(self.bounds, 0.0)
         """The largest values seen so far."""
@@ -70,8 +75,11 @@ class UncertaintyObserver:
         if self.path is not None:
             text = io.StringIO()
             ase.io.write(text, structure, format="extxyz")
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text.getvalue())
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(text.getvalue())
+            except OSError as error:
+                raise cannot_write(error, f"cannot write {self.path} ({error.strerror}): make room there") from None
         if self.stop:
             what = ", ".join(f"{name} = {values[name]:.4g} > {self.bounds[name]:g}" for name in above)
             raise TooUncertain(what, structure)

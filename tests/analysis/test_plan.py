@@ -119,6 +119,8 @@ def test_costs_from_the_benchmarks_of_a_machine(tmp_path, cells):
     # the benchmarks measure one potential
     assert math.isnan(costs.to_come(replace(run, model=run.model | {"name": "SchNet"}), 0))
     assert "2 workers: " in describe(table.to_dict("records"), workers=2).splitlines()[-1]
+    unknown = [row | {"seconds_to_come": math.nan} for row in table.to_dict("records")]
+    assert describe(unknown, workers=2).splitlines()[-1] == "2 workers: unknown (--costs FOLDER predicts it) to come"
     with pytest.raises(UserError, match="make perf"):
         benchmarked(tmp_path / "elsewhere")
 

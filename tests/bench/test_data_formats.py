@@ -51,6 +51,19 @@ def test_md17_as_published(tmp_path):
     assert raw.labels[2] == "frame 14 of MD17"
 
 
+def test_arrays_that_would_be_misread_are_refused(tmp_path):
+    """A cell that no layout reads, and numbers of atoms that are not whole."""
+    with np.load(write_md17(tmp_path / "a.npz")) as archive:
+        arrays = dict(archive)
+    for key, value, told in (
+        ("lattice", np.eye(3), "array lattice is not read, so periodic structures would be molecules"),
+        ("z", arrays["z"] + 0.4, "array z holds 6.4, expected whole numbers"),
+    ):
+        np.savez(tmp_path / "b.npz", **arrays | {key: value})
+        with pytest.raises(UserError, match=told):
+            read_source(tmp_path / "b.npz", None)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_one_molecule_of_an_archive(tmp_path, suffix):
     """As revised MD17 is published: an archive of ten .npz files, of which one is wanted."""

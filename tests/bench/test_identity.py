@@ -203,6 +203,8 @@ def test_one_of_the_project_s_classes_under_another_name_says_which_method_it_is
     identity = identity_of(compose_run(words), "c")
     assert identity["kernel"] == {"name": "GP-RP-64", "like": "GP(RP)", "n_projections": 64}
     assert versions.of_method("kernel", identity["kernel"]) == versions.KERNELS["GP(RP)"]
+    for more, version in (({}, 1), ({"on_deficit": "random"}, 2)):
+        assert versions.of_method("selection", {"name": "Mine", "like": "MaxDet"} | more) == version
 
 
 @pytest.mark.parametrize(

@@ -353,6 +353,21 @@ def test_parts_of_files(tmp_path, generator):
     assert len(load(tmp_path / "w.db@1:3")) == 2 and len(load(tmp_path / "w.db@id=3")) == 1
 
 
+def test_an_empty_line_between_frames_is_told(tmp_path, generator):
+    """ASE's reader takes it for the end, and would leave the frames behind it out."""
+    path = write(tmp_path / "w.xyz", waters(generator, 4))
+    text = path.read_text()
+    lines = text.splitlines(keepends=True)
+    for ending in ("\n", "\n \n\n"):
+        path.write_text(text + ending)
+        assert len(load(path)) == 4
+    path.write_text("".join([*lines[:10], "\n", *lines[10:]]))
+    for part in ("", "@1:", "@-1", "@::-1"):
+        with pytest.raises(UserError, match=r"w.xyz: line 11 is empty, but frames follow: remove the empty lines"):
+            load(f"{path}{part}")
+    assert len(load(f"{path}@0:2")) == 2
+
+
 def test_lists_and_patterns(tmp_path, generator):
     """Folders in a pattern, an index of every file; labels tell files of one name apart and count as the file does."""
     for folder in ("run1", "run2"):

@@ -260,7 +260,7 @@ def test_the_end_of_a_job_s_time_is_known(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     listen()
     assert asked == []
-    for end in ("1075", "1030"):
+    for end in ("1075", "1030", "", "unlimited"):
         monkeypatch.setenv("SLURM_JOB_END_TIME", end)
         listen()
     assert asked == [(signal.ITIMER_REAL, 15.0), (signal.ITIMER_REAL, 1.0)]

@@ -1,7 +1,9 @@
 """Structures to label from a pool without labels: the cycle's picks, guards, what is known, records, large pools."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from bench.config.plugins import load_dataset, plugin
 from bench.config.schema import RunConfig
 from bench.data import neighbours
 from bench.data.neighbours import find_neighbours, shortest_distances
-from bench.errors import UserError
+from bench.errors import NoRoomError, UserError
 from bench.kernels.base import Embedding, squared_norms
 from bench.launch.cluster import Local
 from bench.launch.tasks import Task, do
@@ -194,6 +196,12 @@ def test_every_file_that_was_read_is_held_to_be_as_it_was(copper, tmp_path, monk
         (["pool=a.xyz", "n=3", "algoritm=lcmd_feat_ll"], "algorithm"),
         (["pool=a.xyz", "n=1,2"], "give one value"),
         (["pool=a.xyz", "n=3", "model=nowhere/model.pt"], "no folder of a finished run"),
+        (["pool=[]", "n=3"], "pool=[] names no file"),
+        (['pool="~nobody-here/a.xyz"', "n=3"], "no file ~nobody-here/a.xyz"),
+        ([f"pool={'a' * 5000}", "n=3"], "aaa: set pool=FILE"),
+        (["pool=a.xyz", "n=3", 'output=""'], "output=. is a folder: name a file"),
+        (["pool=a.xyz", "n=3", "output=.."], "output=.. is a folder: name a file"),
+        (["pool=a.xyz", "n=1", "guards.max_force=5", "model=gmnn"], "only a trained model predicts forces"),
         (["repeat=nothing.json"], "no record of a selection"),
         (["pool=a.xyz", "n=3", "labeled=b.xyz"], "unknown word 'labeled': did you mean 'labelled'?"),
         (["pool=a.xyz", "n=3", "labelled=b.xyz", "algorithm=maxdiag_ae_f"], "AE(F) reads the labels of the pool"),
@@ -338,14 +346,15 @@ def test_core_sets_are_for_what_is_labelled_now(copper, tmp_path, monkeypatch):
     def choose(tasks, cluster, folder):
         for task in tasks:
             (output,) = [word.partition("=")[2] for word in task.words if word.startswith("output=")]
-            Path(output).with_suffix(".json").write_text('{"picks": [{"pool_index": 3}]}')
+            Path(json.loads(output)).with_suffix(".json").write_text('{"picks": [{"pool_index": 3}]}')
             chosen.append(output)
 
     monkeypatch.setattr("bench.launch.tasks.do", choose)
     asked = Asked(pool="pool.xyz", n=1, labelled="train.xyz", shards=2)
     pool, words = frames_of_atoms(copper), [f"results={tmp_path}"]
+    results = str(tmp_path)
     for labelled, count in [("before", 2), ("before", 2), ("after", 4)]:
-        core = _core(pool, {"train.xyz": labelled}, asked, words, [], PROJECT_FILES)
+        core = _core(pool, {"train.xyz": labelled}, asked, words, [], PROJECT_FILES, results)
         assert core.index.tolist() == [3, 15] and len(set(chosen)) == count
 
 
@@ -462,6 +471,29 @@ def test_guards_of_predictions(copper, model):
     assert not wild.sieve.rejected
     with pytest.raises(UserError, match=r"none of|are left to choose from"):
         api.select(pool, 3, model=model, guards=Guards(max_force=1e-9))
+    with pytest.raises(UserError, match=r"guards.max_force: only a trained model predicts forces"):
+        api.select(pool, 3, guards=Guards(max_force=1.0))
+    for guards, key in ((Guards(per_file=0), "per_file = 0"), (Guards(tolerance=-1.0), "tolerance = -1")):
+        with pytest.raises(UserError, match=f"guards.{key}"):
+            api.select(pool, 3, model=model, guards=guards)
+    with pytest.raises(UserError, match=r"QBC\(E\) needs a committee of 3 models"):
+        api.uncertainty(model, pool, "qbc_e")
+
+
+def test_atoms_that_nearly_coincide_are_kept_out_whatever_the_guard(copper, model, tmp_path):
+    close = copper[0].copy()
+    close.positions[1] = close.positions[0] + [0.05, 0, 0]
+    ase.io.write(tmp_path / "pool.xyz", [*_moved(copper[2:8:2], 0.1), close])
+    batch = api.select(tmp_path / "pool.xyz", 3, model=model, guards=Guards(min_distance=0.0))
+    assert batch.sieve.rejected["atoms too close (below 0.1 Å)"] == 1 and 3 not in batch.rows
+
+
+def test_nothing_known_that_a_posterior_could_rest_on(copper, model):
+    pool = _moved(copper[::2], 0.3)
+    with pytest.raises(UserError, match=r"kernel GP\(LL\) needs labelled structures, and the model can describe none"):
+        api.select(pool, 2, model=model, labelled=[ase.Atoms("Au")], algorithm="maxdet_gp_ll")
+    assert len(api.select(pool, 2, model=model, labelled=[ase.Atoms("Au")]).rows) == 2
+    assert len(api.select(pool, 2, model=model, pending=[], exclude=[]).rows) == 2
 
 
 def test_near_duplicates_and_caps(copper, model, tmp_path):
@@ -503,6 +535,19 @@ def test_arrays_of_npz(aspirin, tmp_path):
             api.select(tmp_path / name, 3)
     for name in ("flat.npz", "md17.npz"):
         assert api.select(tmp_path / name, 3).rows.tolist() == expected
+    for key, value, told in (
+        ("cell", np.eye(3), "array cell is not read, so periodic structures would be molecules"),
+        ("pbc", [True] * 3, "array pbc is not read"),
+        ("r_unit", "bohr", "r_unit = bohr: convert the positions to Å"),
+        ("positions", positions.reshape(3, -1), "the array of positions is (3, 630), expected (…, 3)"),
+        ("n_atoms", [10.5, *[21] * 28, 31.5], "array n_atoms holds 10.5, expected whole numbers"),
+        ("atomic_numbers", flat["atomic_numbers"] + 0.4, "expected whole numbers"),
+    ):
+        np.savez(tmp_path / "strange.npz", **flat | {key: value})
+        with pytest.raises(UserError, match=re.escape(told)):
+            api.select(tmp_path / "strange.npz", 3)
+    np.savez(tmp_path / "said.npz", **flat, r_unit="Ang")
+    assert api.select(tmp_path / "said.npz", 3).rows.tolist() == expected
     with pytest.raises(UserError, match=r"odd.npz holds the arrays x: name them atomic_numbers, positions, n_atoms"):
         api.select(tmp_path / "odd.npz", 3)
 
@@ -560,6 +605,16 @@ def test_a_shard_gives_what_it_has(copper, tmp_path, monkeypatch):
         _choose("pool=broken.xyz", "n=2", "shards=2")
 
 
+def test_shards_give_as_many_as_the_pool_holds(copper, tmp_path, monkeypatch):
+    """Where n is no multiple of the shards, and in a folder whose name has to be quoted."""
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("pool.xyz", copper[:10])
+    monkeypatch.setattr("bench.launch.tasks.do", lambda tasks, *_: [_choose(*task.words) for task in tasks])
+    _choose("pool=pool.xyz", "n=10", "shards=3", 'results="my résultats"')
+    assert len(ase.io.read("selected.xyz", ":")) == 10
+    assert [path.name for path in tmp_path.glob("my*")] == ["my résultats"]
+
+
 def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch):
     """Block by block: nearly the same features, the same picks; a process that goes on does no block twice."""
     expected = api.select(aspirin[:64], 5).rows.tolist()
@@ -590,10 +645,30 @@ def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch):
     folder = tmp_path / "again"
     whole = embedded.embed(counting, np.arange(64), "FEAT(D)", folder)
     assert counting.calls == [1, 20, 20, 20, 4]
-    (folder / "done.json").write_text("2")
+    two = {"blocks": 2, "features": whole.pool.shape[1]}
+    (folder / "done.json").write_text(json.dumps(two))
     counting.calls.clear()
     again = embedded.embed(counting, np.arange(64), "FEAT(D)", folder)
     assert counting.calls == [1, 20, 4] and torch.equal(again.pool, whole.pool)
+
+    def cut(path):
+        path.write_bytes(path.read_bytes()[:-100])
+
+    for damage in (cut, Path.unlink, lambda path: np.save(path, np.zeros((64, 3), np.float32))):
+        damage(folder / "features.npy")
+        (folder / "done.json").write_text(json.dumps(two))
+        again = embedded.embed(counting, np.arange(64), "FEAT(D)", folder)
+        assert torch.equal(again.pool, whole.pool)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(NoRoomError, match=r"cannot write .*diagonal.npy \(No space left on device\): make room"):
+        embedded.embed(counting, np.arange(64), "FEAT(D)", tmp_path / "full")
+    assert not list((tmp_path / "full").iterdir())
+    monkeypatch.undo()
+    monkeypatch.setattr(embedded, "BLOCK", 20)
 
     class Diverged(Counting):
         def embed(self, rows):
@@ -602,7 +677,7 @@ def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch):
 
     with pytest.raises(UserError, match=r"values of 20 of 20 structures are not finite \(structures 40, 41"):
         embedded.embed(Diverged(counting.prepared), np.arange(64), "FEAT(D)", tmp_path / "bad")
-    assert (tmp_path / "bad/done.json").read_text() == "2"
+    assert json.loads((tmp_path / "bad/done.json").read_text())["blocks"] == 2
 
 
 @pytest.mark.long

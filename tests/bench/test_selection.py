@@ -178,6 +178,15 @@ def test_max_det_is_greedy_in_the_determinant(case, random):
         check(plain_max_det(pool), picked[: n - selected.n_random], exact=False)
 
 
+def test_a_deficit_is_filled_up_so_that_a_smaller_batch_begins_a_larger_one():
+    pool = np.random.default_rng(0).normal(size=(30, 3))
+    method = MaxDet("MaxDet", on_deficit="random")
+    small, large = (
+        method.select(embedding(pool, np.zeros((0, 3))), n, np.random.default_rng(1)).rows.tolist() for n in (5, 12)
+    )
+    assert large[:5] == small and len(set(large)) == 12
+
+
 def test_ties_go_to_the_lowest_row():
     pool = np.array([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]])
     for method in (MaxDiag("MaxDiag"), MaxDet("MaxDet"), MaxDist("MaxDist"), LargestClusterMaximumDistance("LCMD")):

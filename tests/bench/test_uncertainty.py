@@ -353,6 +353,19 @@ def test_the_observer_stops_and_keeps_the_structure(tmp_path):
         assert frame.get_potential_energy() == 0 and observer.structures[0].get_forces().shape == (2, 3)
 
 
+def test_the_observer_tells_at_once_that_it_cannot_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"cannot write to .*file"):
+        drift(max_force_std=0.75, path=tmp_path / "file/kept.xyz")
+    with pytest.raises(UserError, match="is a folder: name a file"):
+        drift(max_force_std=0.75, path=tmp_path)
+    dynamics, observer = drift(max_force_std=0.75, path=tmp_path / "new/kept.xyz")
+    dynamics.attach(observer)
+    (tmp_path / "new/kept.xyz").mkdir()
+    with pytest.raises(WriteError, match=r"cannot write .*kept.xyz"):
+        dynamics.run(20)
+
+
 def test_the_observer_collects_without_stopping(tmp_path):
     dynamics, observer = drift(max_force_std=0.75, stop=False, path=tmp_path / "kept.xyz")
     dynamics.attach(observer, interval=3)

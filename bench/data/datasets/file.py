@@ -122,6 +122,9 @@ class FileDataset:
         whole = parts[0].path
         if len(parts) == 1 and parts[0].index is None and (whole.is_dir() or is_archive(whole)):
             return read_source(whole, None)
+        archives = [part.path for part in parts if is_archive(part.path)]
+        if archives:
+            raise UserError(f"{archives[0]}: with labels one .npz is read, whole: convert several, or parts, first")
         from bench.data.formats.ase_files import read_ase_files  # noqa: PLC0415 - half a second
 
         return read_ase_files(parts, self.energy_key, self.forces_key)
@@ -193,11 +196,14 @@ def located(name: str, given: str, remedy: str) -> list[Part]:
 
 
 def _matching(given: str) -> list[Path]:
-    pattern = Path(given).expanduser()
-    for base in (pattern, PROJECT / pattern):
-        if base.exists():
-            return [base]
-        found = sorted(Path(path) for path in glob.glob(str(base), recursive=True))  # noqa: PTH207 (folders may be patterns)
-        if found:
-            return found
+    try:
+        pattern = Path(given).expanduser()
+        for base in (pattern, PROJECT / pattern):
+            if base.exists():
+                return [base]
+            found = sorted(Path(path) for path in glob.glob(str(base), recursive=True))  # noqa: PTH207 (folders may be patterns)
+            if found:
+                return found
+    except (OSError, RuntimeError, ValueError):  # a name too long, `~` of nobody, a zero byte
+        return []
     return []

@@ -1,14 +1,15 @@
 """Any file ASE can read: extended XYZ, databases, trajectories, VASP's output, one or several, whole or in part."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import ase.db
 import ase.io
 import numpy as np
-from ase.io.formats import filetype, ioformats, string2index
+from ase.io.formats import filetype, ioformats, open_with_compression, string2index
 
 from bench.data.raw import Part, RawStructures
 from bench.errors import UserError
@@ -98,12 +99,29 @@ def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
         read = ase.io.iread(
             path, index=ahead if counted else slice(None), format=file_format, do_not_split_by_at_sign=True
         )
+        if file_format == "extxyz" and not (counted and ahead.stop is not None):
+            _check_no_gap(path)
         numbers = count(ahead.start or 0, ahead.step or 1) if counted else count()
         numbered = zip(numbers, read, strict=False)
         yield from numbered if counted else _picked(list(numbered), index)
+    except UserError:
+        raise
     except Exception as error:  # every format of ASE has its own errors
         reason = str(error).strip() or type(error).__name__
         raise UserError(f"{path} cannot be read by ASE ({type(error).__name__}: {reason}): fix the file") from None
+
+
+def _check_no_gap(path: str) -> None:
+    """Refuse extended XYZ with an empty line between frames: ASE's reader takes it for the end. Raises UserError."""
+    with open_with_compression(path, "rb") as file:
+        lines = enumerate(file, 1)
+        for number, line in lines:
+            if not line.strip():
+                if any(rest.strip() for _, rest in lines):
+                    raise UserError(f"{path}: line {number} is empty, but frames follow: remove the empty lines")
+                return
+            if not line.lstrip().startswith(b"VEC"):
+                deque(islice(lines, int(line) + 1), maxlen=0)
 
 
 def _frames(part: Part, name: str) -> list[tuple[str, Any]]:

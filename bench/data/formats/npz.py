@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,26 @@ LAYOUTS = {
 }
 
 
+UNREAD = {"cell", "cells", "lattice", "lattices", "box", "pbc", "periodic"}
+"""How others name what a structure's periodicity is: it is never left out in silence."""
+
+
+def check_unread(names: Iterable[str], used: Iterable[str], path: str, remedy: str) -> None:
+    """Refuse an archive with a cell or periodicity under a name that is not read. Raises UserError."""
+    left = [name for name in sorted(set(names) - set(used)) if name.lower() in UNREAD]
+    if left:
+        raise UserError(f"{path}: array {left[0]} is not read, so periodic structures would be molecules: {remedy}")
+
+
+def whole_numbers(array: np.ndarray, name: str, path: str) -> np.ndarray:
+    """Numbers of atoms or atomic numbers as int64, flat. Raises UserError if they are no whole numbers."""
+    flat = array.reshape(-1)
+    whole = np.isfinite(flat) & (np.abs(flat) < 2**31) & (flat == np.trunc(flat))
+    if not whole.all():
+        raise UserError(f"{path}: array {name} holds {flat[~whole][0]}, expected whole numbers: fetch or fix the file")
+    return flat.astype(np.int64)
+
+
 def read_npz(content: bytes, name: str) -> RawStructures:
     """Read one archive. Raises UserError naming the file, the array and what was expected of it."""
     try:
@@ -57,6 +78,8 @@ def read_npz(content: bytes, name: str) -> RawStructures:
                 known = "; ".join(f"{key}: {', '.join(layout.required)}" for key, layout in LAYOUTS.items())
                 raise UserError(f"{name} holds the arrays {', '.join(archive.files)}, expected one of these: {known}")
             layout = found[0]
+            used = *layout.required, str(layout.labels)
+            check_unread(archive.files, used, name, "convert the file to extended XYZ, or remove it")
             optional = [layout.labels] if layout.labels in archive.files else []
             arrays = {key: archive[key] for key in (*layout.required, *optional) if key is not None}
     except (*DAMAGED, ValueError, KeyError, MemoryError, NotImplementedError) as error:
@@ -86,7 +109,7 @@ def _raw(arrays: dict[str, np.ndarray], layout: Layout, name: str) -> RawStructu
     for key in layout.required:
         if arrays[key].dtype.kind not in "fiu":
             raise UserError(f"{name}: array {key} holds {arrays[key].dtype}, expected numbers: fetch or fix the file")
-    numbers = arrays[layout.atomic_numbers].reshape(-1).astype(np.int64)
+    numbers = whole_numbers(arrays[layout.atomic_numbers], layout.atomic_numbers, name)
     energies = arrays[layout.energies].reshape(-1).astype(np.float64)
     n = len(energies)
     if layout.n_atoms is None:
@@ -94,7 +117,7 @@ def _raw(arrays: dict[str, np.ndarray], layout: Layout, name: str) -> RawStructu
         per_atom: tuple[int, ...] = (n, len(numbers), 3)
         numbers = np.tile(numbers, n)
     else:
-        n_atoms = arrays[layout.n_atoms].reshape(-1).astype(np.int64)
+        n_atoms = whole_numbers(arrays[layout.n_atoms], layout.n_atoms, name)
         per_atom = (int(n_atoms.sum()), 3)
         _expect(name, layout.n_atoms, n_atoms.shape, (n,))
         _expect(name, layout.atomic_numbers, numbers.shape, per_atom[:1])
