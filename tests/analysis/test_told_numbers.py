@@ -109,11 +109,19 @@ def test_minibatches_of_active_learning_on_tio2():
                 {step["n_train"]: step["metrics"][f"force_{measure}_kcal_mol_A"] for step in run["steps"]}
                 for run in runs.values()
             ]
-    for n_train, paper in ((40, "21.51 | 1.56"), (60, "17.71 | 1.46"), (100, " | ")):
-        values = sorted(of_run[n_train] for of_run in errors[32, "rmse"])
+    quoted = {40: "21.51", 60: "17.71", 100: "", 250: "6.16"}
+    for n_train, paper in quoted.items():
+        values = sorted(of_run[n_train] for of_run in errors[32, "rmse"] if n_train in of_run)
         told = ", ".join(f"{value:.1f}" for value in values)
-        row = f"| MaxDiag + GP(LL) at {n_train}, minibatch 32 | 3 | {np.mean(values):.1f} | {told} | {paper} |"
-        assert " ".join(row.split()) in TEXT
+        ratio = f"{np.mean(values) / float(paper):.2f}" if paper else ""
+        row = f"| MaxDiag + GP(LL) at {n_train}, minibatch 32 | {len(values)} | {np.mean(values):.1f} | {told} |"
+        assert " ".join(f"{row} {paper} | {ratio} |".split()) in TEXT
+    both = zip(errors[32, "rmse"], errors[10, "rmse"], strict=True)
+    (one, of_one), (two, of_two) = [(a[250], b[250]) for a, b in both if 250 in a]
+    assert f"have {one:.1f} and {two:.1f}, with 10 {of_one:.1f} and {of_two:.1f}" in TEXT
+    more = _ratio(np.log([one / of_one, two / of_two]))
+    assert f"({more.replace(' (', ' higher with 32 at equal seed, ')}: both lie above 6.16" in TEXT
+    assert min(one, two) > 6.16
     ratios = {}
     for measure in ("rmse", "mae"):
         pairs = list(zip(errors[32, measure], errors[10, measure], strict=True))
