@@ -1,5 +1,6 @@
 """Kernel values and features of a large pool, block by block, in a file that a killed process goes on with."""
 
+import errno
 import json
 import logging
 import os
@@ -98,14 +99,24 @@ def _opened(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
         return np.lib.format.open_memmap(path, mode="r+")
     try:
         made = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        if hasattr(os, "posix_fallocate"):
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        with path.open("r+b") as file:
+            _reserve(file.fileno(), path.stat().st_size)
     except OSError as error:
         path.unlink(missing_ok=True)
         message = f"cannot write {path} ({error.strerror}): make room, or name another folder"
         raise cannot_write(error, message) from None
     return made
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Have the system set room aside for a file, where it can."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except AttributeError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
 
 
 def _there(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> bool:

@@ -223,7 +223,7 @@ def _arrays_of(path: Path) -> dict[str, np.ndarray]:
                 layout = max(fitting, key=lambda one: one.n_atoms in names)
                 asked = {key: getattr(layout, key) for key in PLAIN[:4]}
                 keys = {key: name for key, name in asked.items() if name in names}
-            check_unread(names, keys.values(), str(path), "name the arrays cells and periodic")
+            check_unread(names, keys.values(), str(path), f"name the arrays {', '.join(PLAIN)}")
             unit = str(archive["r_unit"].astype(str)) if "r_unit" in names else ANGSTROM[0]
             if unit not in ANGSTROM:
                 raise UserError(f"{path}: r_unit = {unit}: convert the positions to Å and leave it out")
