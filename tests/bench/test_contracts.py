@@ -341,5 +341,5 @@ def test_equal_rows_come_lowest_first(n_train, width):
 
 def test_max_det_without_rank_is_one_line():
     pool = np.random.default_rng(0).normal(size=(4, 30))[np.arange(2000) % 4]
-    with pytest.raises(UserError, match=r"MaxDet found 4 of 9 structures: .* copies or combinations of these: lower"):
+    with pytest.raises(UserError, match=r"MaxDet found 4 of 9 structures: .* copies or combinations of these: pick"):
         MaxDet("MaxDet").select(embedding(pool, np.zeros((0, 30))), 9, np.random.default_rng(0))
