@@ -139,12 +139,13 @@ def _kernel(name: str) -> Kernel:
 
 
 def _embedding(model: Model, atoms: Pool, kernel: str) -> Any:
-    check_model(_kernel(kernel), model)
+    made = _kernel(kernel)
+    check_model(made, model)
     labelled = model.data.part(model.training)
     frames = _frames(atoms)
     check_usable(frames, model.seen.get("elements") or model.reference_energies)
     pool = frames.with_references(model.reference_energies).data
     data = joined_structures([labelled, pool])
     known = np.arange(len(labelled))
-    prepared = prepare(_kernel(kernel), KernelInputs(model.potential, model.view(data), known, 0))
+    prepared = prepare(made, KernelInputs(model.potential, model.view(data), known, 0))
     return prepared.embed(np.arange(len(labelled), len(data)))
