@@ -9,19 +9,20 @@ api.uncertainty(model, frames)                  # standard deviation of the ener
 api.features(model, frames)                     # what the selection works on
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
 from jaxtyping import Float
 
 from bench.config.plugins import build, plugin
 from bench.config.schema import RunConfig
 from bench.data.datasets.file import FileDataset
-from bench.data.formats.ase_files import of_frames
+from bench.data.formats.ase_files import check_current, of_frames
 from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.kernels.base import Kernel, KernelInputs, energy_deviation, prepare
@@ -32,7 +33,7 @@ from bench.pools.selecting import Batch, Known, Method, check_model, select_from
 from bench.pools.words import configured
 from bench.runs.device import prepare_device
 
-Pool = Sequence[Any] | str | Path
+Pool = Iterable[Any] | str | Path
 """ASE's atoms, or a file of structures."""
 
 
@@ -42,7 +43,7 @@ def load(run: str | Path, device: str = "cpu") -> Model:
 
 
 def train(
-    labelled: Sequence[Any] | str | Path,
+    labelled: Pool,
     *,
     forces: bool = True,
     members: int = 1,
@@ -63,16 +64,19 @@ def train(
     if isinstance(labelled, str | Path):
         data = replace(dataset, path=str(labelled)).load()
     else:
-        data = dataset.of(of_frames([(f"atoms:{i}", one) for i, one in enumerate(labelled)]))
+        named = [(f"atoms:{i}", one) for i, one in enumerate(_atoms(labelled, "labelled"))]
+        for label, one in named:
+            check_current(one, label)
+        data = replace(dataset, path="atoms").of(of_frames(named, dataset.energy_key, dataset.forces_key))
     return trained(run, data, members)
 
 
-def features(model: Model, atoms: Pool, kernel: str = "feat_ll") -> Float[np.ndarray, "n features"]:
+def features(model: Model, atoms: Pool, kernel: str = "feat_ll", seed: int = 0) -> Float[np.ndarray, "n features"]:
     """The features of structures by a kernel of conf/kernel that has some: feat_ll, feat_rp, gp_ll, gp_rp, descriptor.
 
-    Raises UserError for a kernel without features.
+    `seed` draws random projections, as that of `select` does. Raises UserError for a kernel without features.
     """
-    found = _embedding(model, atoms, kernel).pool
+    found = _embedding(model, atoms, kernel, seed).pool
     if found is None:
         raise UserError(f"kernel {kernel} has no features: choose feat_ll, feat_rp, gp_ll, gp_rp or descriptor")
     return found.cpu().numpy()
@@ -81,9 +85,10 @@ def features(model: Model, atoms: Pool, kernel: str = "feat_ll") -> Float[np.nda
 def uncertainty(model: Model, atoms: Pool, kernel: str = "gp_ll") -> Float[np.ndarray, " n"]:
     """The standard deviation of the energies in eV by gp_ll, gp_rp or qbc_e, not calibrated.
 
-    Raises UserError for a kernel that predicts none.
+    The calculator's uncalibrated ones are the same: random projections are drawn by the model's own seed. Raises
+    UserError for a kernel that predicts none.
     """
-    values = energy_deviation(_kernel(kernel), _embedding(model, atoms, kernel).diagonal)
+    values = energy_deviation(_kernel(kernel), _embedding(model, atoms, kernel, model.seed).diagonal)
     if values is None:
         raise UserError(f"kernel {kernel} predicts no uncertainty of energies: choose gp_ll, gp_rp or qbc_e")
     return values
@@ -110,6 +115,8 @@ def select(
     named = [] if algorithm is None else [f"algorithm={algorithm}"]
     run = _configured([*named, f"seed={seed}", *words], with_model=model is not None)
     known = Known(*map(_structures, (labelled, pending, exclude)))
+    if not isinstance(guards, Guards | None):
+        raise UserError(f"guards = {guards!r}: give bench.pools.guards.Guards(…)")
     method = Method.of(run, build(Guards, vars(guards or Guards()), "guards."))
     return select_from(_frames(pool), n, method, model=model, known=known, folder=Path(run.results))
 
@@ -124,13 +131,27 @@ def _configured(words: Sequence[str], *, with_model: bool = True) -> RunConfig:
 
 def _structures(given: Pool | None) -> Structures | None:
     """None for an empty list, too: what is out for labelling at first."""
-    if given is None or (not isinstance(given, str | Path) and len(given) == 0):
-        return None
-    return joined_structures([_frames(given).data])
+    if given is None or isinstance(given, str | Path):
+        return None if given is None else joined_structures([_frames(given).data])
+    given = _atoms(given, "atoms")
+    return joined_structures([_frames(given).data]) if given else None
 
 
 def _frames(given: Pool) -> Frames:
-    return frames_of_atoms(given) if not isinstance(given, str | Path) else read_frames(str(given), "pool")
+    if isinstance(given, str | Path):
+        return read_frames(str(given), "pool")
+    return frames_of_atoms(_atoms(given, "atoms"))
+
+
+def _atoms(given: Iterable[Any], what: str) -> list[Any]:
+    """A list of ASE's atoms. Raises UserError where it is none."""
+    if isinstance(given, Atoms) or not isinstance(given, Iterable):
+        raise UserError(f"{what}: a single {type(given).__name__}: give a list of ase.Atoms")
+    listed = list(given)
+    for place, one in enumerate(listed):
+        if not isinstance(one, Atoms):
+            raise UserError(f"{what}:{place} is of type {type(one).__name__}: give a list of ase.Atoms")
+    return listed
 
 
 def _kernel(name: str) -> Kernel:
@@ -138,7 +159,7 @@ def _kernel(name: str) -> Kernel:
     return kernel
 
 
-def _embedding(model: Model, atoms: Pool, kernel: str) -> Any:
+def _embedding(model: Model, atoms: Pool, kernel: str, seed: int) -> Any:
     made = _kernel(kernel)
     check_model(made, model)
     labelled = model.data.part(model.training)
@@ -147,5 +168,5 @@ def _embedding(model: Model, atoms: Pool, kernel: str) -> Any:
     pool = frames.with_references(model.reference_energies).data
     data = joined_structures([labelled, pool])
     known = np.arange(len(labelled))
-    prepared = prepare(made, KernelInputs(model.potential, model.view(data), known, 0))
+    prepared = prepare(made, KernelInputs(model.potential, model.view(data), known, seed))
     return prepared.embed(np.arange(len(labelled), len(data)))

@@ -55,8 +55,11 @@ class PotentialCalculator(Calculator):
         super().__init__(**keywords)
         name_plugins([plugins] if isinstance(plugins, str) else plugins)
         file = path.file if isinstance(path, Model) else Path(path)
-        device = str(path.potential.device) if isinstance(path, Model) else device
-        loaded = load_potential(file, device, checksums_beside(file))
+        loaded = (
+            (path.potential, path.reference_energies, path.seen)
+            if isinstance(path, Model)
+            else load_potential(file, device, checksums_beside(file))
+        )
         self.potential, self.reference_energies, self.trained_on = loaded
         self._warned: set[tuple[int, int]] = set()
         self.calibrated = calibrated
@@ -67,6 +70,15 @@ class PotentialCalculator(Calculator):
             self.estimator = fitted.of(self.potential)
             offered = UNCERTAINTIES if uncertainty == "committee" else UNCERTAINTIES[:2]
             self.implemented_properties = [*self.implemented_properties, *offered]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the feature maps, which are functions: `__setstate__` makes them again."""
+        return self.__dict__ | {"estimator": self.estimator and self.estimator.fitted}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        if state["estimator"] is not None:
+            self.estimator = state["estimator"].of(self.potential)
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)

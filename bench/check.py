@@ -353,8 +353,12 @@ def check_selection(config: Mapping[str, Any]) -> None:
     embedding = Embedding(squared_norms(features), features, torch.from_numpy(training))
     if not selection.needs_features:
         embedding = Embedding(embedding.diagonal)
+    before = {name: None if part is None else part.clone() for name, part in vars(embedding).items()}
     for size in (1, 5, 11):
         first, again = (selection.select(embedding, size, np.random.default_rng(0)) for _ in range(2))
+        for name, part in before.items():
+            if part is not None:
+                _same(f"{name} after selecting, which must not alter it", getattr(embedding, name), part, 0.0)
         check_picks(first, 12, size, selection.name)
         _same("the picks of the same pool", again.rows, first.rows, 0.0)
 

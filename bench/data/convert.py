@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from bench.config.units import energy_unit, force_unit, length_unit
 from bench.data.raw import RawStructures
 from bench.data.references import constant_per_atom
-from bench.data.structures import Structures, check_structures
+from bench.data.structures import Structures, check_elements, check_structures
 from bench.errors import UserError
 
 
@@ -43,6 +43,7 @@ def to_structures(
     energy = energy_unit(raw.energy_unit or units[0])
     length = length_unit(raw.length_unit or units[1])
     n = len(raw.energies)
+    check_elements(raw.atomic_numbers, f"dataset {name}")
     force = energy / length if forces_unit is None else force_unit(forces_unit)
     energies = raw.energies.astype(np.float64) * energy
     data = Structures(

@@ -14,6 +14,7 @@ from bench.errors import UserError
 
 SMALLEST_VOLUME = 1e-6
 """Å, Å² or Å³; periodic cell vectors that span less are no cell."""
+HIGHEST_ELEMENT = 118
 SPAN = {1: "no length", 2: "no area", 3: "no volume"}
 
 
@@ -122,6 +123,13 @@ class Structures:
         object.__setattr__(self, "origin", origin)
         if same_references:
             vars(self)["checksum"] = origin.checksum
+
+
+def check_elements(numbers: np.ndarray, name: str) -> None:
+    """Refuse what is no atomic number and would not fit its byte; 0, ASE's dummy atom, is one. Raises UserError."""
+    strange = numbers[(numbers < 0) | (numbers > HIGHEST_ELEMENT)]
+    if strange.size:
+        raise UserError(f"{name}: {strange[0]} is no atomic number: correct it")
 
 
 def check_structures(data: Structures, labels: Sequence[str] | None = None) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import chemical_symbols
 from jaxtyping import Int
 
 from bench.data.columns import META, read_columns
@@ -16,7 +15,7 @@ from bench.data.formats.ase_files import frames_of
 from bench.data.formats.npz import LAYOUTS, check_unread, whole_numbers
 from bench.data.raw import Part
 from bench.data.sources import DAMAGED
-from bench.data.structures import Structures
+from bench.data.structures import Structures, check_elements
 from bench.errors import UserError
 from bench.runs.progress import progress
 
@@ -194,9 +193,7 @@ def _of_npz(path: Path) -> Structures:
             f"{path}: {len(numbers)} atomic numbers, {len(positions)} positions and n_atoms that add up to"
             f" {n_atoms.sum()} do not go together: fix the file"
         )
-    strange = numbers[~np.isin(numbers, range(len(chemical_symbols)))]
-    if strange.size:
-        raise UserError(f"{path}: {strange[0]} is no atomic number: fix the file")
+    check_elements(numbers, str(path))
     cells = arrays.get("cells")
     periodic = arrays.get("periodic", None if cells is None else np.ones((n, 3), dtype=bool))
     for array, shape in ((cells, (n, 3, 3)), (periodic, (n, 3))):
@@ -248,6 +245,7 @@ def _from_ase(frames: Iterable[tuple[int, Any]], name: str) -> Frames:
         for number, one in block:
             if len(one) == 0:
                 raise UserError(f"{name}:{number} holds no atoms: remove that frame")
+            check_elements(one.numbers, f"{name}:{number}")
         parts.append(
             (
                 np.concatenate([one.numbers for one in atoms]).astype(np.uint8),

@@ -113,6 +113,8 @@ def select_from(
     `folder` is where the features of a large pool are kept until they have served. Raises UserError naming what does
     not go together, what is missing, or why too few are left.
     """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise UserError(f"n = {n!r}: give a whole number of structures to choose")
     if n < 1:
         raise UserError(f"n = {n}: choose at least 1 structure")
     kernel = method.kernel

@@ -16,8 +16,7 @@ USUAL = (
     UNIT,
 )
 WITHOUT_MODEL = ("kernel=descriptor", "selection=lcmd")
-WITH_MODEL = ("algorithm=lcmd_feat_ll",)
-METHOD = {"algorithm", "kernel", "selection"}
+WITH_MODEL = ("kernel=feat_ll", "selection=lcmd")
 SAYS_UNIT = {"dataset", "dataset.energy_unit"}
 
 
@@ -27,11 +26,11 @@ def says_unit(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> bool:
 
 
 def configured(words: Sequence[str], files: ConfigFiles = PROJECT_FILES, *, with_model: bool = True) -> RunConfig:
-    """Compose and bind; what is not said of the method is LCMD on FEAT(LL), or on a descriptor that needs no model.
+    """Compose and bind; what is not said of the method is LCMD, on FEAT(LL) or on a descriptor that needs no model.
 
-    Raises UserError.
+    So `kernel=soap` alone is LCMD on SOAP. Raises UserError.
     """
     keys = {override.key_or_group for override in parse(words, files)}
-    usual = [*USUAL, *(() if keys & METHOD else WITH_MODEL if with_model else WITHOUT_MODEL)]
+    usual = [*USUAL, *(() if "algorithm" in keys else WITH_MODEL if with_model else WITHOUT_MODEL)]
     left = [word for word, one in zip(usual, parse(usual, files), strict=True) if one.key_or_group not in keys]
     return bind(plain(composed([*left, *words], files), files))

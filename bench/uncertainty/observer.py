@@ -106,6 +106,6 @@ def with_uncertainty(atoms: Any) -> Any:
     copy.info |= {name: results[name] for name in OF_STRUCTURE if name in results}
     for name in OF_ATOMS:
         if name in results:
-            copy.set_array(name, np.asarray(results[name]))
+            copy.arrays[name] = np.array(results[name])  # set_array would keep the type of one that is there
     copy.calc = SinglePointCalculator(copy, energy=results["energy"], forces=results["forces"])
     return copy

@@ -152,6 +152,18 @@ def test_broken_selections_are_noticed(monkeypatch):
         check_selection(filed("selection", "max_diag"))
 
 
+def test_selections_that_alter_what_they_see_are_noticed(monkeypatch):
+    def select(self, embedding, batch_size, given):
+        found = original(self, embedding, batch_size, given)
+        embedding.diagonal.zero_()
+        return found
+
+    original = MaxDiag.select
+    monkeypatch.setattr(MaxDiag, "select", select)
+    with pytest.raises(ContractError, match="diagonal after selecting, which must not alter it"):
+        check_selection(filed("selection", "max_diag"))
+
+
 def test_a_kernel_without_a_model_must_do_without_labels(monkeypatch):
     def stacked(self, inputs):
         torch.stack([torch.zeros(1) for _ in inputs.labelled])

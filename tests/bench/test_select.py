@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ase
 import ase.io
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -518,6 +519,102 @@ def test_every_algorithm_refuses_or_picks(copper, model):
     with pytest.raises(UserError, match="is diagonal"):
         api.select(copper, 2, model=model, words=["kernel=rnd", "selection=lcmd"])
     assert len(api.select(copper[1::2], 2, words=["kernel=rnd", "selection=max_diag"]).rows) == 2
+
+
+def test_half_a_method_is_completed(copper, model):
+    """What is not said is LCMD, or the features that the model has, whichever half it is."""
+    pool = copper[1::2]
+    expected = api.select(pool, 5).rows.tolist()
+    for words in (["kernel=descriptor"], ["selection=lcmd"], ["kernel=descriptor", "selection=lcmd"]):
+        assert api.select(pool, 5, words=words).rows.tolist() == expected
+    farthest = api.select(pool, 5, words=["selection=max_dist", "kernel=descriptor"]).rows.tolist()
+    assert api.select(pool, 5, words=["selection=max_dist"]).rows.tolist() == farthest
+    pool = copper[::2]
+    expected = api.select(pool, 5, model=model, labelled=pool[:2], algorithm="maxdist_feat_ll").rows.tolist()
+    found = api.select(pool, 5, model=model, labelled=pool[:2], words=["selection=max_dist"]).rows.tolist()
+    assert found == expected
+    with pytest.raises(UserError, match="LCMD needs distances between structures, but kernel RND is diagonal"):
+        api.select(pool, 5, words=["kernel=rnd"])
+
+
+def test_results_of_another_geometry_are_no_labels(copper, tmp_path):
+    """Atoms that share a calculator hold the results of the last, and those that moved what was before."""
+    words, shared = [*TINY, f"results={tmp_path}"], EMT()
+    moved = [one.copy() for one in copper[::2]]
+    for place, one in enumerate(moved):
+        one.calc = EMT()
+        one.get_forces()
+        one.rattle(0.1, seed=place)
+    together = [one.copy() for one in copper[::2]]
+    for one in together:
+        one.calc = shared
+        one.get_forces()
+    for frames in (together, moved):
+        with pytest.raises(UserError, match=r"^atoms:0: the calculator's results are of another geometry"):
+            api.train(frames, words=words)
+    for one in moved:
+        one.get_forces()
+    expected = [one.get_potential_energy() for one in moved]
+    np.testing.assert_allclose(api.train(moved, words=words).data.energies, expected)
+
+
+def test_keys_of_labels_hold_for_atoms_too(copper, tmp_path):
+    frames = [one.copy() for one in copper[::2]]
+    for one in frames:
+        one.info["dft_energy"], one.arrays["dft_forces"] = float(len(one)), np.zeros((len(one), 3))
+    words = [*TINY, f"results={tmp_path}", "dataset.energy_key=dft_energy", "dataset.forces_key=dft_forces"]
+    data = api.train(frames, words=words).data
+    np.testing.assert_array_equal(data.energies, [len(one) for one in frames])
+    assert not data.forces.any()
+    with pytest.raises(UserError, match="atoms:0 has no energy: it holds nothing that looks like it"):
+        api.train([ase.Atoms("Cu2", np.eye(3)[:2])] * 3, words=words[:-2])
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without the checks of types that run in tests alone: what a user meets."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize("n", [2.0, "3", True, float("nan")])
+@pytest.mark.usefixtures("unchecked")
+def test_only_whole_numbers_are_chosen(copper, n):
+    with pytest.raises(UserError, match="give a whole number of structures to choose"):
+        api.select(copper, n)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_list_of_atoms(copper, model, tmp_path):
+    one, listed = r"a single Atoms: give a list of ase\.Atoms", r"give a list of ase\.Atoms"
+    for given in ({"pending": copper[0]}, {"labelled": copper[0]}, {"exclude": ase.Atoms()}):
+        with pytest.raises(UserError, match=one):
+            api.select(copper[::2], 2, model=model, **given)
+    with pytest.raises(UserError, match=one):
+        api.select(copper[0], 2, model=model)
+    with pytest.raises(UserError, match=one):
+        api.train(copper[0], words=[f"results={tmp_path}"])
+    with pytest.raises(UserError, match=f"atoms:1 is of type str: {listed}"):
+        api.uncertainty(model, [copper[0], "copper.xyz"])
+    with pytest.raises(UserError, match=r"guards = .*: give bench\.pools\.guards\.Guards"):
+        api.select(copper[::2], 2, model=model, guards={"min_distance": 1.0})
+    pool = _moved(copper[::2], 0.05)
+    expected = api.select(pool, 3, model=model, pending=pool[:2]).rows.tolist()
+    generators = {"pending": (frame for frame in pool[:2])}
+    assert api.select((frame for frame in pool), 3, model=model, **generators).rows.tolist() == expected
+
+
+@pytest.mark.parametrize("number", [285, -227])
+def test_atomic_numbers_that_one_byte_does_not_hold(copper, model, number):
+    """285 would be 29 in a byte: copper, which the model knows."""
+    strange = copper[0].copy()
+    strange.numbers[0] = number
+    with pytest.raises(UserError, match=f"atoms:1: {number} is no atomic number"):
+        api.uncertainty(model, [copper[0], strange])
+    with pytest.raises(UserError, match=f"{number} is no atomic number"):
+        api.select([strange, *copper[::2]], 1, model=model)
+    strange.calc = SinglePointCalculator(strange, energy=0.0, forces=np.zeros((len(strange), 3)))
+    with pytest.raises(UserError, match=f"{number} is no atomic number"):
+        api.train([*copper[::2], strange])
 
 
 def test_arrays_of_npz(aspirin, tmp_path):

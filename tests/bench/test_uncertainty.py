@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import pickle
 import shutil
 from pathlib import Path
 
@@ -251,6 +252,25 @@ def test_a_model_trained_on_atoms_needs_no_run(tmp_path, generator):
     again = PotentialCalculator(model.file, uncertainty="gp_rp")
     deviation = found.get_property("energy_std", frames[0])
     assert deviation > 0 and again.get_property("energy_std", frames[0]) == deviation
+    carried = pickle.loads(pickle.dumps(found))
+    carried.reset()
+    assert carried.get_property("energy_std", frames[0]) == deviation
+
+
+def test_random_projections_are_those_of_the_models_seed(tmp_path, generator):
+    """The calculator and bench.api say the same of a model that was trained with another seed than 0."""
+    frames = [ase.Atoms("OTi", [[0, 0, 0], [0, 0, generator.uniform(1.5, 2.5)]]) for _ in range(12)]
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=float(generator.normal()), forces=generator.normal(size=(2, 3))
+        )
+    words = [f"results={tmp_path}", "model.hidden=[8,8]", "model.n_radial=2", "training.epochs=2"]
+    model = api.train(frames, seed=1, words=words)
+    expected = api.uncertainty(model, frames[:1], "gp_rp")[0]
+    calculator = PotentialCalculator(model, uncertainty="gp_rp", calibrated=False)
+    assert calculator.get_property("energy_std", frames[0]) == pytest.approx(expected, rel=1e-6)
+    features = [api.features(model, frames, "feat_rp", seed=seed) for seed in (0, 1)]
+    assert abs(features[0] - features[1]).max() > 1e-3
 
 
 def test_other_data_under_the_same_name_are_refused(run, monkeypatch):
@@ -401,3 +421,7 @@ def test_the_observer_needs_a_bound_and_a_calculator_that_says_it(tmp_path, gene
     with pytest.raises(TooUncertain):
         observer()
     assert observer.structures[0].arrays["energies_std"].shape == (len(atoms),)
+    atoms.set_array("energies_std", np.zeros(len(atoms), dtype=int))
+    with pytest.raises(TooUncertain):
+        observer()
+    np.testing.assert_array_equal(observer.structures[1].arrays["energies_std"], atoms.calc.results["energies_std"])

@@ -9,6 +9,7 @@ from typing import Any
 import ase.db
 import ase.io
 import numpy as np
+from ase.calculators.calculator import compare_atoms
 from ase.io.formats import filetype, ioformats, open_with_compression, string2index
 
 from bench.data.raw import Part, RawStructures
@@ -19,6 +20,9 @@ STATES = ("charge", "spin", "multiplicity", "magmom")
 """Parts of the names of entries that say which state of the electrons was computed."""
 OTHER_LABELS = ("stress", "virial", "dipole", "energy", "energies", "force")
 """Parts of the names of labels that may be present and not used."""
+SAME_GEOMETRY = 1e-6
+"""Å, within which a calculator's results are of these atoms."""
+ELECTRONIC = ("initial_charges", "initial_magmoms")
 ISOLATED = ("isolatedatom", "isolated")
 """What marks an isolated atom, e.g. `config_type=IsolatedAtom`, written in any way."""
 
@@ -65,6 +69,21 @@ def of_frames(
         like_forces=() if given else hints,
         remarks=tuple(_remarks([atoms for _, atoms in frames], energy_key, forces_key if given else "")),
     )
+
+
+def check_current(atoms: Any, label: str) -> None:
+    """Refuse results of another geometry: a calculator's that several atoms share, or from before these atoms moved.
+
+    Raises UserError.
+    """
+    computed = getattr(atoms.calc, "atoms", None)
+    if computed is None or not {"energy", "forces"} & set(_results(atoms)):
+        return
+    if compare_atoms(computed, atoms, tol=SAME_GEOMETRY, excluded_properties=ELECTRONIC):
+        raise UserError(
+            f"{label}: the calculator's results are of another geometry (it is shared, or the atoms have moved since):"
+            " compute it again and keep its results in a SinglePointCalculator of its own"
+        )
 
 
 def _names(parts: Sequence[Part]) -> list[str]:
@@ -126,7 +145,10 @@ def _check_no_gap(path: str) -> None:
 
 def _frames(part: Part, name: str) -> list[tuple[str, Any]]:
     """The frames of a file with their labels, `name:number`, numbered as in the whole file."""
-    return [(f"{name}:{number}", atoms) for number, atoms in progress(frames_of(part), name, unit="frame")]
+    frames = [(f"{name}:{number}", atoms) for number, atoms in progress(frames_of(part), name, unit="frame")]
+    if not frames and part.index is not None:
+        raise UserError(f"{part.path}@{part.index} takes none of the file's structures: give another part, e.g. @0:20")
+    return frames
 
 
 def _format(path: str) -> str:
@@ -219,8 +241,9 @@ def _lacking(quantity: str, key: str | None, others: int, names: Sequence[str]) 
 
 
 def _hint(quantity: str, names: Sequence[str]) -> str:
-    seen = f"these look like it: {', '.join(dict.fromkeys(names))}" if names else "it holds none that looks like it"
-    return f"give dataset.{quantity}_key; {seen}"
+    if not names:
+        return f"it holds nothing that looks like it: give structures with {quantity}"
+    return f"give dataset.{quantity}_key; these look like it: {', '.join(dict.fromkeys(names))}"
 
 
 def _marked_isolated(atoms: Any) -> bool:
