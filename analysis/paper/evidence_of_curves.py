@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.paper.measured import Measured, Part
 from analysis.paper.statements import Statement
 from analysis.statistics.efficiency import Curve, crossings
-from analysis.statistics.rules import CONTRADICTED, FEWEST_SEEDS, SHOWN, UNDECIDED
+from analysis.statistics.rules import FEWEST_SEEDS, in_one_order
 from analysis.statistics.values import BASELINE, column
 
 LEVEL_NAMES = {"end": "that random selection of the seed ends with"}
@@ -87,11 +87,10 @@ def _saved(label: str, table: pd.DataFrame) -> Part:
 
 
 def order(statement: Statement, measured: Measured) -> Iterable[Part]:
-    """Data sets in the order of RMSE/MAE at the start and of what the methods gain at the end: the same, or reversed.
-
-    Of four data sets a given order has a chance of 1/24: less than LEVEL.
-    """
-    starts, gains, runs = [], [], set()
+    """Data sets in the order of RMSE/MAE at the start and of what the methods gain at the end: is it the same?"""
+    starts: list[np.ndarray] = []
+    gains: list[np.ndarray] = []
+    runs: set[str] = set()
     for scenario in statement.at:
         quantity = "energy" if scenario.startswith("qm9") else "force"
         rmse, mae = column(quantity, "rmse"), column(quantity, "mae")
@@ -106,17 +105,20 @@ def order(statement: Statement, measured: Measured) -> Iterable[Part]:
         first = random[(random["step"] == 0) & (random["n_train"] < random["final"])]
         if first["seed"].nunique() < FEWEST_SEEDS or min(len(end) for end in ends) < FEWEST_SEEDS:
             break
-        starts.append(float(np.log(first[rmse] / first[mae]).mean()))
-        logs = [np.log(end[rmse] / ends[0][rmse]).dropna() for end in ends[1:]]
-        gains.append(float(np.mean([log.mean() for log in logs])))
+        logs = pd.concat([np.log(end[rmse] / ends[0][rmse]).rename(i) for i, end in enumerate(ends[1:])], axis=1)
+        of_seeds = logs.dropna().mean(axis=1).to_numpy(dtype=float)
+        if len(of_seeds) < FEWEST_SEEDS:
+            break
+        starts.append(np.log(first[rmse] / first[mae]).to_numpy(dtype=float))
+        gains.append(of_seeds)
         runs |= {str(run) for end in ends for run in end["run_id"]}
     label = "data sets by RMSE/MAE at the start, and by the gain in RMSE"
     if len(starts) < len(statement.at):
         yield Part(label)
         return
-    orders = [list(np.argsort(starts)), list(np.argsort(gains)[::-1])]
-    outcome = SHOWN if orders[0] == orders[1] else CONTRADICTED if orders[0] == orders[1][::-1] else UNDECIDED
     told = ", ".join(
-        f"{n}: {np.exp(s):.2f}, {np.expm1(g):+.0%}" for n, s, g in zip(statement.at, starts, gains, strict=True)
+        f"{n}: {np.exp(s.mean()):.2f}, {np.expm1(g.mean()):+.0%}"
+        for n, s, g in zip(statement.at, starts, gains, strict=True)
     )
+    outcome = in_one_order(starts, [-of_seeds for of_seeds in gains])
     yield Part(f"{label}: {told}", runs=frozenset(runs), judged=outcome)

@@ -7,6 +7,7 @@ the code that judges the real one. A quantity with a chance of at most LEVEL is 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -41,6 +42,32 @@ def interval(
 def sem(values: Float[np.ndarray, "*free seeds"]) -> Float[np.ndarray, "*free"]:
     """Standard error of the mean over seeds."""
     return np.asarray(values.std(-1, ddof=1) / np.sqrt(values.shape[-1]))
+
+
+def in_one_order(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> int:
+    """Do two quantities, of each thing the numbers of its seeds, put things in the same order?
+
+    SHOWN if every pair stands in the same order by both, CONTRADICTED if any pair stands in opposite orders: by Welch's
+    t, each quantity at LEVEL / 2, since either may be the wrong one; for CONTRADICTED divided by the number of pairs.
+    """
+    pairs = list(combinations(range(len(first)), 2))
+
+    def agreements(level: float) -> list[int]:
+        return [_above(first[i], first[j], level) * _above(second[i], second[j], level) for i, j in pairs]
+
+    if min(agreements(LEVEL / 2)) > 0:
+        return SHOWN
+    return CONTRADICTED if min(agreements(LEVEL / 2 / len(pairs))) < 0 else UNDECIDED
+
+
+def _above(one: np.ndarray, other: np.ndarray, level: float) -> int:
+    """1 or -1 where the mean is above or below the other's, each with a chance of `level` if it is not; else 0."""
+    difference, parts = one.mean() - other.mean(), [float(sem(values)) ** 2 for values in (one, other)]
+    half = 0.0
+    if sum(parts) > 0:
+        freedom = sum(parts) ** 2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (one, other), strict=True))
+        half = float(stats.t.ppf(1 - level, freedom)) * sum(parts) ** 0.5
+    return int(np.sign(difference)) if abs(difference) > half else 0
 
 
 @functools.cache

@@ -160,7 +160,8 @@ def seconds(values: pd.DataFrame) -> Sheet:
 
 def comparisons(table: pd.DataFrame) -> Sheet:
     """Ratios to random selection at equal seed."""
-    data = with_interval(table).assign(significant=np.where(table["p_adjusted"] < 0.05, "yes", "no"))
+    p = table["p_adjusted"]
+    data = with_interval(table).assign(significant=np.where(p.isna(), "", np.where(p < 0.05, "yes", "no")))
     columns = [*EXPERIMENT_COLUMNS, Column("Statistic", "statistic"), Column("Of", "quantity")]
     columns += [Column("Measure", "measure"), Column("Change", "relative", digits="+.1%")]
     columns += [Column("95 % interval", "interval"), Column("p adjusted", "p_adjusted", digits=".2g")]
