@@ -79,7 +79,8 @@ def _unknown_key(name: str, files: ConfigFiles) -> str:
         return f"the defaults name no file of the group {name!r}: put a + in front to add one"
     known = {*dotted_keys(defaults), *files.groups()}
     if name in known:
-        return f"the value given for {name!r} holds a key that its file does not: use the file's keys"
+        remedy = f"use the file's keys, or +{name}.KEY=… to add one"
+        return f"the value given for {name!r} holds a key that its file does not: {remedy}"
     if _has_default(name):
         return f"configuration key {name!r} is at its default, for no file names it: put a + in front to set it"
     hint = nearest(name, known, listed={*map(str, defaults), *files.groups()})

@@ -14,6 +14,11 @@ from bench.config.plugins import plugin
 from bench.errors import UserError
 from bench.runs.system import cores
 
+MB_PER_GB = 1024
+MOST_MB = 10**9
+SECONDS_EARLY = 60
+"""SLURM may send its signal so much earlier than asked."""
+
 
 @dataclass(frozen=True)
 class Local:
@@ -42,7 +47,7 @@ class Slurm:
     pack: int
     seconds_to_stop: int
     setup: list[str] = field(default_factory=list)
-    additional: dict[str, Any] = field(default_factory=dict)
+    additional: dict[str, Any] | None = None
 
 
 Cluster = Local | Slurm
@@ -67,7 +72,25 @@ def cluster_of(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> Clus
             raise UserError(f"cluster.{key} = {value}: must be at least 1")
     if cluster.gpus_per_worker not in (0, 1):
         raise UserError(f"cluster.gpus_per_worker = {cluster.gpus_per_worker}: a run uses one GPU or none")
+    if isinstance(cluster, Slurm):
+        _check_limits(cluster)
     return cluster
+
+
+def _check_limits(cluster: Slurm) -> None:
+    """Refuse what SLURM takes for no limit at all, or would not leave a worker time to work. Raises UserError."""
+    for key in ("parallel", "minutes", "cpus_per_worker", "seconds_to_stop"):
+        value = getattr(cluster, key)
+        if value is not None and value < 1:
+            raise UserError(f"cluster.{key} = {value}: must be at least 1")
+    if not 1 <= cluster.memory_gb * MB_PER_GB < MOST_MB:
+        raise UserError(f"cluster.memory_gb = {cluster.memory_gb}: must be above 0, the memory of a worker in GB")
+    needed = (cluster.seconds_to_stop + SECONDS_EARLY) // 60 + 1
+    if cluster.minutes < needed:
+        raise UserError(
+            f"cluster.minutes = {cluster.minutes}: a worker is stopped cluster.seconds_to_stop ="
+            f" {cluster.seconds_to_stop} s ahead of its limit, or a minute earlier: give at least {needed}"
+        )
 
 
 def share(cluster: Local) -> int:

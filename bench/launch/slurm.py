@@ -3,7 +3,9 @@
 What runs and what is left is never asked of SLURM's accounting: results on disk say it, squeue only who is still there.
 """
 
+import contextlib
 import getpass
+import io
 import logging
 import os
 import re
@@ -24,8 +26,8 @@ import submitit
 from submitit.helpers import DelayedSubmission
 from submitit.slurm.slurm import SlurmExecutor
 
-from bench.errors import UserError
-from bench.launch.cluster import Slurm, environment
+from bench.errors import UserError, WriteError
+from bench.launch.cluster import MB_PER_GB, Slurm, environment
 from bench.launch.logs import errors_in
 from bench.runs.record import write_atomically
 from bench.runs.stopping import Stopped, raise_if_asked
@@ -40,6 +42,8 @@ PLACE = "slurm/place"
 SECONDS_TO_ANSWER = 30
 SECONDS_BETWEEN_LOOKS = 1.0
 ENDLESS = 10**6
+REPLACED = re.compile("%[0-9]*[A-Za-z%]")
+"""What sbatch takes for a number of the job in the names of its files."""
 
 
 class SlurmWorker:
@@ -105,6 +109,8 @@ def run(tasks: Sequence[Callable[[], None]], folder: Path, cluster: Slurm) -> No
 def _submit(folder: Path, cluster: Slurm, calls: Sequence[Callable[[], None]]) -> str:
     if shutil.which("srun") is None or shutil.which("sbatch") is None:
         raise UserError("there is no SLURM here (no sbatch, srun): run this where jobs are submitted, or cluster=local")
+    if REPLACED.search(str(folder.resolve())):
+        raise UserError(f"SLURM replaces signs such as %j in the name of a file: {folder}: choose results=… without")
     executor = SlurmExecutor(folder=folder / "slurm", max_num_timeout=ENDLESS)
     exports = environment(cluster.cpus_per_worker)
     options: dict[str, Any] = {
@@ -113,7 +119,7 @@ def _submit(folder: Path, cluster: Slurm, calls: Sequence[Callable[[], None]]) -
         "account": cluster.account,
         "qos": cluster.qos,
         "time": cluster.minutes,
-        "mem": f"{round(cluster.memory_gb * 1024)}M",
+        "mem": f"{round(cluster.memory_gb * MB_PER_GB)}M",
         "cpus_per_task": cluster.cpus_per_worker,
         "gpus_per_node": cluster.gpus_per_worker or None,
         "signal_delay_s": cluster.seconds_to_stop,
@@ -122,16 +128,20 @@ def _submit(folder: Path, cluster: Slurm, calls: Sequence[Callable[[], None]]) -
         "setup": [*(f"export {name}={shlex.quote(value)}" for name, value in exports.items()), *cluster.setup],
         # srun does not take it from sbatch since SLURM 22.05
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_worker}"],
-        "additional_parameters": {"requeue": True} | cluster.additional,
+        "additional_parameters": {"requeue": True} | (cluster.additional or {}),
     }
     executor.update_parameters(**{key: value for key, value in options.items() if value is not None})
     try:
-        with executor.batch():
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises
             jobs = [executor.submit(call) for call in calls]
     except submitit.core.utils.FailedJobError as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = "; ".join(line.removeprefix("sbatch: error: ") for line in str(error).strip().splitlines())
         raise UserError(f"SLURM refuses the job ({reason}): change cluster.… values") from None
-    write_atomically(folder / PLACE, os.fsencode(folder.resolve()))
+    try:
+        write_atomically(folder / PLACE, os.fsencode(folder.resolve()))
+    except WriteError:
+        cancel(folder)
+        raise
     return str(jobs[0].job_id).split("_", maxsplit=1)[0]
 
 
@@ -173,5 +183,6 @@ def _output(*command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", "") or str(error)
-        raise UserError(f"{command[0]} does not answer ({str(told).strip().splitlines()[-1]}): try again") from None
+        told = told.decode(errors="replace") if isinstance(told, bytes) else str(told)  # bytes of what timed out
+        raise UserError(f"{command[0]} does not answer ({told.strip().splitlines()[-1]}): try again") from None
     return done.stdout

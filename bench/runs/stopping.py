@@ -16,6 +16,8 @@ SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signal
 SECONDS_BEFORE_THE_END = 60.0
 _PARENT_DEATH_SIGNAL = 1
 _END = "SLURM_JOB_END_TIME"
+MOST_DIGITS = 11
+"""Of a time in seconds since 1970 that a timer can be set to."""
 
 
 class Stopped(SystemExit):
@@ -72,10 +74,19 @@ def listen(*, own: bool = False) -> None:
             signal.signal(number, _listener)
     if not own:
         signal.signal(signal.SIGPIPE, _listener)
-    if os.environ.get(_END, "").strip().isdecimal() and not own:
-        left = int(os.environ[_END]) - time.time() - SECONDS_BEFORE_THE_END
+    left = _seconds_of_job()
+    if left is not None and not own:
         signal.signal(signal.SIGALRM, _listener)
-        signal.setitimer(signal.ITIMER_REAL, max(left, 1.0))
+        signal.setitimer(signal.ITIMER_REAL, max(left - SECONDS_BEFORE_THE_END, 1.0))
+
+
+def _seconds_of_job() -> float | None:
+    """Until the end of the SLURM job's time; None where none is told, or it is past: a shell outlived its job."""
+    given = os.environ.get(_END, "").strip()
+    if not given.isdecimal() or len(given) > MOST_DIGITS:
+        return None
+    left = int(given) - time.time()
+    return left if left > 0 else None
 
 
 def die_with(parent: int) -> None:

@@ -21,7 +21,7 @@ from small_sweeps import launch, process_ids, states, wait_until, words
 from bench.commands.frame import CLOSED_PIPE, framed
 from bench.config.compose import compose_run
 from bench.config.sweep import expand
-from bench.errors import BusyError, UserError
+from bench.errors import BusyError, UserError, WriteError
 from bench.launch import claims, ending, launches, pool, slurm
 from bench.launch.__main__ import main
 from bench.launch.cluster import Local, Place, cluster_of, places, share, this_code
@@ -486,6 +486,85 @@ def test_the_working_folder_is_in_no_worker_s_path(monkeypatch):
     script = "\n".join([*told, 'echo "$PYTHONPATH"'])
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f'{PROJECT}:/a"; touch /tmp/x; "$(id)'
+
+
+UNLIMITED = {
+    "minutes=0": "cluster.minutes = 0: must be at least 1",
+    "minutes=-1": "cluster.minutes = -1: must be at least 1",
+    "minutes=3": "cluster.minutes = 3: .*seconds_to_stop = 120 s.* give at least 4",
+    "seconds_to_stop=86400": "cluster.minutes = 1440: .*give at least 1442",
+    "memory_gb=0": "cluster.memory_gb = 0.0: must be above 0",
+    "memory_gb=0.0001": "cluster.memory_gb = 0.0001: must be above 0",
+    "memory_gb=.inf": "cluster.memory_gb = ",
+    "cpus_per_worker=0": "cluster.cpus_per_worker = 0: must be at least 1",
+    "parallel=0": "cluster.parallel = 0: must be at least 1",
+    "parallel=-2": "cluster.parallel = -2: must be at least 1",
+}
+
+
+@pytest.mark.parametrize("word", UNLIMITED)
+def test_what_slurm_would_take_for_no_limit(word):
+    with pytest.raises(UserError, match=UNLIMITED[word]):
+        cluster_of(["cluster=slurm", f"cluster.{word}"])
+
+
+def test_options_of_ones_own_for_sbatch():
+    assert cluster_of(["cluster=slurm"]).additional is None
+    for word in ("cluster.additional={constraint:rack1}", "+cluster.additional={constraint:rack1}"):
+        assert cluster_of(["cluster=slurm", word]).additional == {"constraint": "rack1"}
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """Commands of a SLURM made of files: what `sbatch` answers is in `answer`, what was called in `called`."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    (folder / "answer").write_text("echo Submitted batch job 7")
+    for name in ("sbatch", "srun", "scancel"):
+        script = f'#!/bin/sh\necho {name} "$@" >> {folder}/called\n. {folder}/answer\n'
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_slurm_s_whole_reason_is_told_in_one_line(sbatch, tmp_path, capfd):
+    (sbatch / "answer").write_text(
+        "echo 'sbatch: error: invalid partition specified: nope' >&2\n"
+        "echo 'sbatch: error: Batch job submission failed: Invalid partition name specified' >&2\nexit 1"
+    )
+    reason = "invalid partition specified: nope; Batch job submission failed: Invalid partition name specified"
+    with pytest.raises(UserError, match=f"^SLURM refuses the job \\({reason}\\): change cluster"):
+        slurm.submit(tmp_path / "here", cluster_of(["cluster=slurm"]), 1)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["%j", "q%%A", "%10a"])
+def test_folders_in_which_slurm_would_put_a_job_s_number(sbatch, tmp_path, name):
+    """The submission is refused before there is a job; a lone sign is none."""
+    with pytest.raises(UserError, match="SLURM replaces signs such as %j"):
+        slurm.submit(tmp_path / name / "here", cluster_of(["cluster=slurm"]), 1)
+    assert not (sbatch / "called").exists() and not (tmp_path / name).exists()
+    assert slurm.submit(tmp_path / "100%" / "here", cluster_of(["cluster=slurm"]), 1) == "7"
+
+
+def test_a_job_that_cannot_be_recorded_is_cancelled(sbatch, tmp_path, monkeypatch):
+    def full(path, content):
+        raise WriteError("cannot write: make room")
+
+    monkeypatch.setattr(slurm, "write_atomically", full)
+    with pytest.raises(WriteError, match="make room"):
+        slurm.submit(tmp_path / "here", cluster_of(["cluster=slurm"]), 1)
+    called = (sbatch / "called").read_text().splitlines()
+    assert [line.split()[0] for line in called] == ["sbatch", "scancel"] and "--name=bmdal-bench-here" in called[1]
+
+
+def test_a_command_of_slurm_that_hangs_is_told_in_words(sbatch, monkeypatch):
+    """What it has said until then are bytes."""
+    (sbatch / "scancel").write_text("#!/bin/sh\necho 'scancel: error: cannot stat file' >&2\nexec sleep 30\n")
+    monkeypatch.setattr(slurm, "SECONDS_TO_ANSWER", 1)
+    with pytest.raises(UserError, match=r"^scancel does not answer \(scancel: error: cannot stat file\): try again$"):
+        slurm.cancel(Path("here"))
 
 
 def test_slurm_that_does_not_answer_stops_no_local_launch(tmp_path, claimed, monkeypatch, capsys):

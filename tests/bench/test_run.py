@@ -253,14 +253,14 @@ def test_what_does_not_fit_into_memory_together_is_halved(tmp_path, mixed_data, 
 
 
 def test_the_end_of_a_job_s_time_is_known(monkeypatch):
-    """SLURM tells a job when it will end: a run is stopped a minute ahead of it, at once if that is past."""
+    """SLURM tells a job when it will end: a run is stopped a minute ahead of it; a job that is over tells nothing."""
     asked = []
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(signal, "setitimer", lambda timer, seconds: asked.append((timer, seconds)))
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     listen()
     assert asked == []
-    for end in ("1075", "1030", "", "unlimited"):
+    for end in ("1075", "1030", "", "unlimited", "999", "9" * 23, "9" * 5000):
         monkeypatch.setenv("SLURM_JOB_END_TIME", end)
         listen()
     assert asked == [(signal.ITIMER_REAL, 15.0), (signal.ITIMER_REAL, 1.0)]
