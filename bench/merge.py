@@ -96,9 +96,15 @@ def _merge_run(source: Path, target: Path, models: bool) -> str:
             if same != ours.files:
                 # killed below, no file of the target looks damaged
                 write_atomically(target / RECORD, as_json(ours.model_copy(update={"files": same})))
-        for name, content in files.items():
-            write_atomically(target / name, content)
-        write_atomically(target / RECORD, as_json(theirs))
+        try:
+            for name, content in files.items():
+                write_atomically(target / name, content)
+            write_atomically(target / RECORD, as_json(theirs))
+        except WriteError:
+            if ours is None:  # files without a record are nothing
+                for name in files:
+                    (target / name).unlink(missing_ok=True)
+            raise
     return "new" if ours is None else "further"
 
 

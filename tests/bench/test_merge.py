@@ -13,6 +13,7 @@ from small_sweeps import all_numbers, words
 
 from analysis.build import collect
 from bench.config.sweep import expand
+from bench.errors import WriteError
 from bench.merge import merge as merge_folders
 from bench.runs.locks import locked
 from bench.runs.record import (
@@ -24,6 +25,7 @@ from bench.runs.record import (
     read_arrays,
     read_record,
     record_paths,
+    write_atomically,
 )
 from tests.analysis.generated import generate
 
@@ -206,6 +208,22 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
         done = merge(source, target)
         assert done.returncode == 2 and "make room" in done.stderr and len(done.stderr.splitlines()) == 1
         assert all(read_record(path) for path in record_paths(target)) and not list(target.rglob("*.tmp"))
+
+
+def test_files_without_a_record_are_not_left(tmp_path, monkeypatch):
+    source, target = made_up(tmp_path / "source", 1), tmp_path / "target"
+
+    def full_at_last(path, content):
+        if path.name == RECORD:
+            raise WriteError("make room")
+        write_atomically(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.merge.write_atomically", full_at_last)
+        with pytest.raises(WriteError):
+            merge_folders(source, target)
+    assert not [*target.rglob("*.npz"), *target.rglob("*.pt")]
+    assert merge_folders(source, target) == ["new"] and [*target.rglob("*.npz")]
 
 
 def test_last_digits_may_differ_and_picks_may_not(tmp_path):
