@@ -9,7 +9,7 @@ api.uncertainty(model, frames)                  # standard deviation of the ener
 api.features(model, frames)                     # what the selection works on
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,8 @@ def _structures(given: Pool | None) -> Structures | None:
     """None for an empty list, too: what is out for labelling at first."""
     if given is None or isinstance(given, str | Path):
         return None if given is None else joined_structures([_frames(given).data])
-    given = _atoms(given, "atoms")
-    return joined_structures([_frames(given).data]) if given else None
+    listed = list(_atoms(given, "atoms"))
+    return joined_structures([frames_of_atoms(listed).data]) if listed else None
 
 
 def _frames(given: Pool) -> Frames:
@@ -143,15 +143,14 @@ def _frames(given: Pool) -> Frames:
     return frames_of_atoms(_atoms(given, "atoms"))
 
 
-def _atoms(given: Iterable[Any], what: str) -> list[Any]:
-    """A list of ASE's atoms. Raises UserError where it is none."""
+def _atoms(given: Iterable[Any], what: str) -> Iterator[Any]:
+    """ASE's atoms, one after the other: of a trajectory not all at once. Raises UserError where they are none."""
     if isinstance(given, Atoms) or not isinstance(given, Iterable):
         raise UserError(f"{what}: a single {type(given).__name__}: give a list of ase.Atoms")
-    listed = list(given)
-    for place, one in enumerate(listed):
+    for place, one in enumerate(given):
         if not isinstance(one, Atoms):
             raise UserError(f"{what}:{place} is of type {type(one).__name__}: give a list of ase.Atoms")
-    return listed
+        yield one
 
 
 def _kernel(name: str) -> Kernel:
