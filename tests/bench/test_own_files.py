@@ -345,7 +345,7 @@ def test_parts_of_files(tmp_path, generator):
         load(f"{path}@x")
     with pytest.raises(UserError, match=r"no file .*none.xyz@0:2"):
         load(tmp_path / "none.xyz@0:2")
-    with pytest.raises(UserError, match="holds 0 structures"):
+    with pytest.raises(UserError, match=r"@.* holds 0 structures: the file has none there, give another part"):
         load(f"{path}@9:")
     with ase.db.connect(tmp_path / "w.db") as database:
         for atoms in frames:

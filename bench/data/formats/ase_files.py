@@ -147,7 +147,7 @@ def _frames(part: Part, name: str) -> list[tuple[str, Any]]:
     """The frames of a file with their labels, `name:number`, numbered as in the whole file."""
     frames = [(f"{name}:{number}", atoms) for number, atoms in progress(frames_of(part), name, unit="frame")]
     if not frames and part.index is not None:
-        raise UserError(f"{part.path}@{part.index} takes none of the file's structures: give another part, e.g. @0:20")
+        raise UserError(f"{part.path}@{part.index} holds 0 structures: the file has none there, give another part")
     return frames
 
 
