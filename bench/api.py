@@ -131,10 +131,9 @@ def _configured(words: Sequence[str], *, with_model: bool = True) -> RunConfig:
 
 def _structures(given: Pool | None) -> Structures | None:
     """None for an empty list, too: what is out for labelling at first."""
-    if given is None or isinstance(given, str | Path):
-        return None if given is None else joined_structures([_frames(given).data])
-    listed = list(_atoms(given, "atoms"))
-    return joined_structures([frames_of_atoms(listed).data]) if listed else None
+    if given is not None and not isinstance(given, str | Path):
+        given = list(_atoms(given, "atoms")) or None
+    return None if given is None else _frames(given).data
 
 
 def _frames(given: Pool) -> Frames:

@@ -66,8 +66,8 @@ def cluster_of(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> Clus
     cluster: Cluster = plugin(composed_cluster(words, files), "cluster")
     if not isinstance(cluster, Local | Slurm):
         raise UserError(f"cluster._target_: {type(cluster).__name__} is no cluster: take Local or Slurm of {__name__}")
-    for key in ("workers", "attempts", "pack"):
-        value = getattr(cluster, key)
+    for key in ("workers", "attempts", "pack", "parallel", "minutes", "cpus_per_worker", "seconds_to_stop"):
+        value = getattr(cluster, key, None)
         if value is not None and value < 1:
             raise UserError(f"cluster.{key} = {value}: must be at least 1")
     if cluster.gpus_per_worker not in (0, 1):
@@ -79,10 +79,6 @@ def cluster_of(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> Clus
 
 def _check_limits(cluster: Slurm) -> None:
     """Refuse what SLURM takes for no limit at all, or would not leave a worker time to work. Raises UserError."""
-    for key in ("parallel", "minutes", "cpus_per_worker", "seconds_to_stop"):
-        value = getattr(cluster, key)
-        if value is not None and value < 1:
-            raise UserError(f"cluster.{key} = {value}: must be at least 1")
     if not 1 <= cluster.memory_gb * MB_PER_GB < MOST_MB:
         raise UserError(f"cluster.memory_gb = {cluster.memory_gb}: must be above 0, the memory of a worker in GB")
     needed = (cluster.seconds_to_stop + SECONDS_EARLY) // 60 + 1
