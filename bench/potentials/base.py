@@ -58,6 +58,26 @@ class Repeated(Protocol):
         """The same structures, from which minibatches are gathered again and again."""
 
 
+@runtime_checkable
+class Padded(Prepared, Protocol):
+    """`Prepared` whose minibatches can be padded to a few shapes, so that a GPU replays their steps; optional.
+
+    Padding is a last structure of every model, of as many atoms as it lacks. They change nothing: their forces are
+    zero, and `Potential.loss_gradient` is given no energy for that structure.
+    """
+
+    def with_padding(self) -> "Padded | None":
+        """The same structures with that of padding, which has one atom, behind them; None where nothing is gained."""
+
+    def gather_padded(
+        self, rows: Int[Tensor, "models structures"], n_atoms: Int[Tensor, "models structures"], atoms_each: int
+    ) -> tuple[Inputs, Int[Tensor, " atoms"]]:
+        """`gather` of structures with these numbers of atoms, and the rows of all atoms among those prepared.
+
+        Nothing in it depends on values on the host but the shapes and `atoms_each`, the atoms of every model.
+        """
+
+
 @dataclass(frozen=True)
 class Draw:
     """What fresh parameters of one model depend on: seed, member of a committee, N_train, constants of Eq. (4)."""
@@ -179,7 +199,7 @@ class Potential(Protocol):
     ) -> tuple[Float[Tensor, " models"], Parameters]:
         """The loss Σ_k |ΔE_k|² + w Σ_i |ΔF_i|² of Eq. (5), w = λ_F/3N, per model, and its gradient."""
 
-    def observe(self, inputs: Any, rate: float) -> None:
+    def observe(self, inputs: Any, rate: float | Tensor) -> None:
         """Before a step: move running means, where there are any, towards a minibatch's by a fraction `rate`."""
 
     def member(self, index: int) -> "Potential":

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
+from torch import Tensor
 
 from bench.config.schema import TrainingSettings
-from bench.potentials.base import Draw, Potential, View
+from bench.potentials.base import Draw, Parameters, Potential, View
 from bench.training.minibatches import Minibatch, Minibatches, TrainingData, held_out
 from bench.training.optimizer import Optimizer
+from bench.training.replay import Replay
 from bench.training.schedule import rate_factor
 from bench.training.state import TrainingState
 from bench.training.validation import validation_error
@@ -44,14 +46,23 @@ class Group:
         self.minibatches, self.held_out = minibatches, held_out
         self.optimizer = Optimizer(potential, settings)
         self.state = TrainingState(potential, self.optimizer.moments)
+        self.replay = replay_of(minibatches, potential)
         self._told: list[float] = []
 
     def step(self, minibatch: int, done: float) -> None:
         """One minibatch, counted from 0, of every model, after a fraction `done` of all minibatches."""
-        inputs, energies, forces = self.minibatches.at(minibatch)
-        self.potential.observe(inputs, max(OBSERVATION_RATE, 1 / (minibatch + 1)))
-        _, gradient = self.potential.loss_gradient(inputs, energies, forces, self.settings.force_weight)
+        rate = max(OBSERVATION_RATE, 1 / (minibatch + 1))
+        if self.replay is None:
+            gradient = self._gradient(self.minibatches.at(minibatch), rate)
+        else:
+            gradient = self.replay.gradient(minibatch, rate, self._gradient)
         self.optimizer.step(gradient, rate_factor(self.settings, minibatch, done, self._errors()))
+
+    def _gradient(self, minibatch: Minibatch, rate: float | Tensor) -> Parameters:
+        """The gradient of the loss on a minibatch, when running means have been moved towards it."""
+        inputs, energies, forces = minibatch
+        self.potential.observe(inputs, rate)
+        return self.potential.loss_gradient(inputs, energies, forces, self.settings.force_weight)[1]
 
     def _errors(self) -> list[float]:
         """The validation errors so far where the learning rates depend on them: of the one model of this group."""
@@ -64,6 +75,13 @@ class Group:
     def check(self) -> None:
         """Take note of the validation error of every model."""
         self.state.check(validation_error(self.potential, self.held_out, self.settings))
+
+
+def replay_of(minibatches: Minibatches, potential: Potential) -> Replay | None:
+    """Where the steps of a training are replayed: on a GPU, of a potential whose minibatches can be padded."""
+    if potential.device.type != "cuda" or not minibatches.data.pad():
+        return None
+    return Replay(minibatches, potential.device, potential.dtype)
 
 
 def in_groups(view: View, settings: TrainingSettings, models: Sequence[Model]) -> list[Group]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.config.schema import TrainingSettings
 from bench.config.seeds import stream
 from bench.data.structures import ragged_rows
-from bench.potentials.base import Draw, Inputs, Repeated, View, rows_of_chunks, to_device
+from bench.potentials.base import Draw, Inputs, Padded, Repeated, View, rows_of_chunks, to_device
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,40 @@ class TrainingData:
         self.n_train = len(sets[0])
         prepared = view.prepare(picked, forces=settings.forces)
         self.prepared = prepared.repeated() if isinstance(prepared, Repeated) else prepared
+        self.padded: Padded | None = None
         self.labels = labels_of(view, picked, settings.forces)
         self.n_atoms = view.data.n_atoms[picked]
         self.first_atom = np.cumsum(self.n_atoms) - self.n_atoms
+
+    def pad(self) -> bool:
+        """Make ready for `gather_padded`; False where the potential has nothing to gain."""
+        if self.padded is None and isinstance(self.prepared, Padded):
+            self.padded = self.prepared.with_padding()
+            if self.padded is not None:
+                self.prepared, (energies, forces) = self.padded, (self.labels.energies, self.labels.forces)
+                self.labels = Labels(energies, None if forces is None else torch.cat([forces, forces.new_zeros(1, 3)]))
+        return self.padded is not None
+
+    def places(self, rows: Int[np.ndarray, "models structures"]) -> tuple[Int[np.ndarray, "2 models _"], int]:
+        """What `gather_padded` has to know: structures and their atoms, padding behind them; the atoms of every model.
+
+        Where structures differ in size that is rounded up, by an eighth at most, so that there are few shapes.
+        """
+        counts = self.n_atoms[rows]
+        widest = int(counts.sum(1).max())
+        if self.n_atoms.min() != self.n_atoms.max():
+            unit = max(1, 2 ** (widest.bit_length() - 4))
+            widest = -(-widest // unit) * unit
+        padding = np.full((len(rows), 1), len(self.n_atoms)), widest - counts.sum(1, keepdims=True)
+        return np.stack([np.hstack([rows, padding[0]]), np.hstack([counts, padding[1]])]), widest
+
+    def gather_padded(self, places: Int[Tensor, "2 models structures_and_1"], atoms_each: int) -> Minibatch:
+        """Inputs with their energies, that of padding excepted, and forces: by what the device alone knows."""
+        if self.padded is None:
+            raise ValueError("these structures are not padded")
+        rows, forces = places[0], self.labels.forces
+        inputs, atoms = self.padded.gather_padded(rows, places[1], atoms_each)
+        return inputs, self.labels.energies[rows[:, :-1]], None if forces is None else forces[atoms]
 
     def gather(self, rows: Int[np.ndarray, "models structures"]) -> Minibatch:
         """Inputs with their energies and forces."""
@@ -78,8 +109,10 @@ class Minibatches:
 
     def at(self, minibatch: int) -> Minibatch:
         """A minibatch of the training, counted from 0; every model has its own order."""
-        if self.whole is not None:
-            return self.whole
+        return self.data.gather(self.rows(minibatch)) if self.whole is None else self.whole
+
+    def rows(self, minibatch: int) -> Int[np.ndarray, "models structures"]:
+        """The structures of a minibatch, as places in the data."""
         carry = self.settings.last_minibatch == "carry"
         if carry:
             epoch, start = divmod(minibatch * self.size, self.data.n_train)
@@ -89,7 +122,7 @@ class Minibatches:
         rows = self._order(epoch)[:, start : start + self.size]
         if carry and (missing := self.size - rows.shape[1]):
             rows = np.concatenate([rows, self._order(epoch + 1)[:, :missing]], axis=1)
-        return self.data.gather(rows + self.first)
+        return rows + self.first
 
     def _order(self, epoch: int) -> Int[np.ndarray, "models train"]:
         if epoch != self.order_of:

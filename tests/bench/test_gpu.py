@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 import torch
 from bench_commands import command, records
-from conftest import atom_rows, make_builder, make_potential, whole_batch
+from conftest import SMALL, atom_rows, make_builder, make_potential, whole_batch
 
 from bench.config.plugins import plugin
 from bench.config.schema import TrainingSettings
 from bench.kernels.base import KernelInputs
 from bench.kernels.last_layer import LastLayer
 from bench.kernels.random_projection import RandomProjection
+from bench.potentials.base import Draw
 from bench.potentials.gmnn.potential import MomentPotential, make_batch
+from bench.potentials.scaling import EnergyScaling
+from bench.training import groups, replay
 from bench.training.fit import Job, fit, fit_many
-from bench.training.groups import Group
+from bench.training.groups import Group, Model, in_groups
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 
@@ -44,8 +47,9 @@ def on_gpu(potential):
     return MomentPotential(potential.architecture, potential.species, moved, potential.energy_scale.cuda())
 
 
-def gpu_builder(data, dtype=torch.float64):
-    return dataclasses.replace(make_builder(data, dtype=dtype), device=torch.device("cuda"))
+def gpu_builder(data, dtype=torch.float64, *, normalised=False):
+    settings = dataclasses.replace(SMALL, normalise_invariants=normalised)
+    return dataclasses.replace(make_builder(data, settings, dtype), device=torch.device("cuda"))
 
 
 def test_energies_forces_and_gradients(mixed_data):
@@ -83,6 +87,36 @@ def test_a_pack_equals_single_trainings_and_repeats(mixed_data, monkeypatch):
         assert np.array_equal(one.validation, same.validation)
         alone = fit(make_builder(mixed_data), QUICK, job)
         np.testing.assert_allclose(one.validation, alone.validation, rtol=1e-7)
+
+
+@pytest.mark.parametrize("rows", [(0, 1, 2, 4), (2, 4, 1)], ids=["minibatches", "whole"])
+@pytest.mark.parametrize("forces", [True, False])
+def test_replayed_steps_are_the_same_to_the_bit(mixed_data, monkeypatch, rows, forces):
+    """As asked for one by one; after a restart too, which begins without graphs."""
+    settings = dataclasses.replace(QUICK, epochs=20, force_weight=4.0 if forces else 0.0, last_minibatch="carry")
+    view = gpu_builder(mixed_data, normalised=True)
+    scaling = EnergyScaling(1.0, np.zeros(len(mixed_data.species)), False)
+    models = [Model(np.array(rows), np.array([5]), Draw(seed, 0, len(rows), scaling)) for seed in range(3)]
+
+    def after(steps, saved=None):
+        (group,) = in_groups(view, settings, models)
+        if saved:
+            group.state.restore(saved)
+        for step in steps:
+            group.step(step, step / 40)
+        return group
+
+    replayed = after(range(40))
+    assert len(replayed.replay._graphs) >= 1 and replayed.replay._pool
+    again = after(range(17, 40), after(range(17)).state.saved())
+    monkeypatch.setattr(replay, "recorded", lambda work, pool: (work, pool))
+    one_by_one = after(range(40))
+    monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
+    unpadded = after(range(40))
+    for name, values in replayed.potential.parameters.items():
+        assert torch.equal(values, one_by_one.potential.parameters[name]), name
+        assert torch.equal(values, again.potential.parameters[name]), name
+        torch.testing.assert_close(values, unpadded.potential.parameters[name], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kernel", [LastLayer("GP(LL)", posterior=True), RandomProjection("GP(RP)", posterior=True)])

@@ -45,6 +45,8 @@ SETTINGS = TrainingSettings(
     validation_checks=20,
 )
 N_TRAIN, N_VALID, N_EVALUATED = 100, 100, 500
+WARM = 60
+"""Steps that are not timed where a GPU replays them: it records a graph for each shape of a minibatch."""
 
 
 def seconds_now(device: str) -> float:
@@ -132,6 +134,8 @@ def measure(
     seconds, floors, atoms, pairs, operations = [], [], [], [], 0.0
     processor, processor_floors = [], []
     at_once = min(models, torch.get_num_threads()) if len(groups) == models else 1
+    for index in range(WARM if groups[0].replay else 0):  # minibatches of all shapes
+        groups[0].step(index, 0.0)
     with SideBySide(groups, [at_once] * len(groups)) as all_groups:
         stretch = all_groups.stretch
         for first_step in range(0, steps + 5, stretch):

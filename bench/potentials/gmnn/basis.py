@@ -4,13 +4,14 @@ With A[i, Z, k, m] = Σ_{j of species Z} h_k(r_ij) Y_m(r̂_ij) (`bench.potential
 training only through `Basis.pull_back` (dE/dA → dE/dr) and `Basis.push_forward` (ṙ → Ȧ).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from bench.potentials.base import to_device
 from bench.potentials.gmnn.compiled.monomials import MONOMIALS, N_MONOMIALS
 from bench.potentials.gmnn.radial import radial_basis
 
@@ -28,12 +29,12 @@ class RadialGrid:
 class Basis:
     """Basis moments and what `pull_back` and `push_forward` need of every pair, computed once.
 
-    The pairs of an atom stand in its slots, as many as the atom with the most pairs has; empty ones hold zeros and name
-    the atom itself. So sums over pairs are batched products, and nothing is ever scattered: a GPU would have to sort
-    for that, or would round differently every time. `radial` is h_k of a slot in the channels of its species and zero
-    in the others; `angular[:, 0]` is Y_m(r̂), `angular[:, 1:]` its gradient with respect to the pair vector (1/Å).
-    `incoming_atoms`, `incoming_slots` say in which slots an atom is the neighbour. `widths` tells, on the host, how
-    many slots each structure needs.
+    The pairs of an atom stand in its slots, as many as the atom with the most pairs has; empty ones name the atom
+    itself and something beyond the cutoff, where h_k is zero. So sums over pairs are batched products, and nothing is
+    ever scattered: a GPU would have to sort for that, or would round differently every time. `radial` is h_k of a slot
+    in the channels of its species and zero in the others; `angular[:, 0]` is Y_m(r̂), `angular[:, 1:]` its gradient
+    with respect to the pair vector (1/Å). `incoming_atoms`, `incoming_slots` say in which slots an atom is the
+    neighbour. `widths` tells, on the host, how many slots each structure needs.
     """
 
     widths: Int[np.ndarray, " structures"]
@@ -56,16 +57,27 @@ class Basis:
         angular = moments.new_empty(n_atoms, 4, 0, N_MONOMIALS)
         return Basis(widths, moments, nowhere, nowhere, nowhere, radial, radial, angular, vectors, vectors)
 
+    def with_padding(self) -> "Basis":
+        """With one more structure behind all others: of one atom, without pairs, whose moments are zero."""
+        n_atoms, width = self.neighbours.shape
+
+        def longer(values: Tensor, fill: int = 0) -> Tensor:
+            return torch.cat([values, values.new_full((1, *values.shape[1:]), fill)])
+
+        integers = {"neighbours": n_atoms, "incoming_atoms": n_atoms, "incoming_slots": width - 1}
+        kept = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "widths"}
+        arrays = {name: longer(values, integers.get(name, 0)) for name, values in kept.items()}
+        return Basis(np.append(self.widths, 1), **arrays)
+
     def select(
         self,
-        structures: Int[np.ndarray, " picked"],
+        widths: Int[np.ndarray, " picked"],
         atoms: Int[Tensor, " picked_atoms"],
         moved: Int[Tensor, " picked_atoms"],
         *,
         with_pairs: bool,
     ) -> "Basis":
-        """Some structures, whose atoms are these; `moved` is by how much the row of each has changed."""
-        widths = self.widths[structures]
+        """Structures of these widths, whose atoms are these; `moved` is by how much the row of each has changed."""
         width = min(int(widths.max(initial=0)), self.neighbours.shape[1]) if with_pairs else 0
 
         def slots(values: Tensor, axis: int) -> Tensor:
@@ -124,52 +136,57 @@ def make_basis(
     with_pairs: bool,
 ) -> Basis:
     """The basis of some structures, with these numbers of atoms; without pairs it serves energies and features."""
-    first_pair, centres, neighbours, _ = pairs
+    first_pair, centres, neighbours, vectors = pairs
     counts, device = np.diff(first_pair), species.device
     # at least one slot, so that every empty slot is one of the atom's own
     widths = np.maximum(np.maximum.reduceat(counts, np.cumsum(atom_counts) - atom_counts), 1)
     n_atoms, width = len(counts), int(widths.max(initial=1))
-    slots = np.arange(len(centres)) - first_pair[centres]
-    at, other, vectors = (torch.from_numpy(array).to(device) for array in (centres * width + slots, *pairs[2:]))
-    length = torch.linalg.vector_norm(vectors, dim=1)
-    directions, distances = (vectors / length[:, None]).to(dtype), length.to(dtype)
+    begin, count, other = (to_device(array, device) for array in (first_pair[:-1], counts, neighbours))
+    slots = torch.arange(width, device=device)
+    # where the pair of each slot stands; of an empty one behind all of them
+    places = torch.where(slots < count[:, None], begin[:, None] + slots, len(neighbours)).flatten()
+
+    def in_slots(of_pairs: Shaped[Tensor, "pairs ..."], empty: Shaped[Tensor, "..."]) -> Shaped[Tensor, "_ ..."]:
+        return torch.cat([of_pairs, empty[None]]).index_select(0, places)
+
+    far = torch.tensor([2 * grid.r_max, 0, 0], dtype=torch.float64, device=device)
+    vectors_in_slots = in_slots(to_device(vectors, device), far)
+    length = torch.linalg.vector_norm(vectors_in_slots, dim=1)
+    directions, distances = (vectors_in_slots / length[:, None]).to(dtype), length.to(dtype)
     radial, radial_slope = radial_basis(distances, grid.r_min, grid.r_max, grid.n_gaussians)
     monomials = _monomials(directions)
+    of_species = in_slots(species[other], species.new_full((), 0))[:, None] == torch.arange(n_species, device=device)
 
-    def laid_out(of_pairs: Float[Tensor, "pairs ..."]) -> Float[Tensor, "atoms slots ..."]:
-        empty = of_pairs.new_zeros(n_atoms * width, *of_pairs.shape[1:])
-        return empty.index_copy_(0, at, of_pairs).reshape(n_atoms, width, *of_pairs.shape[1:])
-
-    def by_channel(of_pairs: Float[Tensor, "pairs gaussians"]) -> Float[Tensor, "atoms channels slots"]:
-        empty = of_pairs.new_zeros(n_atoms * width * n_species, grid.n_gaussians)
-        empty.index_copy_(0, at * n_species + species[other], of_pairs)
-        return empty.reshape(n_atoms, width, n_species * grid.n_gaussians).transpose(1, 2).contiguous()
-
-    if not with_pairs:
-        return Basis.without_pairs(widths, torch.bmm(by_channel(radial), laid_out(monomials)))
-    ending = np.argsort(neighbours, kind="stable")  # as many pairs end at an atom as begin there
-    itself = np.repeat(np.arange(n_atoms)[:, None], width, axis=1)
-
-    def in_slots(
-        of_pairs: Int[np.ndarray, " pairs"], elsewhere: Int[np.ndarray, "atoms slots"]
-    ) -> Int[Tensor, "atoms slots"]:
-        filled = elsewhere.copy()
-        filled[centres, slots] = of_pairs
-        return torch.from_numpy(filled).to(device)
+    def by_channel(of_slots: Float[Tensor, "pairs gaussians"]) -> Float[Tensor, "atoms channels slots"]:
+        channels = of_slots[:, None, :] * of_species[:, :, None]
+        return channels.reshape(n_atoms, width, n_species * grid.n_gaussians).transpose(1, 2).contiguous()
 
     by_species = by_channel(radial)
-    angular = laid_out(_with_gradients(monomials, directions, distances)).transpose(1, 2).contiguous()
+    if not with_pairs:
+        return Basis.without_pairs(widths, torch.bmm(by_species, monomials.reshape(n_atoms, width, N_MONOMIALS)))
+    angular = _with_gradients(monomials, directions, distances).reshape(n_atoms, width, 4, N_MONOMIALS)
+    angular = angular.transpose(1, 2).contiguous()
+    itself = torch.arange(n_atoms, device=device)[:, None].expand(n_atoms, width)
+    ending = torch.argsort(other, stable=True)  # as many pairs end at an atom as begin there
+    of_pair = to_device(centres, device)
+    filled = slots < count[:, None]
+
+    def of_atoms(of_pairs: Int[Tensor, " pairs"], empty: Int[Tensor, "atoms slots"]) -> Int[Tensor, "atoms slots"]:
+        return torch.where(filled, in_slots(of_pairs, empty.new_zeros(())).reshape(n_atoms, width), empty)
+
+    last = slots[-1].expand(n_atoms, width)
+    slot_of_pair = torch.arange(len(neighbours), device=device) - begin[of_pair]
     return Basis(
         widths=widths,
         moments=torch.bmm(by_species, angular[:, 0]),
-        neighbours=in_slots(neighbours, itself),
-        incoming_atoms=in_slots(centres[ending], itself),
-        incoming_slots=in_slots(slots[ending], np.full_like(itself, width - 1)),
+        neighbours=of_atoms(other, itself),
+        incoming_atoms=of_atoms(of_pair[ending], itself),
+        incoming_slots=of_atoms(slot_of_pair[ending], last),
         radial=by_species,
         radial_slope=by_channel(radial_slope),
         angular=angular,
-        vectors=laid_out(vectors.to(dtype)),
-        directions=laid_out(directions),
+        vectors=vectors_in_slots.to(dtype).reshape(n_atoms, width, 3),
+        directions=directions.reshape(n_atoms, width, 3),
     )
 
 

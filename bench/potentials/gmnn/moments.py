@@ -72,18 +72,61 @@ class Geometry:
             return self._select_compiled(picked)
         atom_counts = self.atom_counts[picked]
         rows = to_device(picked, self.n_atoms.device)
-        n_atoms, begin = self.n_atoms[rows], self.first_atom[rows]
-        total = int(atom_counts.sum())
-        shift = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms - begin, n_atoms, output_size=total)
-        atoms = torch.arange(total, device=shift.device) - shift
+        n_atoms = self.n_atoms[rows]
+        atoms, shift = self._atoms_of(rows, n_atoms, int(atom_counts.sum()))
         return replace(
             self,
             atom_counts=atom_counts,
             pair_counts=self.pair_counts[picked],
             n_atoms=n_atoms,
             species=self.species[atoms],
-            basis=self.basis.select(picked, atoms, shift, with_pairs=with_pairs),
+            basis=self.basis.select(self.basis.widths[picked], atoms, shift, with_pairs=with_pairs),
         )
+
+    def _atoms_of(
+        self, rows: Int[Tensor, " picked"], n_atoms: Int[Tensor, " picked"], total: int
+    ) -> tuple[Int[Tensor, " atoms"], Int[Tensor, " atoms"]]:
+        """The atoms of some structures, and by how much the row of each changes."""
+        begin = self.first_atom[rows]
+        shift = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms - begin, n_atoms, output_size=total)
+        return torch.arange(total, device=shift.device) - shift, shift
+
+    def with_padding(self) -> "Geometry":
+        """With one more structure behind all others: of one atom, which has no pairs; for the plain engine."""
+        if self.basis is None:
+            raise ValueError("structures of the compiled engine are not padded")
+        return replace(
+            self,
+            atom_counts=np.append(self.atom_counts, 1),
+            pair_counts=np.append(self.pair_counts, 0),
+            n_atoms=torch.cat([self.n_atoms, self.n_atoms.new_ones(1)]),
+            species=torch.cat([self.species, self.species.new_zeros(1)]),
+            basis=self.basis.with_padding(),
+        )
+
+    def select_padded(
+        self, rows: Int[Tensor, " picked"], n_atoms: Int[Tensor, " picked"], total: int
+    ) -> tuple["Geometry", Int[Tensor, " atoms"]]:
+        """`select` by what the device alone knows, `total` atoms, and the rows that they had.
+
+        Of a geometry `with_padding`, whose last atom is repeated as often as `n_atoms` says of it. The shapes of the
+        result depend on the number of structures and on `total`, nothing else; the host's counts are zero.
+        """
+        if self.basis is None:
+            raise ValueError("structures of the compiled engine are not padded")
+        atoms = self._atoms_of(rows, n_atoms, total)[0].clamp_(max=len(self.species) - 1)
+        moved = torch.arange(total, device=atoms.device) - atoms
+        unknown = np.zeros(len(rows), dtype=np.int64)
+        widest = np.full(len(rows), self.basis.neighbours.shape[1])
+        selected = replace(
+            self,
+            atom_counts=unknown,
+            pair_counts=unknown,
+            n_atoms=n_atoms,
+            species=self.species[atoms],
+            basis=self.basis.select(widest, atoms, moved, with_pairs=True),
+        )
+        return selected, atoms
 
     def _select_compiled(self, picked: Int[np.ndarray, " picked"]) -> "Geometry":
         places = torch.arange(len(self.species)) if self.places is None else self.places

@@ -31,13 +31,18 @@ NORMALISATION_FACTOR = 0.4
 
 @dataclass(frozen=True)
 class Batch:
-    """Structures of every model, model by model; atoms are laid out in slots (models, widest) for the network."""
+    """Structures of every model, model by model; atoms are laid out in slots (models, widest) for the network.
+
+    The last structure of every model may be `padding` (`Geometry.select_padded`): atoms without pairs, for the shape's
+    sake alone.
+    """
 
     geometry: Geometry
     n_models: int
     structure: Int[Tensor, " atoms"]
     slots: Int[Tensor, " atoms"] | None
     slot_count: int
+    padding: bool = False
 
     @cached_property
     def model(self) -> Int[Tensor, " atoms"]:
@@ -47,7 +52,8 @@ class Batch:
     @property
     def atoms_of_models(self) -> Int[Tensor, " models"]:
         """How many atoms each model has."""
-        return self.geometry.n_atoms.reshape(self.n_models, -1).sum(1)
+        of_structures = self.geometry.n_atoms.reshape(self.n_models, -1)
+        return of_structures[:, : of_structures.shape[1] - self.padding].sum(1)
 
     def to_slots(self, values: Float[Tensor, "atoms ..."]) -> Float[Tensor, "models slots ..."]:
         """Lay out per-atom values by model; empty slots hold zero."""
@@ -81,6 +87,18 @@ def make_batch(geometry: Geometry, picked: Int[np.ndarray, "models structures"],
         total = len(chosen.species)
         slots = torch.arange(total, device=device) + torch.repeat_interleave(shift, of_atoms, output_size=total)
     return Batch(chosen, n_models, chosen.structure, slots, widest)
+
+
+def make_padded_batch(
+    geometry: Geometry,
+    rows: Int[Tensor, "models structures"],
+    n_atoms: Int[Tensor, "models structures"],
+    atoms_each: int,
+) -> tuple[Batch, Int[Tensor, " atoms"]]:
+    """`make_batch` of as many atoms for every model, from a geometry `with_padding`; and the rows they had there."""
+    n_models = len(rows)
+    chosen, atoms = geometry.select_padded(rows.flatten(), n_atoms.flatten(), n_models * atoms_each)
+    return Batch(chosen, n_models, chosen.structure, None, atoms_each, padding=True), atoms
 
 
 class MomentPotential:
@@ -140,7 +158,7 @@ class MomentPotential:
         return values * (NORMALISATION_FACTOR * self.parameters[INVARIANT_VARIANCE].rsqrt())[:, None, None]
 
     @torch.no_grad()
-    def observe(self, batch: Batch, rate: float) -> None:
+    def observe(self, batch: Batch, rate: float | Tensor) -> None:
         """Move the mean and the variance of the invariants towards those of a batch's atoms, by a fraction `rate`.
 
         Constants of the loss: no gradient passes through them. Does nothing unless invariants are normalised.
@@ -150,7 +168,14 @@ class MomentPotential:
         descriptor = self.described(batch, differentiate=True)
         self.observed = batch, self.parameters["beta"]._version, descriptor
         values = descriptor.invariants
-        if self.n_models == 1:
+        if batch.padding:
+            atoms = batch.atoms_of_models
+            by_model = batch.to_slots(values)
+            real = torch.arange(batch.slot_count, device=atoms.device) < atoms[:, None]
+            mean = (by_model * real[:, :, None]).sum(1) / atoms[:, None]
+            squares = ((by_model - mean[:, None]) ** 2).mean(2)
+            variance = (squares * real).sum(1) / atoms
+        elif self.n_models == 1:
             mean = values.mean(0, keepdim=True)
             variance = torch.sub(values, mean).square_().mean()[None]
         else:
@@ -237,7 +262,7 @@ class MomentPotential:
     def loss_gradient(
         self,
         batch: Batch,
-        energies: Float[Tensor, "models structures"],
+        energies: Float[Tensor, "models labelled"],
         forces: Float[Tensor, "atoms 3"] | None,
         force_weight: float,
     ) -> tuple[Float[Tensor, " models"], Parameters]:
@@ -323,9 +348,10 @@ class _Evaluation:
         force_weight: float,
     ) -> tuple[Float[Tensor, " models"], Parameters]:
         potential, batch = self.potential, self.batch
-        energy_error = self.energies - energies
+        energy_error = self.energies[:, : energies.shape[1]] - energies
         loss = (energy_error**2).sum(1)
-        atom_adjoint = (2 * energy_error).flatten()[batch.structure]
+        of_padding = (0, self.energies.shape[1] - energies.shape[1])
+        atom_adjoint = torch.nn.functional.pad(2 * energy_error, of_padding).flatten()[batch.structure]
         tangent = None
         if forces is not None:
             force_error = -self.energy_gradient - forces

@@ -19,7 +19,13 @@ from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.descriptor import with_sums
 from bench.potentials.gmnn.invariants import n_invariants
 from bench.potentials.gmnn.moments import Geometry
-from bench.potentials.gmnn.potential import Batch, MomentPotential, initial_parameters, make_batch
+from bench.potentials.gmnn.potential import (
+    Batch,
+    MomentPotential,
+    initial_parameters,
+    make_batch,
+    make_padded_batch,
+)
 from bench.potentials.gmnn.products import Products
 from bench.potentials.gmnn.ready import make_ready
 from bench.potentials.scaling import EnergyScaling
@@ -154,6 +160,18 @@ class PreparedGeometry:
         if len(geometry.species) * channels * N_MONOMIALS > MOST_SUMS:
             return replace(self, sums="anew")
         return replace(self, sums="kept", geometry=with_sums(geometry))
+
+    def with_padding(self) -> "PreparedGeometry | None":
+        """See `bench.potentials.base.Padded`: for the plain engine."""
+        if self.geometry.basis is None:
+            return None
+        return replace(self, geometry=self.geometry.with_padding())
+
+    def gather_padded(
+        self, rows: Int[Tensor, "models structures"], n_atoms: Int[Tensor, "models structures"], atoms_each: int
+    ) -> tuple[Batch, Int[Tensor, " atoms"]]:
+        """See `bench.potentials.base.Padded`."""
+        return make_padded_batch(self.geometry, rows, n_atoms, atoms_each)
 
     def gather(self, rows: Int[np.ndarray, "models structures"]) -> Batch:
         """The batch of minibatches, one for each model."""
