@@ -8,10 +8,12 @@ replayed are the same kernels on the same shapes: the numbers are those of the s
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from bench.potentials.base import Parameters
+from bench.potentials.base import Parameters, to_device
 from bench.training.minibatches import Minibatch, Minibatches
 
 MOST_ATOMS = 32768
@@ -29,7 +31,11 @@ class Replay:
     """
 
     def __init__(self, minibatches: Minibatches, device: torch.device, dtype: torch.dtype) -> None:
-        self.minibatches = minibatches
+        self.minibatches, self.whole = minibatches, minibatches.whole
+        if self.whole is not None:
+            places, atoms = minibatches.data.places(minibatches.rows(0))
+            if not _too_large(places, atoms):
+                self.whole = minibatches.data.gather_padded(to_device(places, device), atoms)
         self.rate = torch.zeros((), device=device, dtype=dtype)
         self._places: dict[Hashable, Tensor] = {}
         self._bytes: dict[Hashable, int] = {}
@@ -38,12 +44,12 @@ class Replay:
 
     def gradient(self, minibatch: int, rate: float, step: Step) -> Parameters:
         """The gradient on a minibatch, counted from 0: good until the next is asked for."""
-        if self.minibatches.whole is not None:
-            whole = self.minibatches.whole
+        if self.whole is not None:
+            whole = self.whole
             return self._replayed("whole", rate, lambda: step(whole, self.rate))
         data, rows = self.minibatches.data, self.minibatches.rows(minibatch)
         places, atoms = data.places(rows)
-        if places[1, :, -1].any() and len(rows) * atoms > MOST_ATOMS:
+        if _too_large(places, atoms):
             return step(data.gather(rows), rate)
         key = (places.shape, atoms)
         if key not in self._places:
@@ -63,6 +69,11 @@ class Replay:
             if self._bytes[key] < free_bytes(self.rate.device):
                 self._graphs[key], self._pool = recorded(work, self._pool)
         return self._graphs[key]()
+
+
+def _too_large(places: Int[np.ndarray, "2 models structures_and_1"], atoms: int) -> bool:
+    """Whether a minibatch is not padded."""
+    return bool(places[1, :, -1].any()) and places.shape[1] * atoms > MOST_ATOMS
 
 
 def measured(work: Callable[[], Parameters], device: torch.device) -> tuple[Parameters, int]:

@@ -44,11 +44,30 @@ def describe(
     rows: Int[Tensor, " atoms"],
     *,
     differentiate: bool,
+    alike: int | None = None,
 ) -> Descriptor:
-    """Evaluate G; `rows` is the row of β of each atom: (structure's model) · n_species + species."""
+    """Evaluate G; `rows` is the row of β of each atom: (structure's model) · n_species + species.
+
+    `alike` is the number of models where all have as many atoms (`sum_classes`).
+    """
     if geometry.basis is None:
         return CompiledDescriptor(geometry, beta, rows)
-    return PlainDescriptor(geometry.basis, beta, rows, differentiate)
+    return PlainDescriptor(geometry.basis, beta, rows, differentiate, alike)
+
+
+def sum_classes(
+    values: Float[Tensor, "atoms ..."], classes: Int[Tensor, " atoms"], n_classes: int, alike: int | None
+) -> Float[Tensor, "classes ..."]:
+    """The sums over the atoms of each class; the classes of a model follow one another, as many for each.
+
+    Where all models have as many atoms (`alike` models) by a product with zeros and ones. For a sum by index a GPU has
+    to sort, in a score of kernels, if it is to give the same numbers every time.
+    """
+    if alike is None:
+        return values.new_zeros(n_classes, *values.shape[1:]).index_add_(0, classes, values)
+    every = torch.arange(n_classes, device=classes.device).reshape(alike, -1, 1)
+    members = (classes.reshape(alike, 1, -1) == every).to(values.dtype)
+    return torch.bmm(members, values.reshape(alike, members.shape[2], -1)).reshape(n_classes, *values.shape[1:])
 
 
 class PlainDescriptor:
@@ -60,8 +79,9 @@ class PlainDescriptor:
         beta: Float[Tensor, "rows radial channels"],
         rows: Int[Tensor, " atoms"],
         differentiate: bool,
+        alike: int | None = None,
     ) -> None:
-        self.basis, self.rows, self.n_rows = basis, rows, len(beta)
+        self.basis, self.rows, self.n_rows, self.alike = basis, rows, len(beta), alike
         self.beta = beta.index_select(0, rows)
         self.moments = torch.bmm(self.beta, basis.moments).requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
@@ -99,7 +119,7 @@ class PlainDescriptor:
             moment_adjoint = torch.cat([moment_adjoint + from_tangent, self.moment_gradient.detach()], dim=2)
             sources = torch.cat([sources, basis_tangent], dim=2)
         by_atom = torch.bmm(moment_adjoint, sources.transpose(1, 2))
-        return by_atom.new_zeros(self.n_rows, *by_atom.shape[1:]).index_add_(0, self.rows, by_atom)
+        return sum_classes(by_atom, self.rows, self.n_rows, self.alike)
 
 
 def _gradient(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:

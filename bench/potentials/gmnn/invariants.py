@@ -28,9 +28,10 @@ def invariants(moments: Float[Tensor, "atoms radial 20"]) -> Float[Tensor, "atom
     choose = _choices(n_radial, moments.dtype, moments.device)
     n_pairs = n_radial * (n_radial + 1) // 2
     full = moments @ _expansion(moments.dtype, moments.device)
-    vectors, matrices = full[:, :, 1:4], full[:, :, 4:13]
+    # split, not sliced: its derivative is one operation, where that of every slice begins with zeros
+    scalars, vectors, matrices, cubes = full.split([1, 3, 9, 27], dim=2)
     # rows (s, c), columns (a, b): Ψ3 is symmetric, so any index may stand first
-    cubes = full[:, :, 13:].reshape(n, 3 * n_radial, 9)
+    cubes = cubes.reshape(n, 3 * n_radial, 9)
     matrix_rows = matrices.reshape(n, 3 * n_radial, 3)
     matrix_columns = matrices.reshape(n, n_radial, 3, 3).transpose(1, 2).reshape(n, 3, 3 * n_radial)
 
@@ -45,7 +46,7 @@ def invariants(moments: Float[Tensor, "atoms radial 20"]) -> Float[Tensor, "atom
 
     cube_matrix = with_cubes[:, :, 3 * n_radial :].reshape(n, n_radial, 3, n_radial).transpose(2, 3)
     cube_matrix_vector = torch.bmm(cube_matrix.reshape(n, n_radial**2, 3), vectors.transpose(1, 2))
-    return torch.cat([moments[:, :, 0], contracted.flatten(1) @ choose.distinct, cube_matrix_vector.flatten(1)], dim=1)
+    return torch.cat([scalars.flatten(1), contracted.flatten(1) @ choose.distinct, cube_matrix_vector.flatten(1)], dim=1)
 
 
 def n_invariants(n_radial: int) -> int:

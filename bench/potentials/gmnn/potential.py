@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.potentials.base import OfInputs, Parameters, Prediction, Projections, to_device
 from bench.potentials.gmnn import gradients, network
 from bench.potentials.gmnn.architecture import GaussianMoments
-from bench.potentials.gmnn.descriptor import Descriptor, describe
+from bench.potentials.gmnn.descriptor import Descriptor, describe, sum_classes
 from bench.potentials.gmnn.invariants import n_invariants
 from bench.potentials.gmnn.moments import Geometry
 from bench.potentials.gmnn.products import Products
@@ -33,14 +33,16 @@ NORMALISATION_FACTOR = 0.4
 class Batch:
     """Structures of every model, model by model; atoms are laid out in slots (models, widest) for the network.
 
-    The last structure of every model may be `padding` (`Geometry.select_padded`): atoms without pairs, for the shape's
-    sake alone.
+    `slots` says where an atom lies, `atom_of_slot` which atom lies there, one behind all of them where none does. The
+    last structure of every model may be `padding` (`Geometry.select_padded`): atoms without pairs, for the shape's sake
+    alone, so that all models have as many and nothing is laid out.
     """
 
     geometry: Geometry
     n_models: int
     structure: Int[Tensor, " atoms"]
     slots: Int[Tensor, " atoms"] | None
+    atom_of_slot: Int[Tensor, " models_slots"] | None
     slot_count: int
     padding: bool = False
 
@@ -57,10 +59,14 @@ class Batch:
 
     def to_slots(self, values: Float[Tensor, "atoms ..."]) -> Float[Tensor, "models slots ..."]:
         """Lay out per-atom values by model; empty slots hold zero."""
-        if self.slots is not None:
-            padded = values.new_zeros(self.n_models * self.slot_count, *values.shape[1:])
-            values = padded.index_copy_(0, self.slots, values)
+        if self.atom_of_slot is not None:
+            values = torch.cat([values, values.new_zeros(1, *values.shape[1:])]).index_select(0, self.atom_of_slot)
         return values.reshape(self.n_models, self.slot_count, *values.shape[1:])
+
+    @property
+    def alike(self) -> int | None:
+        """The number of models where all have as many atoms and are padded (`sum_classes`)."""
+        return self.n_models if self.padding else None
 
     def sum_models(self, of_atoms: Float[Tensor, "atoms columns"]) -> Float[Tensor, " models"]:
         """The sum over all atoms and columns of each model."""
@@ -79,14 +85,15 @@ def make_batch(geometry: Geometry, picked: Int[np.ndarray, "models structures"],
     chosen = geometry if whole else geometry.select(rows, with_pairs=with_pairs)
     counts = chosen.atom_counts.reshape(n_models, -1).sum(1)
     widest = int(counts.max())
-    slots = None
+    slots = atom_of_slot = None
     if (counts != widest).any():
-        device = chosen.species.device
-        shift = to_device(np.arange(n_models) * widest - (np.cumsum(counts) - counts), device)
-        of_atoms = to_device(counts, device)
-        total = len(chosen.species)
-        slots = torch.arange(total, device=device) + torch.repeat_interleave(shift, of_atoms, output_size=total)
-    return Batch(chosen, n_models, chosen.structure, slots, widest)
+        device, total = chosen.species.device, len(chosen.species)
+        of_models, first = to_device(counts, device), to_device(np.cumsum(counts) - counts, device)
+        shift = torch.arange(n_models, device=device) * widest - first
+        slots = torch.arange(total, device=device) + torch.repeat_interleave(shift, of_models, output_size=total)
+        place = torch.arange(widest, device=device)
+        atom_of_slot = torch.where(place < of_models[:, None], first[:, None] + place, total).flatten()
+    return Batch(chosen, n_models, chosen.structure, slots, atom_of_slot, widest)
 
 
 def make_padded_batch(
@@ -98,7 +105,7 @@ def make_padded_batch(
     """`make_batch` of as many atoms for every model, from a geometry `with_padding`; and the rows they had there."""
     n_models = len(rows)
     chosen, atoms = geometry.select_padded(rows.flatten(), n_atoms.flatten(), n_models * atoms_each)
-    return Batch(chosen, n_models, chosen.structure, None, atoms_each, padding=True), atoms
+    return Batch(chosen, n_models, chosen.structure, None, None, atoms_each, padding=True), atoms
 
 
 class MomentPotential:
@@ -141,7 +148,8 @@ class MomentPotential:
     def described(self, batch: Batch, *, differentiate: bool) -> Descriptor:
         """The invariants of a batch."""
         rows = batch.model * batch.geometry.n_species + batch.geometry.species
-        return describe(batch.geometry, self.parameters["beta"].flatten(0, 1), rows, differentiate=differentiate)
+        beta = self.parameters["beta"].flatten(0, 1)
+        return describe(batch.geometry, beta, rows, differentiate=differentiate, alike=batch.alike)
 
     def normalise(
         self, invariants: Float[Tensor, "models slots invariants"]
@@ -378,12 +386,13 @@ class _Evaluation:
         return loss, gradient
 
     def _sum_structures(self, atomic: Float[Tensor, " atoms"]) -> Float[Tensor, "models structures"]:
-        total = atomic.new_zeros(len(self.batch.geometry)).index_add_(0, self.batch.structure, atomic)
-        return total.reshape(self.batch.n_models, -1)
+        batch = self.batch
+        total = sum_classes(atomic, batch.structure, len(batch.geometry), batch.alike)
+        return total.reshape(batch.n_models, -1)
 
     def _sum_species(self, atomic: Float[Tensor, "atoms ..."]) -> Float[Tensor, "models species ..."]:
         n_models, n_species = self.batch.n_models, self.batch.geometry.n_species
-        total = atomic.new_zeros(n_models * n_species, *atomic.shape[1:]).index_add_(0, self.model_species, atomic)
+        total = sum_classes(atomic, self.model_species, n_models * n_species, self.batch.alike)
         return total.reshape(n_models, n_species, *atomic.shape[1:])
 
 
