@@ -39,7 +39,7 @@ class Replay:
         self.rate = torch.zeros((), device=device, dtype=dtype)
         self._places: dict[Hashable, Tensor] = {}
         self._bytes: dict[Hashable, int] = {}
-        self._graphs: dict[Hashable, Callable[[], Parameters]] = {}
+        self._graphs: dict[Hashable, Callable[[], Parameters] | None] = {}
         self._pool: Any = None
 
     def gradient(self, minibatch: int, rate: float, step: Step) -> Parameters:
@@ -65,10 +65,10 @@ class Replay:
             result, self._bytes[key] = measured(work, self.rate.device)
             return result
         if key not in self._graphs:
-            self._graphs[key] = work
+            self._graphs[key] = None
             if self._bytes[key] < free_bytes(self.rate.device):
                 self._graphs[key], self._pool = recorded(work, self._pool)
-        return self._graphs[key]()
+        return (self._graphs[key] or work)()
 
 
 def _too_large(places: Int[np.ndarray, "2 models structures_and_1"], atoms: int) -> bool:
