@@ -4,6 +4,7 @@
 so is a result that the device must send to the host, unless it is sent from where that is declared. On the plain
 `meta` device there is nothing to send: an operation that needs data fails by itself. With `WithData` a tensor of the
 device keeps its values behind the host's back, so that what needs them (a greedy selection) runs, and is the same.
+`Watch.record` is to that device what a CUDA graph is to a GPU: operations, on the same tensors, done again.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
 META = torch.device("meta")
@@ -84,6 +85,27 @@ class Watch(TorchDispatchMode):
         self.with_data, self.declared = with_data, declared
         self.sent: Counter[str] = Counter()
         self.seen: set[str] = set()
+        self.tape: list[tuple] | None = None
+        self.replays = 0
+
+    def record(self, work):
+        """What `work` returns, and how to have its operations done again: nothing of the host is looked at then."""
+        self.tape, before = [], self.tape
+        result, tape = work(), self.tape
+        self.tape = before
+
+        def replay():
+            self.replays += 1
+            with _disable_current_modes(), torch.no_grad():
+                for function, args, kwargs, found in tape:
+                    again = function(*args, **kwargs)
+                    if not function.is_view and not function._schema.is_mutable:
+                        tree_map(
+                            lambda old, new: old.copy_(new) if isinstance(old, torch.Tensor) else old, found, again
+                        )
+            return result
+
+        return result, replay
 
     def __enter__(self):
         self.lists = contextlib.ExitStack()
@@ -129,8 +151,14 @@ class Watch(TorchDispatchMode):
                 return one.values
             return HOST if isinstance(one, torch.device) else one
 
-        to_device = target == META or (target is None and self._on_device(args, kwargs))
-        result = function(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
+        on_device = self._on_device(args, kwargs)
+        to_device = target == META or (target is None and on_device)
+        if self.tape is not None and name in ("_to_copy", "copy_", "lift_fresh") and not on_device:
+            raise LeftOnTheHostError(f"{name} is recorded with what the host holds in {_caller()}")
+        args, kwargs = tree_map(unwrap, args), tree_map(unwrap, kwargs)
+        result = function(*args, **kwargs)
+        if self.tape is not None:
+            self.tape.append((function, args, kwargs, result))
 
         def wrap(one):
             if not isinstance(one, torch.Tensor):
