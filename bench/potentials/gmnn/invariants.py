@@ -46,7 +46,8 @@ def invariants(moments: Float[Tensor, "atoms radial 20"]) -> Float[Tensor, "atom
 
     cube_matrix = with_cubes[:, :, 3 * n_radial :].reshape(n, n_radial, 3, n_radial).transpose(2, 3)
     cube_matrix_vector = torch.bmm(cube_matrix.reshape(n, n_radial**2, 3), vectors.transpose(1, 2))
-    return torch.cat([scalars.flatten(1), contracted.flatten(1) @ choose.distinct, cube_matrix_vector.flatten(1)], dim=1)
+    distinct = contracted.flatten(1) @ choose.distinct
+    return torch.cat([scalars.flatten(1), distinct, cube_matrix_vector.flatten(1)], dim=1)
 
 
 def n_invariants(n_radial: int) -> int:
