@@ -31,11 +31,11 @@ class Replay:
     """
 
     def __init__(self, minibatches: Minibatches, device: torch.device, dtype: torch.dtype) -> None:
-        self.minibatches, self.whole = minibatches, minibatches.whole
-        if self.whole is not None:
+        self.minibatches = minibatches
+        if minibatches.whole is not None:
             places, atoms = minibatches.data.places(minibatches.rows(0))
             if not _too_large(places, atoms):
-                self.whole = minibatches.data.gather_padded(to_device(places, device), atoms)
+                minibatches.whole = minibatches.data.gather_padded(to_device(places, device), atoms)
         self.rate = torch.zeros((), device=device, dtype=dtype)
         self._places: dict[Hashable, Tensor] = {}
         self._bytes: dict[Hashable, int] = {}
@@ -44,8 +44,8 @@ class Replay:
 
     def gradient(self, minibatch: int, rate: float, step: Step) -> Parameters:
         """The gradient on a minibatch, counted from 0: good until the next is asked for."""
-        if self.whole is not None:
-            whole = self.whole
+        if self.minibatches.whole is not None:
+            whole = self.minibatches.whole
             return self._replayed("whole", rate, lambda: step(whole, self.rate))
         data, rows = self.minibatches.data, self.minibatches.rows(minibatch)
         places, atoms = data.places(rows)
@@ -67,7 +67,7 @@ class Replay:
         if key not in self._graphs:
             self._graphs[key] = None
             if self._bytes[key] < free_bytes(self.rate.device):
-                self._graphs[key], self._pool = recorded(work, self._pool)
+                self._graphs[key], self._pool = recorded(work, self._pool, self.rate.device)
         return (self._graphs[key] or work)()
 
 
@@ -77,8 +77,7 @@ def _too_large(places: Int[np.ndarray, "2 models structures_and_1"], atoms: int)
 
 
 def measured(work: Callable[[], Parameters], device: torch.device) -> tuple[Parameters, int]:
-    """What `work` returns, and the most memory it took."""
-    torch.cuda.reset_peak_memory_stats(device)
+    """What `work` returns, and a bound on the memory it took: the peak may be of something before it."""
     before = torch.cuda.memory_allocated(device)
     result = work()
     return result, torch.cuda.max_memory_allocated(device) - before
@@ -90,10 +89,10 @@ def free_bytes(device: torch.device) -> int:
     return int(0.9 * torch.cuda.mem_get_info(device)[0])
 
 
-def recorded(work: Callable[[], Parameters], pool: Any) -> tuple[Callable[[], Parameters], Any]:
+def recorded(work: Callable[[], Parameters], pool: Any, device: torch.device) -> tuple[Callable[[], Parameters], Any]:
     """A graph that does `work`, and the memory that all graphs of a training share: no two are replayed at a time."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         result = work()
 
     def replay() -> Parameters:

@@ -109,7 +109,7 @@ def test_replayed_steps_are_the_same_to_the_bit(mixed_data, monkeypatch, rows, f
     replayed = after(range(40))
     assert len(replayed.replay._graphs) >= 1 and replayed.replay._pool
     again = after(range(17, 40), after(range(17)).state.saved())
-    monkeypatch.setattr(replay, "recorded", lambda work, pool: (work, pool))
+    monkeypatch.setattr(replay, "recorded", lambda work, pool, device: (work, pool))
     one_by_one = after(range(40))
     monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
     unpadded = after(range(40))

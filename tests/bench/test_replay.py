@@ -31,7 +31,7 @@ def replays(monkeypatch):
     monkeypatch.setattr(groups, "replay_of", replay_on_any_device)
     monkeypatch.setattr(replay, "measured", lambda work, device: (work(), 1))
     monkeypatch.setattr(replay, "free_bytes", lambda device: 2)
-    monkeypatch.setattr(replay, "recorded", lambda work, pool: (work, "pool"))
+    monkeypatch.setattr(replay, "recorded", lambda work, pool, device: (work, "pool"))
 
 
 def replay_on_any_device(minibatches, potential):
@@ -63,7 +63,7 @@ def assert_close(one, other):
 def test_padding_changes_nothing(mixed_data, replays, monkeypatch, model, forces, last):
     settings = dataclasses.replace(QUICK, force_weight=4.0 if forces else 0.0, last_minibatch=last)
     padded = trained(a_group(mixed_data, settings, model, plain=True))
-    assert padded.replay.whole is None and padded.replay._graphs
+    assert padded.minibatches.whole is None and padded.replay._graphs
     monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
     assert_close(padded, trained(a_group(mixed_data, settings, model, plain=True)))
 
@@ -71,7 +71,7 @@ def test_padding_changes_nothing(mixed_data, replays, monkeypatch, model, forces
 def test_a_training_set_of_one_minibatch(mixed_data, replays, monkeypatch):
     settings = dataclasses.replace(QUICK, minibatch=10)
     padded = trained(a_group(mixed_data, settings, NORMALISED, plain=True))
-    assert padded.replay.whole is not None and list(padded.replay._graphs) == ["whole"]
+    assert padded.minibatches.whole[0].padding and list(padded.replay._graphs) == ["whole"]
     monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
     assert_close(padded, trained(a_group(mixed_data, settings, NORMALISED, plain=True)))
 
@@ -83,7 +83,7 @@ def taped(replays, monkeypatch):
         table.cache_clear()
     with Watch(with_data=True) as watch:
 
-        def recorded(work, pool):
+        def recorded(work, pool, device):
             first, again = watch.record(work)
             found = iter([first])
             return lambda: next(found, None) or again(), "pool"
