@@ -11,8 +11,9 @@ is never changed afterwards (a file of conf/ may say another value).
 from collections.abc import Mapping
 from typing import Any
 
-ENGINE = 3
-"""Changes within rounding. 1: autograd; 2: compiled kernels of the descriptor; 3: sums over pairs apart from β."""
+ENGINE = 4
+"""Changes within rounding. 1: autograd; 2: compiled kernels of the descriptor; 3: sums over pairs apart from β; 4: on a
+GPU padded minibatches, sums over atoms by products (nothing else on a CPU)."""
 
 DATA = 1
 """Conversion of published data, reference energies, the draw of the split."""

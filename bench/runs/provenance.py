@@ -5,8 +5,9 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -46,8 +47,25 @@ def peak_memory_mb(device: str) -> dict[str, float]:
     """Largest resident memory of this process so far, and of the GPU where there is one, in MB."""
     peak = {"peak_memory_mb": peak_memory()}
     if device.startswith("cuda"):
-        peak["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1024**2
+        peak["peak_gpu_memory_mb"] = max(_peaks_before, torch.cuda.max_memory_allocated()) / 1024**2
     return peak
+
+
+_peaks_before = 0
+"""Bytes: the largest memory on the GPU before it was last counted anew."""
+
+
+Result = TypeVar("Result")
+
+
+def gpu_memory_of(work: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
+    """What `work` returns, and the bytes it took at most on a GPU, beside what was there."""
+    global _peaks_before  # noqa: PLW0603 - the device has one count for the process
+    _peaks_before = max(_peaks_before, torch.cuda.max_memory_allocated(device))
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = work()
+    return result, torch.cuda.max_memory_allocated(device) - before
 
 
 def _cpu_model() -> str:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bench.config.schema import TrainingSettings
 from bench.potentials.base import Draw, Parameters, Potential, View
+from bench.training import replay
 from bench.training.minibatches import Minibatch, Minibatches, TrainingData, held_out
 from bench.training.optimizer import Optimizer
-from bench.training.replay import Replay
 from bench.training.schedule import rate_factor
 from bench.training.state import TrainingState
 from bench.training.validation import validation_error
@@ -46,7 +46,9 @@ class Group:
         self.minibatches, self.held_out = minibatches, held_out
         self.optimizer = Optimizer(potential, settings)
         self.state = TrainingState(potential, self.optimizer.moments)
-        self.replay = replay_of(minibatches, potential)
+        self.replay = None
+        if replay.serves(minibatches, potential.n_models, potential.device):
+            self.replay = replay.Replay(minibatches, potential.device, potential.dtype)
         self._told: list[float] = []
 
     def step(self, minibatch: int, done: float) -> None:
@@ -75,13 +77,6 @@ class Group:
     def check(self) -> None:
         """Take note of the validation error of every model."""
         self.state.check(validation_error(self.potential, self.held_out, self.settings))
-
-
-def replay_of(minibatches: Minibatches, potential: Potential) -> Replay | None:
-    """Where the steps of a training are replayed: on a GPU, of a potential whose minibatches can be padded."""
-    if potential.device.type != "cuda" or not minibatches.data.pad():
-        return None
-    return Replay(minibatches, potential.device, potential.dtype)
 
 
 def in_groups(view: View, settings: TrainingSettings, models: Sequence[Model]) -> list[Group]:

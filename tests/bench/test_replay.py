@@ -13,10 +13,10 @@ from bench.potentials.base import Draw
 from bench.potentials.gmnn import invariants
 from bench.potentials.gmnn.descriptor import sum_classes
 from bench.potentials.scaling import EnergyScaling
-from bench.training import groups, replay
+from bench.training import replay
 from bench.training.groups import Group, Model, in_groups
 from bench.training.minibatches import TrainingData
-from bench.training.replay import Replay
+from bench.training.replay import Recorder
 
 RATES = {"network": 0.03, "radial": 0.02, "shift": 0.05, "scale": 0.001}
 QUICK = TrainingSettings(epochs=8, minibatch=3, learning_rates=RATES, force_weight=4.0, validation_checks=2)
@@ -28,14 +28,10 @@ STEPS = 16
 @pytest.fixture
 def replays(monkeypatch):
     """As on a GPU, where there is memory enough; a step is asked for again instead of being replayed."""
-    monkeypatch.setattr(groups, "replay_of", replay_on_any_device)
-    monkeypatch.setattr(replay, "measured", lambda work, device: (work(), 1))
-    monkeypatch.setattr(replay, "free_bytes", lambda device: 2)
-    monkeypatch.setattr(replay, "recorded", lambda work, pool, device: (work, "pool"))
-
-
-def replay_on_any_device(minibatches, potential):
-    return Replay(minibatches, potential.device, potential.dtype) if minibatches.data.pad() else None
+    monkeypatch.setattr(replay, "serves", lambda minibatches, models, device: minibatches.data.pad())
+    monkeypatch.setattr(replay, "gpu_memory_of", lambda work, device: (work(), 1))
+    monkeypatch.setattr(Recorder, "free_bytes", lambda self: 3)
+    monkeypatch.setattr(Recorder, "record", lambda self, work: work)
 
 
 def a_group(data, settings, model=SMALL, sets=SETS, **view):
@@ -64,7 +60,7 @@ def test_padding_changes_nothing(mixed_data, replays, monkeypatch, model, forces
     settings = dataclasses.replace(QUICK, force_weight=4.0 if forces else 0.0, last_minibatch=last)
     padded = trained(a_group(mixed_data, settings, model, plain=True))
     assert padded.minibatches.whole is None and padded.replay._graphs
-    monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
+    monkeypatch.setattr(replay, "serves", lambda minibatches, models, device: False)
     assert_close(padded, trained(a_group(mixed_data, settings, model, plain=True)))
 
 
@@ -72,7 +68,7 @@ def test_a_training_set_of_one_minibatch(mixed_data, replays, monkeypatch):
     settings = dataclasses.replace(QUICK, minibatch=10)
     padded = trained(a_group(mixed_data, settings, NORMALISED, plain=True))
     assert padded.minibatches.whole[0].padding and list(padded.replay._graphs) == ["whole"]
-    monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
+    monkeypatch.setattr(replay, "serves", lambda minibatches, models, device: False)
     assert_close(padded, trained(a_group(mixed_data, settings, NORMALISED, plain=True)))
 
 
@@ -83,12 +79,12 @@ def taped(replays, monkeypatch):
         table.cache_clear()
     with Watch(with_data=True) as watch:
 
-        def recorded(work, pool, device):
+        def record(self, work):
             first, again = watch.record(work)
             found = iter([first])
-            return lambda: next(found, None) or again(), "pool"
+            return lambda: next(found, None) or again()
 
-        monkeypatch.setattr(replay, "recorded", recorded)
+        monkeypatch.setattr(Recorder, "record", record)
         yield watch
     for table in (invariants._choices, invariants._expansion):
         table.cache_clear()
@@ -102,7 +98,7 @@ def test_a_recorded_step_looks_at_nothing_of_the_host(mixed_data, taped, monkeyp
     recorded = group.replay._graphs
     assert taped.replays == STEPS - len(group.replay._bytes) - len(recorded) > STEPS // 3
     with torch.utils._python_dispatch._disable_current_modes():
-        monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
+        monkeypatch.setattr(replay, "serves", lambda minibatches, models, device: False)
         assert_close(group, trained(a_group(mixed_data, settings, NORMALISED, plain=True)))
 
 
@@ -113,7 +109,7 @@ def test_a_number_of_the_host_in_a_recorded_step_is_found(mixed_data, taped, mon
     group = trained(a_group(mixed_data, QUICK, NORMALISED, device=META))
     with torch.utils._python_dispatch._disable_current_modes():
         monkeypatch.setattr(Group, "_gradient", original)
-        monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
+        monkeypatch.setattr(replay, "serves", lambda minibatches, models, device: False)
         with pytest.raises(AssertionError, match=r"^(invariant|weight|beta|shift|scale|bias)"):
             assert_close(group, trained(a_group(mixed_data, QUICK, NORMALISED, plain=True)))
 
@@ -130,27 +126,58 @@ def test_an_array_of_the_host_in_a_recorded_step_is_found(mixed_data, taped, mon
         trained(a_group(mixed_data, QUICK, device=META))
 
 
-def test_minibatches_that_are_too_large_are_not_padded(mixed_data, replays, monkeypatch):
-    monkeypatch.setattr(replay, "MOST_ATOMS", 1)
-    original = TrainingData.gather_padded
+def test_where_steps_are_replayed(mixed_data, monkeypatch):
+    """On a GPU, of a potential that can be padded, unless there is too much of that."""
+    group = a_group(mixed_data, QUICK, plain=True)
+    minibatches, n_atoms = group.minibatches, group.minibatches.data.n_atoms
+    on_gpu = 2, torch.device("cuda")
+    assert group.replay is None and not replay.serves(minibatches, 2, torch.device("cpu"))
+    assert replay.serves(minibatches, *on_gpu)
+    monkeypatch.setattr(replay, "MOST_ATOMS", 2 * 3 * n_atoms.mean() - 1)
+    assert not replay.serves(minibatches, *on_gpu)
+    monkeypatch.setattr(minibatches.data, "n_atoms", np.full(len(n_atoms), n_atoms.max()))
+    assert replay.serves(minibatches, *on_gpu), "nothing is padded"
+    compiled = a_group(mixed_data, QUICK, sets=SETS[:1])
+    assert not replay.serves(compiled.minibatches, *on_gpu)
 
-    def gather_padded(self, places, atoms_each):
-        assert not places[1, :, -1].any()
-        return original(self, places, atoms_each)
 
-    monkeypatch.setattr(TrainingData, "gather_padded", gather_padded)
-    group = trained(a_group(mixed_data, QUICK, plain=True))
-    monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
-    assert_close(group, trained(a_group(mixed_data, QUICK, plain=True)))
+def without_graphs(data, monkeypatch):
+    group = trained(a_group(data, QUICK, plain=True))
+    assert set(group.replay._graphs.values()) == {None}
+    monkeypatch.setattr(replay, "serves", lambda minibatches, models, device: False)
+    assert_close(group, trained(a_group(data, QUICK, plain=True)))
 
 
 def test_without_memory_for_a_graph_steps_are_asked_for_one_by_one(mixed_data, replays, monkeypatch):
-    monkeypatch.setattr(replay, "free_bytes", lambda device: 1)
-    monkeypatch.setattr(replay, "recorded", None)
-    group = trained(a_group(mixed_data, QUICK, plain=True))
-    assert set(group.replay._graphs.values()) == {None}
-    monkeypatch.setattr(groups, "replay_of", lambda minibatches, potential: None)
-    assert_close(group, trained(a_group(mixed_data, QUICK, plain=True)))
+    """There must be room for a step beside it, too."""
+    monkeypatch.setattr(Recorder, "free_bytes", lambda self: 2)
+    monkeypatch.setattr(Recorder, "record", None)
+    without_graphs(mixed_data, monkeypatch)
+
+
+def test_where_memory_ends_as_a_graph_is_recorded(mixed_data, replays, monkeypatch):
+    def record(self, work):
+        work()  # which a recording does not carry out
+
+    monkeypatch.setattr(Recorder, "record", record)
+    without_graphs(mixed_data, monkeypatch)
+
+
+def test_learning_rates_that_follow_the_error(mixed_data, replays, monkeypatch):
+    """Every model is a group; those that train on the same structures share them."""
+    settings = dataclasses.replace(QUICK, decay="plateau", decay_factor=0.5, decay_every=2)
+    scaling = EnergyScaling(1.0, np.zeros(len(mixed_data.species)), False)
+    rows = np.array(SETS[0])
+    drawn = [Model(rows, np.array([5]), Draw(0, member, 4, scaling)) for member in range(2)]
+    found = []
+    for _ in range(2):
+        both = in_groups(dataclasses.replace(make_builder(mixed_data), plain=True), settings, drawn)
+        assert len(both) == 2 and both[0].minibatches.data is both[1].minibatches.data
+        found.append([trained(group) for group in both])
+        monkeypatch.setattr(replay, "serves", lambda minibatches, models, device: False)
+    for one, other in zip(*found, strict=True):
+        assert one.replay._graphs and other.replay is None
+        assert_close(one, other)
 
 
 def test_shapes_are_few_and_little_is_wasted(mixed_data, replays, generator):

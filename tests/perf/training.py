@@ -143,10 +143,13 @@ def measure(
             all_groups.step(first_step, first_step + stretch, 10**6)
             processor.append((time.process_time() - processor_started) / stretch)
             seconds.append((seconds_now(device) - started) / stretch)
-            batch, _, _ = groups[0].minibatches.at(first_step)
-            atoms.append(batch.slot_count)
-            pairs.append(batch.geometry.pair_counts.sum() / len(batch.geometry.species))
-            several = [floor_seconds(batch.slot_count, models, case.forces, device, precision) for _ in range(stretch)]
+            minibatches = groups[0].minibatches
+            rows, every = minibatches.rows(first_step), minibatches.data.prepared.geometry.pair_counts
+            of_rows = minibatches.data.n_atoms[rows]
+            widest = int(of_rows.sum(1).max())
+            atoms.append(widest)
+            pairs.append(every[rows].sum() / of_rows.sum())
+            several = [floor_seconds(widest, models, case.forces, device, precision) for _ in range(stretch)]
             floors.append(statistics.median(one[0] for one in several))
             processor_floors.append(statistics.median(one[1] for one in several))
             operations = several[0][2]

@@ -55,6 +55,10 @@ def describe(
     return PlainDescriptor(geometry.basis, beta, rows, differentiate, alike)
 
 
+MOST_PRODUCTS = 2**27
+"""Of zeros and ones in one sum, 0.5 GB in single precision."""
+
+
 def sum_classes(
     values: Float[Tensor, "atoms ..."], classes: Int[Tensor, " atoms"], n_classes: int, alike: int | None
 ) -> Float[Tensor, "classes ..."]:
@@ -63,7 +67,7 @@ def sum_classes(
     Where all models have as many atoms (`alike` models) by a product with zeros and ones. For a sum by index a GPU has
     to sort, in a score of kernels, if it is to give the same numbers every time.
     """
-    if alike is None:
+    if alike is None or n_classes // alike * len(values) > MOST_PRODUCTS:
         return values.new_zeros(n_classes, *values.shape[1:]).index_add_(0, classes, values)
     every = torch.arange(n_classes, device=classes.device).reshape(alike, -1, 1)
     members = (classes.reshape(alike, 1, -1) == every).to(values.dtype)
