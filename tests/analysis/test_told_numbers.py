@@ -1,5 +1,6 @@
 """What results/reference/README.md says in words, computed again from the committed records without analysis."""
 
+import itertools
 import json
 
 import numpy as np
@@ -132,6 +133,19 @@ def test_minibatches_of_active_learning_on_tio2():
     curve, at_60 = ([ratios[measure, where] for measure in ("rmse", "mae")] for where in ("curve", 60))
     assert f"an RMSE {curve[0]} and a MAE {curve[1]} higher at equal seed" in TEXT
     assert f"at 60 an RMSE {at_60[0]} and a MAE {at_60[1]}." in TEXT
+
+
+def test_whole_curve_of_random_selection_on_tio2():
+    curves, single = _runs("tio2", {}), _runs("tio2", {"scenario.initial": 250, "scenario.pool": 5760})
+    ends, alone = _last(curves, "rmse"), _last(single, "rmse")
+    assert list(curves) == [0, 1, 2] and [len(run["steps"]) for run in curves.values()] == [25, 25, 25]
+    told = ", ".join(f"{value:.1f}" for value in sorted(ends))
+    row = f"| RND at 250, whole curve | 3 | {ends.mean():.1f} | {told} | 24.68 | {ends.mean() / 24.68:.2f} |"
+    assert row in TEXT
+    here, there = ("{:.1f}, {:.1f} and {:.1f}".format(*values[:3]) for values in (ends, alone))
+    assert f"end at {here} where those had {there};" in TEXT
+    means = np.array([np.mean(five) for five in itertools.combinations([*ends, *alone], 5)])
+    assert f"{100 * (means >= 24.68).mean():.1f} % reach 24.68." in TEXT
 
 
 def test_random_selection_on_qm9():
