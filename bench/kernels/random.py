@@ -18,6 +18,10 @@ class Random(KernelFacts):
     baseline = True
     needs_model = False
 
+    def __init_subclass__(cls) -> None:
+        """What inherits from it is a method of its own, and no baseline unless it says so."""
+        cls.baseline = cls.__dict__.get("baseline", False)
+
     def prepare(self, inputs: KernelInputs) -> "PreparedRandom":
         """Draw u_S, keyed by seed and N_train."""
         generator = stream(inputs.seed, "random kernel", n_train=len(inputs.labelled))

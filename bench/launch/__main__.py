@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import logging
 import sys
 from collections import Counter
 from pathlib import Path
@@ -45,6 +46,9 @@ def main() -> None:
         arguments = parser.parse_intermixed_args()
         if arguments.json and not arguments.status:
             raise UserError("--json goes with --status: add it")
+        logging.basicConfig(
+            format="%(message)s", level=logging.INFO, stream=sys.stderr
+        )  # what is said of data and sizes
         by_name = launches.named(arguments.words) if arguments.cancel else []
         status = launches.cancel(by_name) if by_name else _launch(arguments)
     except KeyboardInterrupt:

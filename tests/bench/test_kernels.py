@@ -204,6 +204,16 @@ def test_random_kernel_is_uniform_and_keyed(mixed_data):
     assert not np.array_equal(later, draws[0])
 
 
+def test_what_inherits_from_random_selection_is_no_baseline():
+    class Mine(Random):
+        """As the README begins one."""
+
+    class Coin(Random):
+        baseline = True
+
+    assert Random("RND").baseline and Coin("COIN").baseline and not Mine("MINE").baseline
+
+
 @pytest.mark.parametrize("cls", [LastLayer, RandomProjection])
 def test_features_in_single_precision(mixed_data, cls):
     """float32 (other products, fused logistic functions) against float64, and the plain engine against the compiled."""

@@ -8,7 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from bench_commands import command, file_system, record_at, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import all_numbers, launch, launch_command, process_ids, states, wait_until, words
@@ -233,6 +237,18 @@ def test_a_damaged_record_is_left_alone(tmp_path):
     assert done.returncode == 1 and f"{path} is damaged: move that folder away" in done.stdout
     assert len(path.read_bytes()) == 99
     assert [read_record(p).status for p in tmp_path.glob(f"runs/*/{RECORD}") if p != path] == ["done"]
+
+
+def test_what_is_said_of_the_data(tmp_path):
+    """As docs/own/data.md shows it: what is learned, and the sizes."""
+    path, frame = tmp_path / "mine.xyz", Atoms("H2", [[0, 0, 0], [0, 0, 0.8]])
+    frame.info |= {"charge": 1}
+    frame.calc = SinglePointCalculator(frame, energy=-1.0, forces=np.zeros((2, 3)))
+    write(path, [frame] * 60, format="extxyz")
+    given = ["sweep=own", f"dataset.path={path}", "dataset.energy_unit=eV", "seed=0"]
+    told = command(*given, f"results={tmp_path}/results", "--dry-run", module="bench.launch")
+    assert told.returncode == 0 and "learned: energy, forces; present and not used: charge" in told.stderr
+    assert "scenario mine: 60 structures, so initial 10," in told.stderr
 
 
 def test_mistakes_are_one_line(tmp_path):
