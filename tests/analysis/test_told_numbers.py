@@ -160,6 +160,15 @@ def test_random_selection_on_qm9():
         values = np.array([step["correlations"][kernel]["energy"]["pearson"] for step in last])
         told.append(f"{values.mean():.3f} ± {values.std(ddof=1) / 3**0.5:.3f}")
     assert f"| RND | 3 | {' | '.join(told)} |" in TEXT
+    (run,) = _runs("qm9", {"scenario.initial": 25000, "scenario.pool": 80000}).values()
+    step = run["steps"][-1]
+    numbers = [step["metrics"][f"energy_{measure}_kcal_mol"] for measure in ("mae", "rmse", "maxe")]
+    pearson = [step["correlations"][kernel]["energy"]["pearson"] for kernel in ("GP(LL)", "GP(RP)")]
+    told = "| RND | 1 | {:.2f} | {:.2f} | {:.1f} | {:.3f} | {:.3f} |".format(*numbers, *pearson)
+    ratios = [number / paper for number, paper in zip(numbers, (0.43, 0.92, 38.61), strict=True)]
+    assert told in TEXT and "| ratio | | {:.2f} | {:.2f} | {:.2f} |".format(*ratios) in TEXT
+    hours = step["processor_seconds_training"] / 3600
+    assert f"It took {hours:.1f} processor hours" in TEXT
 
 
 def test_epochs_and_counts():
