@@ -46,9 +46,8 @@ def main() -> None:
         arguments = parser.parse_intermixed_args()
         if arguments.json and not arguments.status:
             raise UserError("--json goes with --status: add it")
-        logging.basicConfig(
-            format="%(message)s", level=logging.INFO, stream=sys.stderr
-        )  # what is said of data and sizes
+        # for what is said of data and sizes
+        logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
         by_name = launches.named(arguments.words) if arguments.cancel else []
         status = launches.cancel(by_name) if by_name else _launch(arguments)
     except KeyboardInterrupt:
