@@ -5,14 +5,21 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
-.PHONY: help setup run test test-long faults perf gpu reference pages simulation lock docs wheelhouse clean
+.PHONY: help setup run test test-long faults perf gpu reference pages simulation lock docs wheelhouse clean same-python
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# An environment that is there is taken as it is; one of another Python than asked for is refused.
+ASKED := $(filter command environment,$(firstword $(origin PYTHON)))
+environment = @$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1)
+same-python:
+	@if test -n "$(ASKED)" && test -x $(BIN)/python && test "$$($(BIN)/python -V)" != "$$($(PYTHON) -V)"; then \
+	echo "error: $(VENV) holds $$($(BIN)/python -V) and not $$($(PYTHON) -V): remove it (rm -r $(VENV))" >&2; exit 1; fi
+
 # The versions in constraints.txt are those that this project is tested with; ranges stand in pyproject.toml.
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+$(READY): pyproject.toml constraints.txt | same-python
+	$(call environment,$(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(OFFLINE) -c constraints.txt -e '.[test]'
 	touch $@
 
@@ -29,7 +36,7 @@ test: $(READY)  ## every test that this machine can run
 $(VENV)-graph-pes/.ready: EXTRAS = graph-pes,chgnet,soap
 $(VENV)-sevennet/.ready: EXTRAS = sevennet,soap
 $(VENV)-%/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)-$*
+	$(call environment,$(VENV)-$*)
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check $(OFFLINE) -c constraints.txt \
 		-e '.[test,$(EXTRAS)]'
 	touch $@
@@ -81,7 +88,7 @@ docs: $(READY)  ## this documentation as a site: results/site/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d results/site/.doctrees . results/site
 
 lock:  ## write constraints.txt anew for every Python and system; LOCK=--upgrade takes the newest versions
-	$(PYTHON) -m venv $(VENV)
+	$(call environment,$(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --no-annotate --no-emit-index-url \
 		--custom-compile-command "make lock" $(LOCK) --output-file constraints.txt pyproject.toml

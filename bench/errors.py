@@ -39,6 +39,11 @@ def cannot_write(error: OSError, message: str) -> WriteError:
     return (NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else WriteError)(message)
 
 
+def counted(n: int, what: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def nearest(word: str, known: Iterable[str], *, listed: Iterable[str] | None = None, cutoff: float = 0.5) -> str:
     """Return a `did you mean` hint for a misspelt word, or the list of what is known (or `listed` in its place)."""
     names = sorted(known)

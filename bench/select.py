@@ -35,7 +35,7 @@ from bench.config.compose import composed_once, split_cluster
 from bench.config.files import ConfigFiles, parse
 from bench.config.plugins import build, load_dataset
 from bench.config.units import length_unit
-from bench.errors import NothingLeftError, UserError
+from bench.errors import NothingLeftError, UserError, counted
 from bench.pools.guards import Guards
 from bench.pools.words import UNIT, configured, says_unit
 
@@ -204,7 +204,7 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     kernel, selection = method.kernel, method.selection
     _check_output(output, asked)
     pool = read_frames(asked.pool, "pool")
-    log.info("pool: %d structures of %d file%s", len(pool), len(pool.files), "s" if len(pool.files) != 1 else "")
+    log.info("pool: %s of %s", counted(len(pool), "structure"), counted(len(pool.files), "file"))
     pending, excluded = (
         None if given is None else joined_structures([read_frames(given, what).data])
         for what, given in (("pending", asked.pending), ("exclude", asked.exclude))

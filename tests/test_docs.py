@@ -15,8 +15,8 @@ from pages import PAGES, Block, blocks, check, data_files, with_words
 
 BIN = Path(sys.executable).parent
 BLOCKS = {page: found for page in PAGES if (found := blocks(page))}
-RUN = "7546aba3e052ff3a"
-"""What a finished run is called on the pages."""
+RUN = "results/runs/NAME"
+"""A finished run on the pages."""
 
 
 def test_the_readme_is_short():
@@ -160,4 +160,4 @@ def with_a_run(text: str, folder: Path) -> str:
     if not (folder / "results/runs").is_dir():
         words = ["scenario=demo", "scenario.final=20", "training.epochs=20", "model.hidden=[16,16]"]
         called(folder, [sys.executable, "-m", "bench.run", "algorithm=lcmd_feat_ll", *words], "a run")
-    return text.replace(RUN, next((folder / "results/runs").iterdir()).name)
+    return text.replace(RUN, f"results/runs/{next((folder / 'results/runs').iterdir()).name}")

@@ -162,3 +162,21 @@ def test_installed_without_an_index(tmp_path):
     pip = [tmp_path / "plain/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--find-links"]
     assert called(tmp_path, *pip, checkout / "wheelhouse", "bmdal-bench", **nowhere).returncode == 0
     assert called(tmp_path, tmp_path / "plain/bin/bmdal-bench", "run", *TINY).returncode == 0
+
+
+def test_make_refuses_an_environment_of_another_python_than_asked_for(tmp_path):
+    """What is there is taken as it is, but not in place of what was asked for."""
+    (tmp_path / "bin").mkdir()
+    other = tmp_path / "bin/python"
+    other.write_text("#!/bin/sh\necho Python 3.9.0\n")
+    other.chmod(0o755)
+    (tmp_path / ".ready").touch()
+    of_it = [f"--directory={PROJECT}", "setup", f"VENV={tmp_path}"]
+    refused = called(tmp_path, "make", *of_it, f"PYTHON={sys.executable}")
+    assert refused.returncode == 2
+    mine = ".".join(map(str, sys.version_info[:3]))
+    assert refused.stderr.startswith(
+        f"error: {tmp_path} holds Python 3.9.0 and not Python {mine}: remove it (rm -r {tmp_path})\n"
+    )
+    taken = called(tmp_path, "make", *of_it)
+    assert taken.returncode == 0, taken.stderr

@@ -15,7 +15,7 @@ from bench.config.command_line import OneLineParser, add_config_flags, files_of
 from bench.config.compose import split_cluster
 from bench.config.files import parse
 from bench.config.sweep import expand
-from bench.errors import UserError
+from bench.errors import UserError, counted
 from bench.launch import launches
 from bench.launch.cluster import Slurm, cluster_of
 from bench.launch.queue import Entry, entries_of
@@ -89,7 +89,7 @@ def _launch(arguments: argparse.Namespace) -> int:
             todo, queued = _left(root, watch, retry_failed=arguments.retry_failed, on_slurm=on_slurm)
         counts = Counter(watch.state.values())
         print(
-            f"{len(entries)} runs: {len(todo)} to do, {queued} with workers already"
+            f"{counted(len(entries), 'run')}: {len(todo)} to do, {queued} with workers already"
             + "".join(f", {counts[state]} {state}" for state in ("done", "failed", "damaged") if counts[state])
         )
         print("\n".join(sizes(entries)))

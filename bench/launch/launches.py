@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import UserError, tell
+from bench.errors import UserError, counted, tell
 from bench.launch import ending, pool, slurm
 from bench.launch.queue import QUEUE
 from bench.runs.locks import locked
@@ -96,8 +96,8 @@ def tell_of_unknown(launches: Sequence[Launch]) -> None:
     for launch in launches:
         if launch.runs is None:
             print(
-                f"{launch.workers} workers of {launch.folder} may be on these runs, too: its {QUEUE} cannot be read;"
-                f" --cancel {launch.folder} stops them",
+                f"{counted(launch.workers, 'worker')} of {launch.folder} may be on these runs, too:"
+                f" its {QUEUE} cannot be read; --cancel {launch.folder} stops them",
                 file=sys.stderr,
             )
 
@@ -156,7 +156,7 @@ def cancel(folders: Sequence[Path]) -> int:
         except UserError as error:
             tell(error)
             status = 1
-    print(f"stopped {stopped} workers")
+    print(f"stopped {counted(stopped, 'worker')}")
     return status
 
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.errors import UserError, cannot_write
+from bench.errors import UserError, cannot_write, counted
 from bench.launch import claims, pool, slurm
 from bench.launch.cluster import Cluster, Local, Place, Slurm, places, share
 from bench.launch.queue import Entry, Queue
@@ -30,12 +30,14 @@ def start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool)
     if isinstance(cluster, Slurm):
         workers = min(cluster.workers, most, limit)
         if workers < min(cluster.workers, most):
-            print(f"cluster.workers = {cluster.workers} is beyond this site's MaxArraySize: {workers} workers")
+            print(
+                f"cluster.workers = {cluster.workers} is beyond this site's MaxArraySize: {counted(workers, 'worker')}"
+            )
     else:
         workers = len(places(cluster, most, threads))
     if dry_run:
         packs = f", packs of {cluster.pack}" if cluster.pack > 1 else ""
-        print(f"would start {workers} workers of {threads} threads{packs} on:")
+        print(f"would start {counted(workers, 'worker')} of {counted(threads, 'thread')}{packs} on:")
         print("\n".join(f"{entry.folder.name} {' '.join(entry.words)}" for entry in todo))
         return None
     with contextlib.ExitStack() as held:
@@ -47,14 +49,15 @@ def start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool)
         Queue(SCHEMA_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
         if isinstance(cluster, Local):
             pool.start(folder, ours, claim)
-            print(f"started {len(ours)} workers of {threads} threads in the background; log in {folder}/{pool.LOG}")
+            size = f"{counted(len(ours), 'worker')} of {counted(threads, 'thread')}"
+            print(f"started {size} in the background; log in {folder}/{pool.LOG}")
         else:
             try:
                 job = slurm.submit(folder, cluster, workers)
             except UserError:
                 shutil.rmtree(folder)
                 raise
-            print(f"submitted {workers} workers as job {job}; logs in {folder}/slurm")
+            print(f"submitted {counted(workers, 'worker')} as job {job}; logs in {folder}/slurm")
     return folder
 
 

@@ -73,8 +73,8 @@ def test_threads_do_not_depend_on_what_is_left(tmp_path, cores, claimed, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert share(Local(None, 1, 1, 1)) == 4
     for more, told in [
-        (["seed=0"], "1 workers of 1 threads"),
-        (["seed=0", "cluster.workers=3"], "1 workers of 2 threads"),
+        (["seed=0"], "1 worker of 1 thread on"),
+        (["seed=0", "cluster.workers=3"], "1 worker of 2 threads"),
     ]:
         assert run_main(monkeypatch, tmp_path, *more, "--dry-run") == 0
         assert told in capsys.readouterr().out

@@ -118,7 +118,7 @@ def test_a_pack_on_one_worker(tmp_path, undisturbed):
     assert launch(tmp_path / "stopped", *stopped, **slow).returncode == 0
     wait_until(lambda: sum(len(record["steps"]) for record in records(tmp_path / "stopped")) >= 3)
     cancelled = launch(tmp_path / "stopped", *stopped, "--cancel", **slow)
-    assert cancelled.returncode == 0 and "stopped 1 workers" in cancelled.stdout
+    assert cancelled.returncode == 0 and "stopped 1 worker\n" in cancelled.stdout
     assert any(record["status"] == "running" for record in records(tmp_path / "stopped"))
     gate.unlink()
     done = launch(tmp_path / "stopped", *stopped, "--wait", **slow)
@@ -149,19 +149,19 @@ def test_cancelled_and_launched_again(tmp_path, undisturbed):
     options = ["seed=0,1", "threads=1", "cluster.workers=1"]
     slow = {"gate": gate}
     started = launch(results, *options, **slow)
-    assert started.returncode == 0 and "started 1 workers" in started.stdout
+    assert started.returncode == 0 and "started 1 worker of" in started.stdout
     wait_until(lambda: records(results) and records(results)[0]["steps"])
     twice = launch(results, *options, **slow)
     assert "0 to do, 2 with workers already" in twice.stdout
     cancelled = launch(results, *options, "--cancel", **slow)
-    assert cancelled.returncode == 0 and "stopped 1 workers" in cancelled.stdout
+    assert cancelled.returncode == 0 and "stopped 1 worker\n" in cancelled.stdout
     assert not process_ids(str(results))
     found = launch(results, *options, "--status", **slow)
     assert found.returncode == 0 and "interrupted" in found.stdout
     assert "interrupted" in states(results, "seed=0,1", "threads=1", **slow).values()
     assert "failed" not in states(results, "seed=0,1", "threads=1", **slow).values()
     planned = launch(results, *options, "--dry-run", **slow)
-    assert "would start 1 workers of" in planned.stdout and not process_ids(str(results))
+    assert "would start 1 worker of" in planned.stdout and not process_ids(str(results))
     gate.unlink()
     done = launch(results, *options, "--wait", **slow)
     assert done.returncode == 0, done.stdout + done.stderr
