@@ -12,7 +12,7 @@ from jaxtyping import Int
 from bench.data.columns import META, read_columns
 from bench.data.datasets.file import located
 from bench.data.formats.ase_files import frames_of
-from bench.data.formats.npz import LAYOUTS, check_unread, whole_numbers
+from bench.data.formats.npz import LAYOUTS, check_unread, said_unit, whole_numbers
 from bench.data.raw import Part
 from bench.data.sources import DAMAGED
 from bench.data.structures import Structures, check_elements
@@ -21,8 +21,6 @@ from bench.runs.progress import progress
 
 PLAIN = ("atomic_numbers", "positions", "n_atoms", "cells", "periodic")
 """Arrays of an .npz without labels: flat atoms, structure after structure; the last two are left out for molecules."""
-ANGSTROM = ("Ang", "Angstrom", "angstrom", "Å", "A")
-"""What `r_unit` of a pool in .npz may say."""
 AT_ONCE = 4096
 """Frames that are held as ASE's objects at a time."""
 
@@ -221,9 +219,9 @@ def _arrays_of(path: Path) -> dict[str, np.ndarray]:
                 asked = {key: getattr(layout, key) for key in PLAIN[:4]}
                 keys = {key: name for key, name in asked.items() if name in names}
             check_unread(names, keys.values(), str(path), f"name the arrays {', '.join(PLAIN)}")
-            unit = str(archive["r_unit"].astype(str)) if "r_unit" in names else ANGSTROM[0]
-            if unit not in ANGSTROM:
-                raise UserError(f"{path}: r_unit = {unit}: convert the positions to Å and leave it out")
+            unit, text = said_unit(archive, "r_unit") if "r_unit" in names else ("Å", "")
+            if unit != "Å":
+                raise UserError(f"{path}: r_unit = {text}: convert the positions to Å and leave it out")
             arrays = {key: _plain(archive[name], name, path) for key, name in keys.items()}
     except (*DAMAGED, ValueError, KeyError, MemoryError) as error:
         raise UserError(f"{path} is no readable .npz file ({error}): fix the file") from None

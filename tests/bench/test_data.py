@@ -58,6 +58,26 @@ def test_units_are_converted(tmp_path):
     np.testing.assert_allclose(plain.residual_energies, plain.energies + 1.0)
 
 
+def test_an_archive_that_says_its_units(tmp_path, caplog):
+    """As sGDML writes them: what the user says must agree, and what nobody knows is told."""
+    np.savez(tmp_path / "a.npz", **arrays(), e_unit="kcal/mol", r_unit=np.array(b"Ang"))
+    with pytest.raises(UserError, match=r"a.npz is in kcal/mol, but dataset.energy_unit = eV: set it to kcal/mol"):
+        reader(tmp_path / "a.npz").load()
+    with pytest.raises(UserError, match=r"a.npz are in Å, but dataset.length_unit = Bohr: set it to Å"):
+        reader(tmp_path / "a.npz", energy_unit="kcal/mol", length_unit="Bohr").load()
+    data = reader(tmp_path / "a.npz", energy_unit="kcal/mol", length_unit="Angstrom").load()
+    np.testing.assert_allclose(data.energies, arrays()["E"] * KCAL_PER_MOL)
+    np.savez(tmp_path / "b.npz", **arrays(), r_unit="bohr")
+    with pytest.raises(UserError, match=r"b.npz are in Bohr, but dataset.length_unit = Å: set it to Bohr"):
+        reader(tmp_path / "b.npz").load()
+    bohr = reader(tmp_path / "b.npz", length_unit="Bohr").load()
+    np.testing.assert_allclose(bohr.positions, arrays()["R"].reshape(-1, 3) * length_unit("Bohr"))
+    np.savez(tmp_path / "c.npz", **arrays(), e_unit="?")
+    with caplog.at_level("INFO"):
+        reader(tmp_path / "c.npz").load()
+    assert "e_unit = ? is no unit that is known here" in caplog.text
+
+
 def test_checksum_sees_every_array(tmp_path):
     np.savez(tmp_path / "a.npz", **arrays())
     data = reader(tmp_path / "a.npz").load()

@@ -354,7 +354,7 @@ MISTAKES = {
     "not prepared": (["dataset=tio2"], "python -m bench.data prepare tio2 [--from PATH]"),
     "no unit": (
         ["dataset=file", "dataset.path=a.xyz"],
-        "a.xyz does not say the unit of its energies: give dataset.energy_unit=eV",
+        "say in which unit the energies of a.xyz are: give dataset.energy_unit=eV",
     ),
     "unit": (["dataset.energy_unit=ev"], "energy unit 'ev' is not known: did you mean 'eV'"),
     "target": (["kernel._target_=bench.kernels.nothing.Nothing"], "kernel._target_ = 'bench.kernels.nothing.Nothing'"),

@@ -66,7 +66,7 @@ class FileDataset:
             raise UserError(f"dataset {self.name}: give dataset.path=FILE and dataset.energy_unit=eV (or another unit)")
         if self.energy_unit is None:
             raise UserError(
-                f"dataset {self.name}: {', '.join(given)} does not say the unit of its energies: give"
+                f"dataset {self.name}: say in which unit the energies of {', '.join(given)} are: give"
                 " dataset.energy_unit=eV (or another unit)"
             )
         parts = [part for name in given for part in located(f"dataset {self.name}", name, "dataset.path=")]
@@ -81,6 +81,11 @@ class FileDataset:
             raise UserError(
                 f"dataset {self.name}: {self.path} is in {raw.energy_unit}, but dataset.energy_unit ="
                 f" {self.energy_unit}: set it to {raw.energy_unit}"
+            )
+        if raw.length_unit is not None and length_unit(self.length_unit) != length_unit(raw.length_unit):
+            raise UserError(
+                f"dataset {self.name}: lengths of {self.path} are in {raw.length_unit}, but dataset.length_unit ="
+                f" {self.length_unit}: set it to {raw.length_unit}"
             )
         if len(raw.energies) == 0:
             raise UserError(f"dataset {self.name}: {self.path} holds 0 structures: nothing to learn from")

@@ -3,8 +3,8 @@
 import io
 import math
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,14 @@ LAYOUTS = {
 }
 
 
+SAID = {
+    "e_unit": {
+        **{"ev": "eV", "mev": "meV", "kcal/mol": "kcal/mol", "kj/mol": "kJ/mol"},
+        **{"ha": "Hartree", "hartree": "Hartree", "ry": "Rydberg", "rydberg": "Rydberg"},
+    },
+    "r_unit": {"ang": "Å", "angstrom": "Å", "å": "Å", "a": "Å", "bohr": "Bohr", "a0": "Bohr", "nm": "nm"},
+}
+"""The arrays by which archives as sGDML writes them say their units, and what these may be called."""
 UNREAD = {"cell", "cells", "lattice", "lattices", "box", "pbc", "periodic"}
 """How others name what a structure's periodicity is: it is never left out in silence."""
 
@@ -57,6 +65,12 @@ def check_unread(names: Iterable[str], used: Iterable[str], path: str, remedy: s
     left = [name for name in sorted(set(names) - set(used)) if name.lower() in UNREAD]
     if left:
         raise UserError(f"{path}: array {left[0]} is not read, so periodic structures would be molecules: {remedy}")
+
+
+def said_unit(archive: Mapping[str, np.ndarray], key: str) -> tuple[str | None, str]:
+    """The unit that an archive says under a key of SAID, None where it is not known, and how it is written there."""
+    text = " ".join(map(str, archive[key].astype(str).reshape(-1)))
+    return SAID[key].get(text.strip().lower()), text
 
 
 def whole_numbers(array: np.ndarray, name: str, path: str) -> np.ndarray:
@@ -82,9 +96,18 @@ def read_npz(content: bytes, name: str) -> RawStructures:
             check_unread(archive.files, used, name, "convert the file to extended XYZ, or remove it")
             optional = [layout.labels] if layout.labels in archive.files else []
             arrays = {key: archive[key] for key in (*layout.required, *optional) if key is not None}
+            said = {key: said_unit(archive, key) for key in SAID if key in archive.files}
     except (*DAMAGED, ValueError, KeyError, MemoryError, NotImplementedError) as error:
         raise UserError(f"{name} is no readable .npz file ({error}): fetch it again") from None
-    return _raw(arrays, layout, name)
+    raw = _raw(arrays, layout, name)
+    unknown = [f"{key} = {text} is no unit that is known here" for key, (unit, text) in said.items() if unit is None]
+    units = {key: unit for key, (unit, _) in said.items()}
+    return replace(
+        raw,
+        energy_unit=raw.energy_unit or units.get("e_unit"),
+        length_unit=raw.length_unit or units.get("r_unit"),
+        remarks=tuple(unknown),
+    )
 
 
 def _check_headers(content: bytes, name: str) -> None:
