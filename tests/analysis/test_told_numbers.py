@@ -148,6 +148,61 @@ def test_whole_curve_of_random_selection_on_tio2():
     assert f"{100 * (means >= 24.68).mean():.1f} % reach 24.68." in TEXT
 
 
+def _curves(folder, scenario, algorithm):
+    """Force errors by seed, measure and N_train."""
+    return {
+        record["identity"]["seed"]: {
+            (measure, step["n_train"]): step["metrics"][f"force_{measure}_kcal_mol_A"]
+            for step in record["steps"]
+            for measure in ("mae", "rmse")
+        }
+        for record in _records(folder)
+        if record["identity"]["scenario"]["name"] == scenario
+        and record["deviations"] == {}
+        and tuple(record["identity"][group]["name"] for group in ("selection", "kernel")) == algorithm
+    }
+
+
+BUDGETS = {1000: ("tio2", "tio2_10_250"), 200: ("potentials", "tio2_10_100")}
+BY_BUDGET = {
+    ("MaxDiag", "GP(LL)"): (1000, 200),
+    ("MaxDet", "GP(LL)"): (1000, 200),
+    ("LCMD", "FEAT(LL)"): (200,),
+}
+
+
+def test_a_declared_budget_on_tio2():
+    """Random selection's errors, and how many times as large others' are at equal seed: over the curve and at 100."""
+    random = {epochs: _curves(*where, ("MaxDiag", "RND")) for epochs, where in BUDGETS.items()}
+    assert all(sorted(of_seeds) == [0, 1, 2] for of_seeds in random.values())
+    own = {
+        epochs: [np.mean([one[measure, 100] for one in of_seeds.values()]) for measure in ("mae", "rmse")]
+        for epochs, of_seeds in random.items()
+    }
+    cells = f"{own[1000][0]:.2f} | {own[200][0]:.2f} | | | {own[1000][1]:.1f} | {own[200][1]:.1f} | | |"
+    assert f"| random selection, kcal/mol/Å | {cells}" in TEXT
+    for algorithm, known in BY_BUDGET.items():
+        cells = []
+        for measure, sizes in itertools.product(("mae", "rmse"), ([100], range(20, 101, 10))):
+            for epochs, where in BUDGETS.items():
+                if epochs not in known:
+                    cells.append("")
+                    continue
+                curves = _curves(*where, algorithm)
+                assert sorted(curves) == [0, 1, 2], algorithm
+                logs = np.log(
+                    [
+                        sum(curves[seed][measure, n] for n in sizes)
+                        / sum(random[epochs][seed][measure, n] for n in sizes)
+                        for seed in range(3)
+                    ]
+                )
+                each = [np.exp(logs.mean()), np.exp(logs.min()), np.exp(logs.max())]
+                cells.append("×{:.2f} ({:.2f} to {:.2f})".format(*each))
+        row = f"| {' + '.join(algorithm)} | {' | '.join(cells)} |"
+        assert " ".join(row.split()) in TEXT, row
+
+
 def test_random_selection_on_qm9():
     runs = _runs("qm9", {"scenario.initial": 10000, "scenario.pool": 91000})
     assert len(runs) == 3
