@@ -72,10 +72,11 @@ def test_an_archive_that_says_its_units(tmp_path, caplog):
         reader(tmp_path / "b.npz").load()
     bohr = reader(tmp_path / "b.npz", length_unit="Bohr").load()
     np.testing.assert_allclose(bohr.positions, arrays()["R"].reshape(-1, 3) * length_unit("Bohr"))
-    np.savez(tmp_path / "c.npz", **arrays(), e_unit="?")
-    with caplog.at_level("INFO"):
-        reader(tmp_path / "c.npz").load()
-    assert "e_unit = ? is no unit that is known here" in caplog.text
+    for name, said in (("?", "?"), ("an object", np.array("eV", dtype=object))):
+        np.savez(tmp_path / "c.npz", **arrays(), e_unit=said)
+        with caplog.at_level("INFO"):
+            reader(tmp_path / "c.npz").load()
+        assert f"e_unit = {name} is no unit that is known here" in caplog.text
 
 
 def test_checksum_sees_every_array(tmp_path):

@@ -69,7 +69,10 @@ def check_unread(names: Iterable[str], used: Iterable[str], path: str, remedy: s
 
 def said_unit(archive: Mapping[str, np.ndarray], key: str) -> tuple[str | None, str]:
     """The unit that an archive says under a key of SAID, None where it is not known, and how it is written there."""
-    text = " ".join(map(str, archive[key].astype(str).reshape(-1)))
+    try:
+        text = " ".join(map(str, archive[key].astype(str).reshape(-1)))
+    except ValueError:  # a pickled object is not read
+        return None, "an object"
     return SAID[key].get(text.strip().lower()), text
 
 
