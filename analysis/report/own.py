@@ -9,6 +9,7 @@ from analysis import style
 from analysis.records.collect import Tables
 from analysis.report.scoreboard import BASE, FEW, UNDECIDED
 from analysis.statistics.rules import FEWEST_SEEDS
+from bench.errors import counted
 
 PAPERS = frozenset(style.SCENARIOS) - {"demo"}
 """The paper's scenarios."""
@@ -42,11 +43,7 @@ def _ran(done: pd.DataFrame) -> str:
     seeds = done.groupby("algorithm")["seed"].nunique()
     few, many = int(seeds.min()), int(seeds.max())
     each = f"{many} seed{'s' if many > 1 else ''}" if few == many else f"{few} to {many} seeds"
-    return f"{_count(len(done), 'finished run')}, {_count(len(seeds), 'algorithm')} on {each}."
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' if n != 1 else ''}"
+    return f"{counted(len(done), 'finished run')}, {counted(len(seeds), 'algorithm')} on {each}."
 
 
 def _best(rows: pd.DataFrame, final: int) -> str:
@@ -73,7 +70,7 @@ def _told(best: Mapping[Any, Any]) -> str:
         seeds = int(best["pairs"])
         return (
             f"Its difference from random selection cannot be told: there {'is' if seeds == 1 else 'are'}"
-            f" {_count(seeds, 'seed')} of both, and {FEWEST_SEEDS} are the fewest that are judged."
+            f" {counted(seeds, 'seed')} of both, and {FEWEST_SEEDS} are the fewest that are judged."
         )
     change = f"{_percent(best['relative'])}, 95 % interval {_percent(best['low'] - 1)} to {_percent(best['high'] - 1)}"
     if best["word"] == UNDECIDED:
