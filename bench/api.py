@@ -27,6 +27,7 @@ from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.kernels.base import Kernel, KernelInputs, energy_deviation, prepare
 from bench.learning.models import Model, of_run, trained
+from bench.pools.embedded import remove
 from bench.pools.frames import Frames, frames_of_atoms, joined_structures, read_frames
 from bench.pools.guards import Guards, check_usable
 from bench.pools.selecting import Batch, Known, Method, check_model, select_from
@@ -118,7 +119,9 @@ def select(
     if not isinstance(guards, Guards | None):
         raise UserError(f"guards = {guards!r}: give bench.pools.guards.Guards(…)")
     method = Method.of(run, build(Guards, vars(guards or Guards()), "guards."))
-    return select_from(_frames(pool), n, method, model=model, known=known, folder=Path(run.results))
+    batch = select_from(_frames(pool), n, method, model=model, known=known, folder=Path(run.results))
+    remove(batch.kept)
+    return batch
 
 
 def _configured(words: Sequence[str], *, with_model: bool = True) -> RunConfig:

@@ -19,7 +19,6 @@ import difflib
 import hashlib
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -188,6 +187,7 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     with_model = asked.model is not None or asked.labelled is not None
     run = configured([*_dataset(asked, words, files), *words], files, with_model=with_model)
     from bench.learning.models import of_run, trained  # noqa: PLC0415 - torch: mistakes above are told without it
+    from bench.pools.embedded import remove  # noqa: PLC0415
     from bench.pools.frames import joined_structures, read_frames  # noqa: PLC0415
     from bench.pools.page import write_page  # noqa: PLC0415
     from bench.pools.selecting import Known, Method, check_left, select_from  # noqa: PLC0415
@@ -233,7 +233,7 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     write_structures(output, batch)
     write_record(output.with_suffix(".json"), record)
     write_page(output, batch, record)
-    shutil.rmtree(batch.kept, ignore_errors=True)
+    remove(batch.kept)
     _tell(record, output)
 
 
@@ -281,6 +281,8 @@ def _core(
     from bench.launch.tasks import Task, do  # noqa: PLC0415
     from bench.pools.frames import digest  # noqa: PLC0415
     from bench.pools.shards import core_rows, core_size, write_shards  # noqa: PLC0415
+    from bench.runs.locks import locked  # noqa: PLC0415
+    from bench.runs.record import make_folder  # noqa: PLC0415
 
     size = core_size(asked.n, len(pool), asked.shards)
     of_shard = replace(
@@ -291,16 +293,18 @@ def _core(
         json.dumps([digest(pool.data), sorted(inputs.items()), asked.shards, said]).encode()
     ).hexdigest()[:16]
     folder = Path(results) / "pools" / f"shards_{key}"
-    places = write_shards(pool, asked.shards, folder)
-    records = [folder / f"core_{number}.json" for number in range(len(places))]
-    tasks = [
-        Task("bench.select", [_word("pool", str(place)), *said, _word("output", str(record.with_suffix(".xyz")))])
-        for place, record in zip(places, records, strict=True)
-        if not record.exists()
-    ]
-    log.info("%d shards of %d structures: %d to choose from", len(places), len(pool), len(tasks))
-    if tasks:
-        do(tasks, cluster_of(of_cluster, files), folder)
+    make_folder(folder)
+    with locked(folder / "shards.lock", wait=True, at_work="chooses from these shards"):
+        places = write_shards(pool, asked.shards, folder)
+        records = [folder / f"core_{number}.json" for number in range(len(places))]
+        tasks = [
+            Task("bench.select", [_word("pool", str(place)), *said, _word("output", str(record.with_suffix(".xyz")))])
+            for place, record in zip(places, records, strict=True)
+            if not record.exists()
+        ]
+        log.info("%d shards of %d structures: %d to choose from", len(places), len(pool), len(tasks))
+        if tasks:
+            do(tasks, cluster_of(of_cluster, files), folder)
     return pool.part(core_rows(records, len(pool)))
 
 

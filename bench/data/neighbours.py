@@ -100,7 +100,7 @@ def find_neighbours(data: Structures, r_max: float) -> Neighbours | NeighboursOn
     try:
         kept = _kept(folder, data.origin)
         if kept is None:
-            with locked(data.origin.folder / "neighbours.lock", wait=True):
+            with locked(data.origin.folder / "neighbours.lock", wait=True, at_work="makes the neighbour lists"):
                 kept = _kept(folder, data.origin)
                 if kept is None:
                     log.info("dataset %s: neighbour lists within %g Å, made once: %s", data.name, r_max, folder)

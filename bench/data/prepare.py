@@ -29,7 +29,7 @@ def prepare(declared: StoredDataset, source: Path | None, rows: tuple[int, int] 
     folder = data_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f".{declared.name}.lock", wait=True):
+        with locked(folder / f".{declared.name}.lock", wait=True, at_work="prepares this dataset"):
             trusted = True
             if source is None:
                 source, trusted = _fetched(declared)

@@ -106,7 +106,7 @@ def tell_of_unknown(launches: Sequence[Launch]) -> None:
 def alone(root: Path) -> Iterator[None]:
     """Meanwhile nobody else launches into these results. Raises WriteError."""
     make_folder(root)
-    with locked(root / LOCK, wait=True):
+    with locked(root / LOCK, wait=True, at_work="launches into these results"):
         yield
 
 

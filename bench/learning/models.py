@@ -105,7 +105,7 @@ def trained(run: RunConfig, data: Structures, members: int = 1) -> Model:
     folder = Path(run.results) / "models" / hash_of(kept | {"members": members, "validation": n_validation})
     path = folder / MODEL
     make_folder(folder)
-    with locked(folder / "model.lock", wait=True):
+    with locked(folder / "model.lock", wait=True, at_work="trains this model"):
         remove_leftovers(folder, "*")
         there = path.exists()
         if not there:

@@ -1,9 +1,12 @@
 """Kernel values and features of a large pool, block by block, in a file that a killed process goes on with."""
 
+import contextlib
 import errno
 import json
 import logging
 import os
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from jaxtyping import Bool, Int
 
 from bench.errors import cannot_write
 from bench.kernels.base import Embedding, PreparedKernel
+from bench.runs.locks import locked
 from bench.runs.progress import progress
 from bench.runs.record import make_folder, write_atomically
 from bench.runs.stopping import raise_if_asked
@@ -32,12 +36,35 @@ def embed(
     """Evaluate a kernel on some structures, of so many labelled.
 
     Of more than a block the features go to `folder` in single precision as they come. Raises UserError where values are
-    not finite, WriteError where there is no room, Stopped after a signal: what is done by then is kept.
+    not finite, WriteError where there is no room, Stopped after a signal: what is done by then is kept. Another process
+    that wants the same is waited for.
     """
     if len(rows) <= BLOCK:
         embedding = prepared.embed(rows)
         check_embedding(embedding, rows, kernel, labelled)
         return embedding
+    with _alone(folder):
+        return _embed_in_blocks(prepared, rows, kernel, folder, labelled)
+
+
+def remove(folder: Path) -> None:
+    """Remove the features of a pool, which have served, once no process is at them."""
+    if folder.is_dir():
+        with _alone(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Beside the folder stands its lock, which stays: without it others would wait for a file that is gone."""
+    make_folder(folder.parent)
+    with locked(folder.with_suffix(".lock"), wait=True, at_work="computes the features of this pool"):
+        yield
+
+
+def _embed_in_blocks(
+    prepared: PreparedKernel, rows: Int[np.ndarray, " pool"], kernel: str, folder: Path, labelled: int | None
+) -> Embedding:
     starts = range(0, len(rows), BLOCK)
     make_folder(folder)
     done = _done(folder, len(rows))

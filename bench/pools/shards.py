@@ -19,7 +19,6 @@ from jaxtyping import Int
 from bench.data.columns import META, write_columns
 from bench.errors import NothingLeftError, UserError
 from bench.pools.frames import Frames, digest
-from bench.runs.record import make_folder
 
 log = logging.getLogger(__name__)
 CORE = 20
@@ -34,9 +33,11 @@ def bounds(n: int, shards: int) -> list[tuple[int, int]]:
 
 
 def write_shards(frames: Frames, shards: int, folder: Path) -> list[Path]:
-    """Write each shard as arrays that are mapped, unless it is there already; returns their folders."""
+    """Write each shard as arrays that are mapped, unless it is there already; returns their folders.
+
+    The caller holds a lock.
+    """
     found = []
-    make_folder(folder)
     for number, (start, stop) in enumerate(bounds(len(frames), shards)):
         part = frames.data.part(np.arange(start, stop))
         place = folder / f"shard_{number}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 from bench.errors import BusyError, UserError, cannot_write
 from bench.runs.system import fcntl, require_unix
 
+log = logging.getLogger(__name__)
 HEARTBEAT = 10.0
 LEASE_LASTS = 60.0
 """Seconds between the heartbeats of a lease, and without one until it may be taken over."""
@@ -24,17 +26,17 @@ _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[None]:
+def locked(path: Path, *, wait: bool, at_work: str = "") -> Iterator[None]:
     """Hold an exclusive lock on a file; it is released when the process ends, however it ends.
 
     Raises BusyError if another process holds it and `wait` is False, UserError if the file is none or cannot be opened,
-    or on a system without such locks. Where locks of different machines do not see each other, two may hold it: all
-    that is written is then written twice.
+    or on a system without such locks. The log says what another process is at, `at_work`, when it is waited for. Where
+    locks of different machines do not see each other, two may hold it: all that is written is then written twice.
     """
     require_unix()
     with _opened(path) as descriptor:
         try:
-            _flock(descriptor, wait)
+            _flock(descriptor, wait, at_work)
         except BlockingIOError:
             raise _busy(path) from None
         except OSError as error:
@@ -43,7 +45,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
         else:
             yield
             return
-        with _leased(path, wait):
+        with _leased(path, wait, at_work):
             yield
 
 
@@ -95,11 +97,8 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _flock(descriptor: int, wait: bool) -> None:
+def _flock(descriptor: int, wait: bool, at_work: str) -> None:
     """Take the lock; without `wait` try for a moment all the same: `is_locked` holds it for an instant."""
-    if wait:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return
     for pause in _PROBES_PASS:
         time.sleep(pause)
         try:
@@ -107,18 +106,30 @@ def _flock(descriptor: int, wait: bool) -> None:
         except BlockingIOError:
             continue
         return
-    raise BlockingIOError
+    if not wait:
+        raise BlockingIOError
+    _tell(at_work)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _tell(at_work: str) -> None:
+    if at_work:
+        log.info("another process %s: waiting for it", at_work)
 
 
 @contextlib.contextmanager
-def _leased(locked_path: Path, wait: bool) -> Iterator[None]:
+def _leased(locked_path: Path, wait: bool, at_work: str) -> Iterator[None]:
     path = _lease(locked_path)
     token = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+    told = False
     while not _create(path, token):
         if _is_abandoned(path, wait):
             _take_away(path)
         elif not wait:
             raise _busy(locked_path)
+        elif not told:
+            told = True
+            _tell(at_work)
     ended = threading.Event()
 
     def renew() -> None:

@@ -101,7 +101,7 @@ def fit_requests(requests: Sequence[Request]) -> list[FitResult | Exception]:
         # always in the same order: processes that wait for each other's models would wait for ever
         for path, request in sorted(_by_initial(requests).items()):
             make_folder(path.parent)
-            locks.enter_context(locked(path.with_suffix(".lock"), wait=True))
+            locks.enter_context(locked(path.with_suffix(".lock"), wait=True, at_work="trains the initial model"))
             remove_leftovers(path.parent, f"{path.stem}.*")
             taken = _load(path, request.run.device)
             if taken:

@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -712,13 +714,13 @@ def test_shards_give_as_many_as_the_pool_holds(copper, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.glob("my*")] == ["my résultats"]
 
 
-def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch):
+def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch, caplog):
     """Block by block: nearly the same features, the same picks; a process that goes on does no block twice."""
     expected = api.select(aspirin[:64], 5).rows.tolist()
     monkeypatch.setattr(embedded, "BLOCK", 20)
     batch = api.select(aspirin[:64], 5, words=[f"results={tmp_path}"])
     assert batch.rows.tolist() == expected and batch.kept.is_relative_to(tmp_path)
-    assert np.load(batch.kept / "features.npy").dtype == np.float32
+    assert batch.kept.with_suffix(".lock").exists() and not batch.kept.exists()
 
     class Counting:
         def __init__(self, prepared):
@@ -741,12 +743,34 @@ def test_a_large_pool_goes_through_a_file(aspirin, tmp_path, monkeypatch):
     counting = Counting(kernel.prepare(KernelInputs(potential, view, np.arange(0), 0)))
     folder = tmp_path / "again"
     whole = embedded.embed(counting, np.arange(64), "FEAT(D)", folder)
-    assert counting.calls == [1, 20, 20, 20, 4]
+    assert counting.calls == [1, 20, 20, 20, 4] and np.load(folder / "features.npy").dtype == np.float32
     two = {"blocks": 2, "features": whole.pool.shape[1]}
     (folder / "done.json").write_text(json.dumps(two))
     counting.calls.clear()
     again = embedded.embed(counting, np.arange(64), "FEAT(D)", folder)
     assert counting.calls == [1, 20, 4] and torch.equal(again.pool, whole.pool)
+
+    class Slow(Counting):
+        def embed(self, rows):
+            begun.set()
+            assert ended.wait(60)
+            return super().embed(rows)
+
+    # another process that wants the same waits, and does nothing again; nor is the folder taken from under it
+    begun, ended, shared = threading.Event(), threading.Event(), tmp_path / "shared"
+    counting.calls.clear()
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(embedded.embed, Slow(counting.prepared), np.arange(64), "FEAT(D)", shared)
+        assert begun.wait(60)
+        second = threads.submit(embedded.embed, counting, np.arange(64), "FEAT(D)", shared)
+        while "another process computes the features of this pool: waiting for it" not in caplog.text:
+            time.sleep(0.05)
+        ended.set()
+        assert torch.equal(first.result().pool, whole.pool) and torch.equal(second.result().pool, whole.pool)
+    assert counting.calls == [1]
+    embedded.remove(shared)
+    assert not shared.exists()
 
     def cut(path):
         path.write_bytes(path.read_bytes()[:-100])
@@ -801,7 +825,7 @@ def test_killed_and_taken_up_again(aspirin, tmp_path):
     assert start("again").wait() == 0
     assert "blocks are there already" in (tmp_path / "again.log").read_text()
     assert (tmp_path / "again.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
-    assert not list(tmp_path.glob("pools/*"))
+    assert not list(tmp_path.glob("pools/*/"))
 
 
 def test_pairs_of_molecules_are_those_of_any_search(generator, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from numba.core import event
 from numba.core.registry import cpu_target
 
-from bench.errors import BusyError, WriteError
+from bench.errors import WriteError
 from bench.potentials.base import Draw
 from bench.potentials.gmnn.compiled import kept
 from bench.potentials.gmnn.compiled.gather import lists_of
@@ -89,11 +89,7 @@ def _alone(mark: Path) -> Iterator[None]:
             if not mark.exists():
                 mark.parent.mkdir(parents=True, exist_ok=True)
                 lock = mark.with_name("compiling.lock")
-                try:
-                    held.enter_context(locked(lock, wait=False))
-                except BusyError:
-                    log.info("another process compiles the kernels: waiting for it")
-                    held.enter_context(locked(lock, wait=True))
+                held.enter_context(locked(lock, wait=True, at_work="compiles the kernels"))
                 if mark.exists():
                     held.close()
         yield
