@@ -125,10 +125,15 @@ def _costs(study: str, quantity: str, steps: pd.DataFrame, found: Statistics, to
     shown = {name: look for name, look in looks.items() if name in set(table["algorithm"])}
     if shown:
         yield Job(f"savings_{study}", study, f"Labels saved, {quantity} errors", savings, (table, shown))
-    costs = with_cost(steps[steps["batch_size"] == largest], found.label_seconds)
+    of_largest = steps[steps["batch_size"] == largest]
+    costs = with_cost(of_largest, found.label_seconds)
+    timed = {name: look for name, look in looks.items() if name in set(costs["algorithm"])}
+    if not timed:
+        return
+    untimed = sorted(set(of_largest["run_id"]) - set(costs["run_id"]))
     hours = costs.groupby([*EXPERIMENT, "n_train"])["hours"].mean()
     curves = over_seeds(costs, quantity).merge(hours.reset_index(), on=[*EXPERIMENT, "n_train"])
-    drawn = (curves, quantity, looks, found.label_seconds, told)
+    drawn = (curves, quantity, timed, found.label_seconds, len(untimed), told)
     yield Job(f"cost_{study}", study, f"Errors against cost, {quantity} errors", cost_curves, drawn)
 
 

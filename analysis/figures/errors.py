@@ -23,6 +23,7 @@ from analysis.figures.base import (
 )
 from analysis.paper.numbers import paper_numbers
 from analysis.statistics.values import MEASURES
+from bench.errors import counted
 
 BANDS = "Bands, and bars of single points: standard error of the mean over seeds."
 
@@ -49,12 +50,22 @@ def learning_curves(
 
 
 def cost_curves(
-    means: pd.DataFrame, quantity: str, looks: dict[str, style.Look], label_seconds: float, remark: str = ""
+    means: pd.DataFrame,
+    quantity: str,
+    looks: dict[str, style.Look],
+    label_seconds: float,
+    untimed: int,
+    remark: str = "",
 ) -> Drawing:
-    """Draw `over_seeds` with mean `hours`: the price of all labels bought, and computing until then."""
+    """Draw `over_seeds` with mean `hours`: the price of all labels bought, and computing until then.
+
+    `untimed` runs were left out for want of seconds.
+    """
     drawing = _curves(means, quantity, looks, paper_numbers().head(0), COST, remark)
     drawing.caption += f" Labels of training, validation and pool where it is read, {label_seconds:g} s each;"
     drawing.caption += " computing as recorded, on machines that did other work."
+    if untimed:
+        drawing.caption += f" Without {counted(untimed, 'run')} whose seconds cannot be compared."
     return drawing
 
 
@@ -89,7 +100,7 @@ def _curves(
             entries.append(Line2D([], [], color="#666666", marker="x", linestyle="", label="number in the paper"))
             drawing.caption += " Crosses: numbers that the paper quotes."
         if means["fewer"].any():
-            drawing.caption += " Dotted: not all seeds have got there."
+            drawing.caption += " Dotted: fewer seeds than where most are."
         legend(figure, entries)
     return drawing
 

@@ -227,7 +227,8 @@ How to add results is told in [Benchmark](../benchmark/index.md#submit-results).
     told = "Errors of the last step in kcal/mol/Å (forces) or kcal/mol (energies), mean ± standard error over seeds:"
     if not baseline:
         told = (
-            "Errors of the last step over those of [random selection](maxdiag_rnd.md) at equal seed, geometric mean and"
-            " 95 % interval; below 1 is better than random:"
+            "Errors of the last step over those of [random selection](maxdiag_rnd.md) at equal seed, geometric mean"
+            " and, from three seeds on, 95 % interval; below 1 is better than random; empty where random selection has"
+            " no run from the same first training set:"
         )
     return f"{told}\n\n{table(heads, cells)}"

@@ -39,13 +39,19 @@ def _index(found: Results) -> str:
         finals = found.finals[found.finals["scenario"] == scenario]
         full = finals[(finals["deviations"] == "") & (finals["quantity"] == "energy")]
         altered = finals[(finals["deviations"] != "") & (finals["quantity"] == "energy")]
-        done, (of, algorithms_of) = sum(len(runs.split()) for runs in full["runs"]), _planned(scenario)
-        hours = found.cost_of(_runs(finals))[0] if len(finals) else 0.0
+        of, algorithms_of = _planned(scenario)
+        whole = [found.is_curve(run) for runs in full["runs"] for run in runs.split()]
+        hours = found.cost_of(_runs(finals))[0] if len(finals) else ""
         others = sum(len(runs.split()) for runs in altered["runs"])
-        rows.append([f"[{style.SCENARIOS[scenario]}]({scenario}.md)", f"{done} of {of}", str(others)])
-        rows[-1] += [f"{full['algorithm'].nunique()} of {algorithms_of}", f"{hours:.1f}" if hours else ""]
+        rows.append([f"[{style.SCENARIOS[scenario]}]({scenario}.md)", f"{sum(whole)} of {of}"])
+        rows[-1] += [
+            str(len(whole) - sum(whole)),
+            str(others),
+            f"{full['algorithm'].nunique()} of {algorithms_of}",
+            hours,
+        ]
     listed = "\n".join(PAPER)
-    heads = ["scenario", "runs", "runs of other forms", "algorithms", "core hours"]
+    heads = ["scenario", "runs", "last points alone", "runs of other forms", "algorithms", "core hours"]
     return f"""{MADE}
 
 # Benchmark
@@ -57,8 +63,9 @@ the paper's numbers beside them.
 
 {table(heads, rows)}
 
-A run is one algorithm, batch size and seed. Other forms are runs whose settings depart from the scenario's, a smaller
-pool say; they have tables of their own and are never mixed with it.
+A run is one algorithm, batch size and seed. A last point alone is one training of random selection on as many
+structures as the curve ends with; it stands in for the end of a curve that is not there. Other forms are runs whose
+settings depart from the scenario's, a smaller pool say; they have tables of their own and are never mixed with it.
 
 {ATTRIBUTION}
 
@@ -141,8 +148,9 @@ def _section(study: str, found: Results) -> str:
     for path in found.figures(study):
         inside = path.relative_to(found.reference).as_posix()
         what = "forces" if path.stem.endswith("_force") else "energies"
+        form = f", {title[0].lower()}{title[1:]}" if deviations else ""
         parts.append(
-            f"![Errors of {what} against the number of training structures, a curve for each algorithm]"
+            f"![Errors of {what} against the number of training structures, a curve for each algorithm{form}]"
             f"(../../results/reference/{inside})"
         )
     parts.append(f"Records, tables and all figures: `results/reference/{folder}`.")
@@ -187,7 +195,9 @@ def _ratios(rows: pd.DataFrame, found: Results) -> str:
         for _, row in rows.sort_values(["batch_size", "algorithm"], key=_order).iterrows()
     ]
     heads = ["algorithm", "N_batch", *(f"{measure.upper()} / random" for measure in MEASURES)]
-    told = "The same errors over random selection's at equal seed, geometric mean and 95 % interval"
+    told = "Errors over random selection's at equal seed, geometric mean and, from three seeds on, 95 % interval"
+    if not any(cell for row in cells for cell in row[2:]):
+        return "Random selection has no run here that begins with the same first training set: no ratios."
     return f"{told} ([how](../statistics.md)):\n\n{table(heads, cells)}"
 
 
@@ -195,7 +205,7 @@ def _cost(rows: pd.DataFrame, found: Results) -> str:
     cells = []
     for _, row in rows.sort_values(["batch_size", "algorithm"], key=_order).iterrows():
         hours, steps = found.cost_of(row["runs"].split())
-        cells.append([row["algorithm"], str(row["batch_size"]), str(row["seeds"]), steps, f"{hours:.2f}"])
+        cells.append([row["algorithm"], str(row["batch_size"]), str(row["seeds"]), steps, hours])
     heads = ["algorithm", "N_batch", "seeds", "steps of a run", "core hours, all seeds"]
     told = (
         f"Cost: seconds of training, evaluation, features and selection, times threads; {PAUSES}. A run of one step is"

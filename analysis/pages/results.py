@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.paper.numbers import paper_numbers
 from analysis.records.found import read_records
+from analysis.statistics.rules import FEWEST_SEEDS
 from analysis.statistics.values import BASELINE
 from analysis.style import PLAIN_UNITS, SCENARIOS
 from analysis.tables.sheet import with_error
@@ -28,8 +29,8 @@ class Results:
     finals: pd.DataFrame
     ratios: pd.DataFrame
     seconds: pd.DataFrame
-    costs: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Core hours and steps by run."""
+    costs: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+    """Core hours, hours of a GPU and steps by run."""
 
     @classmethod
     def read(cls, reference: Path) -> "Results":
@@ -47,14 +48,23 @@ class Results:
 
     def figures(self, study: str) -> list[Path]:
         """Learning curves of a study, forces first."""
-        found = self.reference.glob(f"*/figures/learning_curves_{study}_*.png")
-        return sorted((path for path in found if path.stem.endswith(("_force", "_energy"))), reverse=True)
+        names = (f"learning_curves_{study}_{quantity}.png" for quantity in ("force", "energy"))
+        return [path for name in names for path in sorted(self.reference.glob(f"*/figures/{name}"))]
 
-    def cost_of(self, runs: Iterable[str]) -> tuple[float, str]:
-        """Core hours of some runs together, and how many steps they have."""
+    def is_curve(self, run: str) -> bool:
+        """Whether a run is a learning curve, not the last point alone."""
+        return self.costs[run][2] > 1
+
+    def cost_of(self, runs: Iterable[str]) -> tuple[str, str]:
+        """The hours of some runs together, and how many steps they have."""
         known = [self.costs[run] for run in runs]
-        steps = sorted({count for _, count in known})
-        return sum(hours for hours, _ in known), " to ".join(map(str, dict.fromkeys((steps[0], steps[-1]))))
+        cores, gpu, steps = (
+            sum(of_core for of_core, _, _ in known),
+            sum(g for _, g, _ in known),
+            [n for *_, n in known],
+        )
+        told = f"{cores:.2f}" + (f", and {gpu:.2f} of a GPU" if gpu else "")
+        return told, " to ".join(map(str, dict.fromkeys((min(steps), max(steps)))))
 
 
 def in_words(deviations: str) -> str:
@@ -76,16 +86,22 @@ def _tables(folders: list[Path], name: str) -> pd.DataFrame:
     return table.loc[sorted(most.drop_duplicates(keys).index)].reset_index(drop=True)
 
 
-def _costs(folder: Path) -> Iterable[tuple[str, tuple[float, int]]]:
-    """Of every run: seconds of all steps, times the threads that it had, in hours; and the number of steps."""
+def _costs(folder: Path) -> Iterable[tuple[str, tuple[float, float, int]]]:
+    """Of every run, in hours: seconds of steps on a CPU, times the threads they had; those on a GPU; and the steps."""
     found, damaged = read_records(folder)
     if damaged:
         raise UserError(damaged[0])
     for one in found:
         record = one.record
         if record:
-            steps = [step.seconds * record.sessions[step.session].threads for step in record.steps]
-            yield one.run_id, (sum(steps) / 3600, len(steps))
+            cores = gpu = 0.0
+            for step in record.steps:
+                session = record.sessions[step.session]
+                if session.device == "cpu":
+                    cores += step.seconds * session.threads / 3600
+                else:
+                    gpu += step.seconds / 3600
+            yield one.run_id, (cores, gpu, len(record.steps))
 
 
 def quantity_of(rows: pd.DataFrame) -> str:
@@ -104,7 +120,10 @@ def error(row: pd.Series, measure: str) -> str:
 
 
 def ratio(ratios: pd.DataFrame, row: pd.Series, measure: str) -> str:
-    """An error over random selection's at equal seed with its 95 % interval; nothing where there is none."""
+    """An error over random selection's at equal seed with its 95 % interval; nothing where there is none.
+
+    Too few seeds have no interval.
+    """
     same = ["study", "batch_size", "algorithm", "quantity"]
     chosen = ratios[(ratios["statistic"] == "final") & (ratios["measure"] == measure)]
     for key in same:
@@ -114,7 +133,8 @@ def ratio(ratios: pd.DataFrame, row: pd.Series, measure: str) -> str:
     if not len(chosen):
         return ""
     one = chosen.iloc[0]
-    interval = f" ({one['low']:.2f} to {one['high']:.2f})" if pd.notna(one["low"]) else ""
+    judged = one["pairs"] >= FEWEST_SEEDS and pd.notna(one["low"])
+    interval = f" ({one['low']:.2f} to {one['high']:.2f})" if judged else ""
     return f"{one['ratio']:.2f}{interval}"
 
 

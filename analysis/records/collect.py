@@ -6,7 +6,7 @@ steps. Units stand in the names of columns.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from analysis.records.found import Found, algorithm_of, altered_name, deviations
 from bench.config.identity import cell_of, data_of, is_current
 from bench.errors import UserError
 from bench.runs.record import state_of, write_atomically
-from bench.runs.record_schema import Metrics, Record
+from bench.runs.record_schema import Metrics, Record, Session
 
 CURRENT = ("done", "running", "interrupted", "failed")
 """States of runs whose steps are measured; `stale`, `superseded` and `damaged` runs are listed only."""
@@ -48,19 +48,25 @@ class Tables:
     steps: pd.DataFrame
     calibration: pd.DataFrame
     plan: pd.DataFrame
+    single: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*KEYS, "n_train"]))
+    """Steps of last points alone whose seed has a curve, too: they are compared with others of their kind only."""
 
     def save(self, folder: Path) -> list[Path]:
         """Write each as Parquet, which pandas.read_parquet reads."""
         paths = []
-        for field in fields(self):
-            paths.append(folder / f"{field.name}.parquet")
-            write_atomically(paths[-1], getattr(self, field.name).to_parquet(index=False, compression="zstd"))
+        for one in fields(self):
+            paths.append(folder / f"{one.name}.parquet")
+            write_atomically(paths[-1], getattr(self, one.name).to_parquet(index=False, compression="zstd"))
         return paths
 
     @classmethod
     def load(cls, folder: Path) -> "Tables":
-        """Read what `save` wrote. Raises UserError if a file or a column is missing or of another type."""
-        return cls(**{field.name: _checked(folder / f"{field.name}.parquet") for field in fields(cls)})
+        """Read what `save` wrote. Raises UserError if a file or a column is missing or of another type.
+
+        Folders of before lack `single`.
+        """
+        paths = {one.name: folder / f"{one.name}.parquet" for one in fields(cls)}
+        return cls(**{name: _checked(path) for name, path in paths.items() if name != "single" or path.exists()})
 
 
 def _checked(path: Path) -> pd.DataFrame:
@@ -75,7 +81,7 @@ def _checked(path: Path) -> pd.DataFrame:
 
 def check_columns(table: pd.DataFrame, name: str) -> None:
     """Raise UserError if a column that the analysis needs is missing or of another type; empty tables may lack all."""
-    for column, kind in REQUIRED[name].items():
+    for column, kind in REQUIRED.get(name, REQUIRED["steps"]).items():
         if len(table) and column not in table:
             raise UserError(f"the table of {name} has no column {column!r}: build it again from the records")
         if len(table) and kind != "object" and str(table[column].dtype) != kind:
@@ -131,6 +137,9 @@ class Collector:
         runs["study"] = _told_apart(runs)
         studies = dict(zip(map(tuple, runs[key].to_numpy()), runs["study"], strict=True))
         table = _joined(kept, states, studies).sort_values([*EXPERIMENT, "seed", "n_train"], ignore_index=True)
+        alone = {end: self._steps[end] for end in map(tuple, runs.loc[shorter, key].to_numpy())}
+        alone = {end: columns for end, columns in alone.items() if len(columns["step"]) == 1}
+        single = _joined(alone, dict.fromkeys(alone, "done"), studies) if alone else table.head(0)
         runs = runs.sort_values(key, ignore_index=True)
         check_columns(table, "steps")
         plan = plan if len(plan) else pd.DataFrame(columns=list(REQUIRED["plan"]))
@@ -138,7 +147,7 @@ class Collector:
         kernels = {found.run_id: found.record.kernels for found in self.slim if found.record}
         calibration, damaged = calibration_of(done, folders, kernels)
         runs["failure"] = [damaged.get(run, told) for run, told in zip(runs["run_id"], runs["failure"], strict=True)]
-        return Tables(runs, table, calibration, plan)
+        return Tables(runs, table, calibration, plan, single)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -208,8 +217,9 @@ def run_row(record: Record, final: int) -> dict[str, Any]:
     identity, session = record.identity, record.sessions[-1] if record.sessions else None
     scenario, deviations = identity["scenario"], departures(record, final)
     steps = [*record.path(final)]
+    used = _sessions(record, final)
     failed = state_of(record, final, in_progress=False) == "failed"
-    where = ("started", "host", "cpu", "device", "cores", "threads", "git_commit", "git_dirty", "python", "engine")
+    where = ("started", "host", "cpu", "cores", "threads", "git_commit", "git_dirty", "python", "engine")
     return {
         "run_id": record.run_id,
         "state": "",
@@ -229,12 +239,20 @@ def run_row(record: Record, final: int) -> dict[str, Any]:
         "checksum": identity["dataset"].get("checksum"),
         "sessions": len(record.sessions),
         **{key: getattr(session, key, None) for key in where},
+        "device": ", ".join(dict.fromkeys(one.device for one in used)),
+        "hardware": "; ".join(dict.fromkeys(f"{one.cpu}, {one.device}, threads: {one.threads}" for one in used)),
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(session.versions.items()))
         if session
         else "",
         "failure": record.failure.line if failed and record.failure else "",
         "not_finite": sum(not math.isfinite(v) for s in steps for v in s.metrics.given().values()),
     }
+
+
+def _sessions(record: Record, final: int) -> list[Session]:
+    """The sessions that computed the steps to an end; the last where there are none."""
+    told = dict.fromkeys(step.session for step in record.path(final))
+    return [session for n, session in enumerate(record.sessions) if n in told] or record.sessions[-1:]
 
 
 def departures(record: Record, final: int) -> dict[str, Any]:
@@ -255,10 +273,11 @@ def step_rows(record: Record, run: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     `own` correlations are those of the run's kernel; the others those of every kernel told at the end. Labels bought
     are those of the training and validation sets, and of the whole pool where it was read. Tainted seconds, those of
-    processors beside a GPU and a value that is not finite become NaN; what was picked at the end, for a longer run, is
-    no part of this one.
+    processors beside a GPU, a value that is not finite and all seconds of a run on several devices become NaN; what was
+    picked at the end, for a longer run, is no part of this one.
     """
     rows, read = [], 0
+    on_several = len({session.device for session in _sessions(record, run["final"])}) > 1
     own = record.identity["kernel"]["name"]
     for index, step in enumerate(record.path(run["final"])):
         ends = step.n_train == run["final"]
@@ -274,7 +293,7 @@ def step_rows(record: Record, run: Mapping[str, Any]) -> list[dict[str, Any]]:
         for key in [key for key in numbers if "seconds_" in key]:
             picked_here = ends and step.picked is not None and key.endswith(("_features", "_selection"))
             elsewhere = key.startswith("processor_") and run["device"] != "cpu"
-            if step.timing or picked_here or elsewhere:
+            if step.timing or picked_here or elsewhere or on_several:
                 numbers[key] = None
         rows.append(
             {

@@ -102,10 +102,7 @@ def studies(collected: Tables) -> Markup:
         runs.groupby("study"), key=lambda s: (*style.scenario_order(s[1]["scenario"].iloc[0]), s[0])
     ):
         first = part.iloc[0]
-        described = (
-            part[["cpu", "device", "threads"]].astype(object).where(part[["cpu", "device", "threads"]].notna(), "?")
-        )
-        hardware = sorted({f"{cpu}, {device}, threads: {n}" for cpu, device, n in described.itertuples(index=False)})
+        hardware = sorted({one for told in _hardware(part) for one in told.split("; ")})
         commits = sorted({str(commit)[:10] for commit in part["git_commit"].dropna()})
         states = part["state"].value_counts()
         cells = [
@@ -113,7 +110,7 @@ def studies(collected: Tables) -> Markup:
             study,
             first["deviations"] or "as in its file",
             first["dataset"],
-            f"{first['initial']:.0f} → {first['final']:.0f}",
+            f"{part['initial'].min():.0f} → {part['final'].max():.0f}",
             ", ".join(f"{size:.0f}" for size in sorted(part["batch_size"].unique())),
             str(part["algorithm"].nunique()),
             ", ".join(f"{states[state]} {state}" for state in CURRENT if state in states),
@@ -134,6 +131,14 @@ def studies(collected: Tables) -> Markup:
         "Commits",
     ]
     return table(heads, rows, "What was run")
+
+
+def _hardware(runs: pd.DataFrame) -> "pd.Series[str]":
+    """What runs were computed on; tables of before tell each run's last session alone."""
+    if "hardware" in runs:
+        return runs["hardware"].fillna("?")
+    told = runs[["cpu", "device", "threads"]].astype(object).where(runs[["cpu", "device", "threads"]].notna(), "?")
+    return told["cpu"].astype(str) + ", " + told["device"].astype(str) + ", threads: " + told["threads"].astype(str)
 
 
 def problems(runs: pd.DataFrame) -> list[str]:

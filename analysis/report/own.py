@@ -65,7 +65,7 @@ def _best(rows: pd.DataFrame, final: int) -> str:
 def _told(best: Mapping[Any, Any]) -> str:
     """Whether the seeds tell the best from random selection."""
     if pd.isna(best["pairs"]):
-        return "There is no random selection beside it to compare with."
+        return "There is no random selection from the same first structures beside it to compare with."
     if best["word"] == FEW:
         seeds = int(best["pairs"])
         return (

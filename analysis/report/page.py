@@ -16,7 +16,7 @@ from analysis.records.collect import Tables
 from analysis.report import overview, own
 from analysis.report.drawn import Drawn
 from analysis.report.parts import HERE, PAGE, PARTS
-from analysis.report.scoreboard import NOTE, scoreboard
+from analysis.report.scoreboard import BASE, FEW, NOTE, UNPAIRED, scoreboard
 from analysis.statistics.values import MEASURES
 from analysis.tables.sheet import Sheet
 from analysis.tables.sheets import Statistics
@@ -120,7 +120,7 @@ def _scoreboard(collected: Tables, board: pd.DataFrame) -> Markup:
 
 def _cell(row: dict[str, Any]) -> dict[str, str]:
     quoted = not pd.isna(row["paper"]) and row["deviations"] == ""
-    compared = row["word"] not in ("baseline", "too few seeds")
+    compared = row["word"] not in (BASE, FEW, UNPAIRED)
     return {
         "ours": f"{row['mean']:.3g}",
         "paper": f"{row['paper']:g}" if quoted else "",

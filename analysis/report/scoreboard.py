@@ -8,7 +8,8 @@ from analysis.statistics.rules import FEWEST_SEEDS, LEVEL
 from analysis.statistics.values import against
 
 BETTER, WORSE, ALIKE, UNDECIDED, FEW, BASE = "better", "worse", "alike", "undecided", "too few seeds", "baseline"
-WORDS = (BETTER, WORSE, ALIKE, UNDECIDED, FEW, BASE)
+UNPAIRED = "no pairs"
+WORDS = (BETTER, WORSE, ALIKE, UNDECIDED, FEW, UNPAIRED, BASE)
 ALIKE_WITHIN = 0.02
 KEYS = ["study", "algorithm", "quantity", "measure"]
 NOTE = (
@@ -16,8 +17,9 @@ NOTE = (
     " where the ratio of errors differs from one (paired t-test on logarithms, two-sided, 5 %, adjusted among all of a"
     " scenario), alike where its 95 % interval lies within 2 %, else undecided. Below it: the change of the error"
     " with that interval, and the smallest decrease that these seeds detect in 80 % of cases. It is 95 % since either"
-    " side may win; a claim of the paper asks one side only, so a 90 % interval tests it at the same 5 %. Ratio: ours"
-    " over the paper's number."
+    " side may win; a claim of the paper asks one side only, so a 90 % interval tests it at the same 5 %. No pairs:"
+    " random selection has no run from the same first training set, as where it is a single training. Ratio: ours over"
+    " the paper's number."
 )
 
 
@@ -52,6 +54,8 @@ def _word(row: dict[str, object]) -> str:
     low, high, p = (float(str(row[name])) for name in ("low", "high", "p_adjusted"))
     if row["base"] is True:
         return BASE
+    if np.isnan(float(str(row["pairs"]))):
+        return UNPAIRED
     if not float(str(row["pairs"])) >= FEWEST_SEEDS or np.isnan(p):
         return FEW
     if p < LEVEL:

@@ -14,17 +14,19 @@ from analysis.statistics.rules import LEVEL, detectable_factor
 from analysis.statistics.values import BASELINE, NUMBER, against, t_interval
 
 STUDY = ["study", "scenario", "deviations", "batch_size"]
+SAME_START = ["seed", "initial"]
+"""What runs at equal seed share: split, first training set and first model; a single training shares its only set."""
 
 
 def paired(per_run: pd.DataFrame) -> pd.DataFrame:
-    """Ratios to random selection at equal study, batch size and seed: geometric mean, 95 % interval, p.
+    """Ratios to random selection at equal study, batch size, seed and first size: geometric mean, 95 % interval, p.
 
     All is computed on logarithms, whose mean and standard error are `log` and `sem`. `p_adjusted` controls the false
     discovery rate (Benjamini and Hochberg) among all algorithms, batch sizes, quantities and measures of a study and
     statistic. `detectable` is the smallest decrease that a paired t-test at 5 % finds with 80 % power at the spread and
     number of seeds at hand.
     """
-    keys = [*STUDY, "seed", *NUMBER]
+    keys = [*STUDY, *SAME_START, *NUMBER]
     random = against(per_run)
     base = per_run[random][[*keys, "value", "run_id"]]
     pairs = per_run[~random].merge(base, on=keys, suffixes=("", "_base"))
@@ -54,11 +56,11 @@ def _ratios(grouped: Any, base: str) -> pd.DataFrame:
 
 
 def variants(per_run: pd.DataFrame) -> pd.DataFrame:
-    """What one changed setting does: ratios to the runs without it at equal algorithm, batch size and seed.
+    """What one changed setting does: ratios to the runs without it at equal algorithm, batch size, seed and first size.
 
     `base` and `changed` together are the deviations of the varied runs; columns as in `paired`.
     """
-    keys = ["scenario", "batch_size", "algorithm", "seed", *NUMBER]
+    keys = ["scenario", "batch_size", "algorithm", *SAME_START, *NUMBER]
     known = set(per_run["deviations"])
     parts = []
     for deviations in sorted(known):
@@ -67,10 +69,11 @@ def variants(per_run: pd.DataFrame) -> pd.DataFrame:
             base = ", ".join(other for other in each if other != one)
             if base in known:
                 varied = per_run[per_run["deviations"] == deviations]
-                without = per_run[per_run["deviations"] == base][[*keys, "value"]]
-                pairs = varied.merge(without, on=keys, suffixes=("", "_base"))
+                same = [key for key in keys if key != "initial" or not one.startswith("scenario.initial=")]
+                without = per_run[per_run["deviations"] == base][[*same, "value"]]
+                pairs = varied.merge(without, on=same, suffixes=("", "_base"))
                 parts.append(_log_ratios(pairs).assign(base=base, changed=one))
-    columns = ["scenario", "base", "changed", "batch_size", "algorithm", *NUMBER]
+    columns = ["scenario", "base", "changed", "batch_size", "algorithm", "initial", *NUMBER]
     if not parts:
         return pd.DataFrame(columns=[*columns, "log", "sem", "pairs"])
     grouped = pd.concat(parts, ignore_index=True).groupby(columns, sort=True)
@@ -173,8 +176,8 @@ def _ranked(logs: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(per_run: pd.DataFrame, algorithm: str, other: str, keys: Sequence[str] = NUMBER) -> pd.DataFrame:
-    """Values of two algorithms side by side at equal batch size and seed: `value`, `value_other`."""
-    on = [*STUDY, "seed", *keys]
+    """Values of two algorithms side by side at equal batch size, seed and first size: `value`, `value_other`."""
+    on = [*STUDY, *SAME_START, *keys]
     left = per_run[per_run["algorithm"] == algorithm]
     right = per_run[per_run["algorithm"] == other][[*on, "value"]]
     return left.merge(right, on=on, suffixes=("", "_other"))

@@ -108,9 +108,14 @@ def _curves(run: pd.DataFrame, columns: Mapping[tuple[str, str], str]) -> Iterat
 
 
 def _spent(run: pd.DataFrame, label_seconds: float) -> Callable[[float], dict[str, float]]:
-    """Labels bought and hours of a run until a training set size; NaN where it does not get there."""
+    """Labels bought and hours of a run until a training set size; NaN where it does not get there.
+
+    Hours are NaN, too, where no second of the run is told.
+    """
     sizes, bought = (run[name].to_numpy(dtype=float) for name in ("n_train", "labels_bought"))
-    spent = np.nansum(run[[c for c in SPENT if c in run]].to_numpy(dtype=float), axis=1).cumsum() / 3600
+    seconds = run[[c for c in SPENT if c in run]].to_numpy(dtype=float)
+    known = np.isfinite(seconds).any()
+    spent = np.nansum(seconds, axis=1).cumsum() / 3600 if known else np.full(len(run), np.nan)
 
     def until(n_train: float) -> dict[str, float]:
         if not np.isfinite(n_train):
@@ -123,9 +128,14 @@ def _spent(run: pd.DataFrame, label_seconds: float) -> Callable[[float], dict[st
 
 
 def with_cost(steps: pd.DataFrame, label_seconds: float) -> pd.DataFrame:
-    """The steps with `hours`: labels bought at their price, and computing of the run until then."""
-    spent = steps[[c for c in SPENT if c in steps]].sum(axis=1).groupby([steps["run_id"], steps["final"]]).cumsum()
-    return steps.assign(hours=(spent + steps["labels_bought"] * label_seconds) / 3600)
+    """The steps with `hours`: labels bought at their price, and computing of the run until then.
+
+    Runs of which no second is told are left out.
+    """
+    seconds, runs = steps[[c for c in SPENT if c in steps]], [steps["run_id"], steps["final"]]
+    known = seconds.notna().any(axis=1).groupby(runs).transform("any")
+    spent = seconds.sum(axis=1).groupby(runs).cumsum()
+    return steps.assign(hours=(spent + steps["labels_bought"] * label_seconds) / 3600)[known]
 
 
 def efficiency(found: pd.DataFrame) -> pd.DataFrame:

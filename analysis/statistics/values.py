@@ -56,7 +56,7 @@ def per_run(steps: pd.DataFrame) -> pd.DataFrame:
     """The final error and the arithmetic means over the learning curve of every finished run, as a long table.
 
     A run with a value that is not finite has no curve average, and no final error if it is the last; a single training
-    has no curve.
+    has no curve. `initial` is the training set size that a run begins with.
     """
     done = steps[steps["state"] == "done"]
     columns = [column(q, m) for q in measured(done) for m in MEASURES]
@@ -74,7 +74,11 @@ def per_run(steps: pd.DataFrame) -> pd.DataFrame:
     names = {column(q, m): (q, m) for q in QUANTITIES for m in MEASURES}
     table["quantity"] = table["name"].map(lambda name: names[name][0])
     table["measure"] = table["name"].map(lambda name: names[name][1])
-    return table.drop(columns="name")
+    return _with_initial(table.drop(columns="name"), steps)
+
+
+def _with_initial(table: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(initial=table["run_id"].map(steps.groupby("run_id")["n_train"].min()))
 
 
 def summarise(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -102,7 +106,7 @@ def run_values(steps: pd.DataFrame) -> pd.DataFrame:
         spent = pd.concat([found, both.assign(name="features and selection")], ignore_index=True)
         spent = spent.rename(columns={"name": "measure"}).assign(statistic=statistic, quantity="")
         times.append(spent[spent["run_id"].isin(known)])
-    return pd.concat([errors, pcc, *times], ignore_index=True)
+    return _with_initial(pd.concat([errors, pcc, *times], ignore_index=True), steps)
 
 
 def last_correlations(steps: pd.DataFrame) -> pd.DataFrame:

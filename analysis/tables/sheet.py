@@ -154,8 +154,9 @@ def seconds(values: pd.DataFrame) -> Sheet:
     columns = [*EXPERIMENT_COLUMNS, *(Column(f"{p.capitalize()} (s)", p, f"{p}_sem") for p in parts), RUNS]
     note = (
         "Seconds of a step, mean over the steps that select, then over seeds; training of all members of a committee;"
+        " features with the posterior. Runs that were computed on several devices are left out."
     )
-    return Sheet("seconds", "Time per step", f"{note} features with the posterior.", data, columns)
+    return Sheet("seconds", "Time per step", note, data, columns)
 
 
 def comparisons(table: pd.DataFrame) -> Sheet:

@@ -14,7 +14,7 @@ from analysis.records.found import STATES
 from analysis.statistics.compare import batch_slopes, paired, ranks, seed_slopes, variants
 from analysis.statistics.efficiency import LABEL_SECONDS, crossings, efficiency
 from analysis.statistics.rules import FEWEST_SEEDS
-from analysis.statistics.values import STATISTICS, last_correlations, run_values, summarise
+from analysis.statistics.values import STATISTICS, last_correlations, per_run, run_values, summarise
 from analysis.tables import sheet as tables
 from analysis.tables.sheet import Column, Sheet
 
@@ -51,9 +51,15 @@ class Statistics:
             ranks(means),
             against_paper(collected.steps, values),
             verdicts(Measured(values, collected.steps)),
-            variants(values[values["statistic"] == "final"]),
+            variants(_finals(errors, collected.single)),
             label_seconds,
         )
+
+
+def _finals(errors: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
+    """The last errors of runs, and of single trainings beside them, where there are any."""
+    both = pd.concat([errors, per_run(single)], ignore_index=True) if len(single) else errors
+    return both[both["statistic"] == "final"]
 
 
 def sheets(found: Statistics, collected: Tables) -> list[Sheet]:
@@ -128,15 +134,16 @@ def _between(table: pd.DataFrame, low: str, high: str) -> list[str]:
 
 def _variants(table: pd.DataFrame) -> Sheet:
     columns = [Column("Scenario", "scenario"), Column("Runs with", "base"), Column("Changed", "changed")]
-    columns += [Column("N_batch", "batch_size"), Column("Algorithm", "algorithm")]
+    columns += [Column("N_batch", "batch_size"), Column("Algorithm", "algorithm"), Column("Begins with", "initial")]
     columns += [Column("Of", "quantity"), Column("Measure", "measure")]
     columns += [Column("Without", "mean_base"), Column("With", "mean")]
     columns += [Column("Change", "relative", digits="+.1%"), Column("95 % interval", "interval")]
     columns += [Column("p", "p", digits=".2g"), Column("Pairs", "pairs")]
     note = (
-        "Last step; geometric mean of the ratio at equal seed; interval and p of a paired t-test on logarithms, p not"
+        "Last step; geometric mean of the ratio at equal seed and first training set, also of single trainings whose"
+        " seed has a curve, too; interval and p of a paired t-test on logarithms, p not adjusted."
     )
-    return Sheet("variants", "What one changed setting does", f"{note} adjusted.", table, columns)
+    return Sheet("variants", "What one changed setting does", note, table, columns)
 
 
 def _ranks(table: pd.DataFrame) -> Sheet:

@@ -12,7 +12,11 @@ import pytest
 from analysis.records.calibration import binned
 from analysis.records.collect import Tables
 from analysis.records.found import read_or_describe, record_paths
-from analysis.statistics.values import over_seeds, per_run
+from analysis.report.overview import studies
+from analysis.statistics.compare import paired
+from analysis.statistics.efficiency import crossings, with_cost
+from analysis.statistics.values import over_seeds, per_run, run_values
+from analysis.tables.sheets import Statistics
 from bench.errors import UserError
 from tests.analysis import records
 from tests.analysis.records import runs, tables_of
@@ -73,13 +77,37 @@ def test_altered_runs_are_a_study_of_their_own(collected):
     pd.testing.assert_frame_equal(own[own["deviations"] == ""].reset_index(drop=True), alone)
 
 
+def last_point(seed, value, **deviations):
+    """A single training on 30 structures."""
+    content = records.record("MaxDiag", "RND", seed, [value], deviations=deviations)
+    content["identity"]["scenario"]["initial"] = 30
+    content["steps"][0]["n_train"] = 30
+    return content | {"filed_final": 30, "finals": [30]}
+
+
+def test_seconds_of_several_devices_are_not_told():
+    """A run that went on elsewhere says both, and is in no table of times; its errors count."""
+    moved, stayed = (records.record("MaxDiag", "RND", seed, [3.0, 2.0, 1.0]) for seed in range(2))
+    for content, devices in ((moved, ("H100", "cpu")), (stayed, ("cpu", "cpu"))):
+        session = {"started": "2026-01-01T00:00:00", "host": "node", "cpu": "EPYC", "cores": 2, "python": "3.12"}
+        content["sessions"] = [session | {"device": device, "threads": 1} for device in devices]
+        content["steps"][2]["session"] = 1
+    tables = tables_of([moved, stayed])
+    told = tables.runs.set_index("seed")
+    assert told["device"].to_dict() == {0: "H100, cpu", 1: "cpu"}
+    assert told.loc[0, "hardware"] == "EPYC, H100, threads: 1; EPYC, cpu, threads: 1"
+    values = run_values(tables.steps)
+    assert set(values.loc[values["statistic"] == "final", "seed"]) == {0, 1}
+    assert set(values.loc[values["statistic"] == "seconds", "seed"]) == {1}
+    assert set(with_cost(tables.steps, 300.0)["seed"]) == {1}
+    hours = crossings(tables.steps).set_index("seed")["compute_hours"]
+    assert hours[0].isna().all() and hours[1].notna().all()
+    assert "EPYC, H100, threads: 1; EPYC, cpu, threads: 1" in studies(tables)
+
+
 def test_random_selection_may_come_as_its_last_point_alone():
     alone = {"scenario.initial": 30, "scenario.pool": 7}
-    points = [records.record("MaxDiag", "RND", seed, [4.0], deviations=alone) for seed in range(6)]
-    for content in points:
-        content["identity"]["scenario"]["initial"] = 30
-        content |= {"filed_final": 30, "finals": [30]}
-        content["steps"][0]["n_train"] = 30
+    points = [last_point(seed, 4.0, **alone) for seed in range(6)]
     tables = tables_of([*runs(), *points])
     assert set(tables.steps["deviations"]) == {""}
     # seeds 0 to 3 have whole curves
@@ -89,6 +117,16 @@ def test_random_selection_may_come_as_its_last_point_alone():
     random = random[random["quantity"] == "force"]
     counts = random.groupby("statistic")["value"].agg(["count", "max"])
     assert counts.loc["final"].tolist() == [6, 7.5] and counts.loc["curve", "count"] == 4
+    # it shares no first training set with others, which are compared with curves alone
+    assert set(paired(values)["pairs"]) == {4}
+    points_alone = [one for one in runs() if one["identity"]["kernel"]["name"] != "RND"] + points
+    assert paired(per_run(tables_of(points_alone).steps)).empty
+    # one changed setting is told by equal trainings, those of seeds that have a curve, too
+    changed = [last_point(seed, 5.0, **alone, **{"training.minibatch": 7}) for seed in range(5)]
+    tables = tables_of([*runs(), *points, *changed])
+    table = Statistics.of(tables).variants.query("quantity == 'force' and measure == 'mae'")
+    assert table[["changed", "initial", "pairs"]].values.tolist() == [["training.minibatch=7", 30, 5]]
+    assert table["ratio"].item() == pytest.approx(1.25)
     # other algorithms are not drawn at random
     points[0]["identity"]["kernel"]["name"] = "GP(LL)"
     points[0]["kernels"] = {"GP(LL)": records.facts("GP(LL)")}

@@ -229,7 +229,11 @@ def test_own_studies_are_told_first_and_what_is_the_paper_s_is_folded(page):
         (3, {"LCMD": 4.9, "MaxDiag": 5.0}, "These seeds do not tell it from random selection (-2 %"),
         (3, {"LCMD": 6.0, "MaxDiag": 5.0}, "No algorithm is better than it here."),
         (3, {"LCMD": 4.0}, "LCMD + FEAT(LL) ends at a force RMSE of 8"),
-        (3, {"LCMD": 4.0, "MaxDet": 5.0}, "There is no random selection beside it to compare with."),
+        (
+            3,
+            {"LCMD": 4.0, "MaxDet": 5.0},
+            "There is no random selection from the same first structures beside it to compare with.",
+        ),
     ],
 )
 def test_own_studies_in_a_sentence(seeds, curves, told):
