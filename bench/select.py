@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from bench.data.structures import Structures
     from bench.learning.models import Model
     from bench.pools.frames import Frames
+    from bench.pools.selecting import Batch
 
 log = logging.getLogger(__name__)
 FILES = ("pool", "labelled", "pending", "exclude")
@@ -189,9 +190,8 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     from bench.learning.models import of_run, trained  # noqa: PLC0415 - torch: mistakes above are told without it
     from bench.pools.embedded import remove  # noqa: PLC0415
     from bench.pools.frames import joined_structures, read_frames  # noqa: PLC0415
-    from bench.pools.page import write_page  # noqa: PLC0415
     from bench.pools.selecting import Known, Method, check_left, select_from  # noqa: PLC0415
-    from bench.pools.written import record_of, write_record, write_structures  # noqa: PLC0415
+    from bench.pools.written import record_of  # noqa: PLC0415
     from bench.runs.device import prepare_device  # noqa: PLC0415
     from bench.runs.record import make_folder  # noqa: PLC0415
     from bench.runs.stopping import listen  # noqa: PLC0415
@@ -230,11 +230,22 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     said |= {"words": [*_own_words(asked), *words, *of_cluster], "pool_of_shards": len(pool)}
     said |= {"model": None if model is None else str(model.file)}
     record = record_of(batch, said | {"files": _checksums(asked, pool, model)})
-    write_structures(output, batch)
-    write_record(output.with_suffix(".json"), record)
-    write_page(output, batch, record)
+    _write(output, batch, record)
     remove(batch.kept)
     _tell(record, output)
+
+
+def _write(output: Path, batch: "Batch", record: dict[str, Any]) -> None:
+    """Write structures, record and page, which is drawn before anything is written. Raises WriteError."""
+    from bench.pools.page import page_of  # noqa: PLC0415
+    from bench.pools.written import write_record, write_structures  # noqa: PLC0415
+    from bench.runs.record import write_atomically  # noqa: PLC0415
+
+    picture, page = page_of(batch, record)
+    write_structures(output, batch)
+    write_record(output.with_suffix(".json"), record)
+    write_atomically(output.with_suffix(".png"), picture)
+    write_atomically(output.with_suffix(".html"), page)
 
 
 def _covered(given: str | list[str], dataset: Mapping[str, Any]) -> "Structures":

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from bench.pools.selecting import Batch
-from bench.runs.record import write_atomically
 
 MAPPED = 5000
 """Structures of the pool, evenly spaced, that the map shows."""
@@ -29,12 +28,11 @@ GREY, BLUE, ORANGE = "#9a9a9a", "#0072B2", "#D55E00"
 PAGE = Path(__file__).with_suffix(".html")
 
 
-def write_page(path: Path, batch: Batch, record: Mapping[str, Any]) -> None:
-    """Write PATH.png and PATH.html. Raises WriteError."""
+def page_of(batch: Batch, record: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """The figure as PNG, and the page as HTML, which holds it."""
     import jinja2  # noqa: PLC0415 - with matplotlib half a second, after the work
 
     picture, panels = draw(batch)
-    write_atomically(path.with_suffix(".png"), picture)
     counts = record["structures"]
     validating = f", {counts['validating']} more validate the model" if counts["validating"] else ""
     summary = (
@@ -58,7 +56,7 @@ def write_page(path: Path, batch: Batch, record: Mapping[str, Any]) -> None:
         columns=_sentence(known.values()),
         rows=rows,
     )
-    write_atomically(path.with_suffix(".html"), text.encode())
+    return picture, text.encode()
 
 
 def _sentence(told: Iterable[tuple[str, str]]) -> str:
@@ -121,7 +119,8 @@ def _map(axes: Any, batch: Batch) -> None:
     pool = embedding.pool[shown].cpu().numpy()
     mean = pool.mean(0)
     _, vectors = np.linalg.eigh((pool - mean).T @ (pool - mean))
-    plane = vectors[:, :-3:-1]
+    plane = np.zeros((len(mean), 2))  # the second direction stays zero where there is one feature alone
+    plane[:, : len(mean)] = vectors[:, :-3:-1]
 
     def on_plane(features: Any) -> Float[np.ndarray, "n 2"]:
         return (features.cpu().numpy() - mean) @ plane

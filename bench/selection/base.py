@@ -53,6 +53,8 @@ def check_embedding(
     if embedding.pool is not None:
         _check_shape(kernel, "pool", embedding.pool, (len(pool), None))
         _check_shape(kernel, "training", embedding.training, (labelled, embedding.pool.shape[1]))
+        if embedding.pool.shape[1] == 0:
+            raise UserError(f"kernel {kernel}: pool has the shape ({len(pool)}, 0), no feature at all: fix its embed")
     finite = torch.isfinite(embedding.diagonal)
     if embedding.pool is not None:
         finite &= torch.isfinite(embedding.pool.sum(dim=1))

@@ -36,7 +36,7 @@ from bench.kernels.base import Embedding, squared_norms
 from bench.launch.cluster import Local
 from bench.launch.tasks import Task, do
 from bench.learning.cycle import run_active_learning
-from bench.pools import embedded
+from bench.pools import embedded, page
 from bench.pools.coverage import coverage
 from bench.pools.frames import digest, frames_of_atoms, read_frames
 from bench.pools.guards import Guards
@@ -279,6 +279,20 @@ def test_a_page_has_no_column_of_what_is_not_known(aspirin, tmp_path):
     page = (tmp_path / "first.html").read_text()
     assert "uncertainty (eV)" not in page and "<th>distance" not in page and "validate" not in page
     assert "Uncertainty: how many structures" in page and "coverage:" not in page and "distance:" not in page
+
+
+def test_a_page_of_one_feature(copper, tmp_path, monkeypatch):
+    """The map has a second direction all the same; where the page cannot be drawn, nothing is written."""
+    batch = api.select(copper, 3)
+    kept = batch.chosen.embedding
+    one = replace(kept, pool=kept.pool[:, :1], training=kept.training[:, :1])
+    picture, _ = page.draw(replace(batch, chosen=replace(batch.chosen, embedding=one)))
+    assert picture.startswith(b"\x89PNG")
+    monkeypatch.setattr(page, "draw", lambda batch: 1 / 0)
+    ase.io.write(tmp_path / "pool.xyz", copper)
+    with pytest.raises(ZeroDivisionError):
+        _choose(f"pool={tmp_path}/pool.xyz", "n=2", f"output={tmp_path}/selected.xyz")
+    assert [path.name for path in tmp_path.iterdir()] == ["pool.xyz"]
 
 
 def test_without_labels_and_without_a_model(aspirin):
