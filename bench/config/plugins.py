@@ -4,9 +4,10 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -90,14 +91,26 @@ def class_of(config: Plugin, where: str) -> type:
 
 def offers(made: Any, contract: type, group: str) -> Any:
     """Return what a yaml of a group has made if it offers all that the contract asks for. Raises UserError."""
-    asked = [name for name in vars(contract) if not name.startswith("_")]
+    named = f"{group} {type(made).__module__}.{type(made).__qualname__}"
+    asked = {name: one for name, one in vars(contract).items() if not name.startswith("_")}
     missing = [name for name in asked if not hasattr(made, name)]
     if missing:
         raise UserError(
-            f"{group} {type(made).__module__}.{type(made).__qualname__} has no {', '.join(missing)}: give the class"
+            f"{named} has no {', '.join(missing)}: give the class"
             f" what {contract.__module__}.{contract.__qualname__} asks for"
         )
+    for name, one in asked.items():
+        if inspect.isfunction(one):
+            _check_taken(getattr(made, name), list(inspect.signature(one).parameters)[1:], f"{named}: {name}")
     return made
+
+
+def _check_taken(method: Any, arguments: Sequence[str], named: str) -> None:
+    """Refuse a method that cannot be called with these arguments, one after the other. Raises UserError."""
+    try:
+        inspect.signature(method).bind(*arguments)
+    except TypeError as error:
+        raise UserError(f"{named} is called with ({', '.join(arguments)}), but {error}: have it take these") from None
 
 
 def load_dataset(config: Plugin) -> Any:
@@ -106,6 +119,7 @@ def load_dataset(config: Plugin) -> Any:
     named = f"dataset {type(made).__module__}.{type(made).__qualname__}"
     if not callable(getattr(made, "load", None)):
         raise UserError(f"{named} has no load: give it one that returns bench.data.structures.Structures")
+    _check_taken(made.load, [], f"{named}: load")
     data = made.load()
     if not hasattr(type(data), "checksum"):
         raise UserError(f"{named}: load gives {type(data).__name__}, not bench.data.structures.Structures")

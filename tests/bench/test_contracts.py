@@ -75,6 +75,20 @@ class OfForces(Random):
     uncertainty_of = "forces"
 
 
+@dataclasses.dataclass(frozen=True)
+class NoInputs(Random):
+    def prepare(self):
+        raise AssertionError
+
+
+@dataclasses.dataclass(frozen=True)
+class PicksAll(NoNeedsFeatures):
+    needs_features: bool = False
+
+    def select(self, embedding):
+        raise AssertionError
+
+
 class TooManyPrepared(PreparedRandom):
     def uncertainty(self, errors):
         return self.values
@@ -99,7 +113,7 @@ class NotFinite(KernelFacts):
 @pytest.fixture
 def own_methods(monkeypatch):
     module = types.ModuleType("own_methods")
-    for cls in (Bare, NoNeedsFeatures, Repeats, NotFinite, TooMany, Forgets, OfForces):
+    for cls in (Bare, NoNeedsFeatures, Repeats, NotFinite, TooMany, Forgets, OfForces, NoInputs, PicksAll):
         setattr(module, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, "own_methods", module)
     name_plugins("own_methods")
@@ -108,6 +122,8 @@ def own_methods(monkeypatch):
 CONTRACTS = {
     "selection NoNeedsFeatures": "has no needs_features: give the class what bench.selection.base.Selection asks for",
     "selection Bare": "has no needs_features, select",
+    "kernel NoInputs": r"NoInputs: prepare is called with \(inputs\), but too many positional arguments: have it take",
+    "selection PicksAll": r"PicksAll: select is called with \(embedding, batch_size, generator\), but too many",
     "kernel Bare": "has no members, has_features, needs_forces, .*, prepare: .* bench.kernels.base.Kernel asks",
 }
 
