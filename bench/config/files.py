@@ -29,6 +29,8 @@ from bench.errors import UserError, nearest
 
 VERSION_BASE = "1.3"
 SEARCH_PATH = "hydra.searchpath"
+BESIDE = "command-line"
+"""What Hydra calls the provider of the folders beside the primary file's."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _hydra(folders: tuple[str, ...]) -> Hydra:
     version.setbase(VERSION_BASE)
     search_path = create_config_search_path(folders[0])
     for folder in folders[1:]:
-        search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
+        search_path.prepend(provider=BESIDE, path=folder, anchor=SearchPathQuery(provider="schema"))
     loader = ConfigLoaderImpl(search_path)
     loader.repository = _Repository(search_path)
     return Hydra(task_name="run", config_loader=loader)
@@ -170,10 +172,14 @@ def root(override: Override) -> str:
 
 
 def with_search_path(files: ConfigFiles, words: Sequence[str]) -> tuple[ConfigFiles, list[str]]:
-    """Take `hydra.searchpath=[…]` out of the words and add its folders. Raises UserError if one is not there."""
+    """Take `hydra.searchpath=[…]` out of the words and add its folders.
+
+    Raises UserError if one is not there, or holds a file that the project's own would hide.
+    """
     overrides = parse(words, files)
     given = [override for override in overrides if override.get_key_element() == SEARCH_PATH]
     if not given:
+        _check_names(files)
         return files, list(words)
     folders: Any = given[0].value()
     if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
@@ -184,4 +190,21 @@ def with_search_path(files: ConfigFiles, words: Sequence[str]) -> tuple[ConfigFi
             raise UserError(
                 f"{SEARCH_PATH}: there is no {'package' if source.scheme() == 'pkg' else 'folder'} {source.path}"
             )
+    _check_names(found)
     return found, [override.input_line or "" for override in overrides if override not in given]
+
+
+def _check_names(files: ConfigFiles) -> None:
+    """Refuse a file beside the project's that has the name of one of these, which Hydra finds first."""
+    if _path(files.folders[0]) != CONF:
+        return
+    beside = [
+        one for one in files.hydra.config_loader.get_sources() if one.provider == BESIDE and _path(one.path) != CONF
+    ]
+    for path in CONF.glob("*/*.yaml") if beside else ():
+        name = f"{path.parent.name}/{path.name}"
+        for source in beside:
+            if source.is_config(name):
+                raise UserError(
+                    f"{source.path}/{name} has the name of one of the project's files, which hides it: rename it"
+                )

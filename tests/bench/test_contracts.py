@@ -211,7 +211,10 @@ USUAL = {
         ({"diagonal": torch.ones(8)}, r"diagonal has the shape \(8,\), expected \(9,\)"),
         ({"pool": [1.0]}, "pool is a list, expected a tensor"),
         ({"pool": torch.ones(9)}, r"pool has the shape \(9,\), expected \(9, any\)"),
-        ({"pool": torch.ones(9, 0).double(), "training": torch.ones(2, 0).double()}, r"pool has .*\(9, 0\), no feature"),
+        (
+            {"pool": torch.ones(9, 0).double(), "training": torch.ones(2, 0).double()},
+            r"pool has .*\(9, 0\), no feature",
+        ),
         ({"training": None}, "training is None, expected a tensor"),
         ({"training": torch.ones(2, 4)}, r"training has the shape \(2, 4\), expected \(any, 3\)"),
     ],

@@ -16,7 +16,7 @@ import analysis.plan
 import bench.run
 from bench.config import plugins
 from bench.config.compose import compose_run
-from bench.config.files import ConfigFiles
+from bench.config.files import ConfigFiles, with_search_path
 from bench.config.identity import identity_of
 from bench.config.schema import RunConfig
 from bench.config.sweep import expand
@@ -274,6 +274,20 @@ def test_a_copy_is_never_taken_for_the_original(folder):
     primary = ConfigFiles("primary", files.folders)
     assert compose_run([], primary).deviations == {}
     assert compose_run(["scenario.test=9"], primary).deviations == {"scenario.test": 9}
+
+
+def test_a_file_that_the_project_s_would_hide_is_refused(tmp_path):
+    """Hydra would take the project's without a word; a folder in place of the project's hides nothing."""
+    own = tmp_path / "own"
+    (own / "kernel").mkdir(parents=True)
+    (own / "kernel" / "descriptor.yaml").write_text("_target_: own_kernel.Mine\nname: MINE\n")
+    told = "own/kernel/descriptor.yaml has the name of one of the project's files, which hides it: rename it"
+    beside = ConfigFiles(folders=(str(PROJECT / "conf"), str(own)))
+    for files, words in ((beside, []), (ConfigFiles(), [f"hydra.searchpath=[file://{own}]"])):
+        with pytest.raises(UserError, match=told):
+            with_search_path(files, words)
+    with_search_path(ConfigFiles(folders=(str(own),)), [])
+    with_search_path(ConfigFiles(), [f"hydra.searchpath=[file://{PROJECT}/conf]"])
 
 
 def test_a_sweep_of_one_s_own(folder):
