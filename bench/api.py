@@ -40,7 +40,7 @@ Pool = Iterable[Any] | str | Path
 
 def load(run: str | Path, device: str = "cpu") -> Model:
     """The model of a finished run, from its folder or its model.pt. Raises UserError."""
-    return of_run(run, device)
+    return _model(run, device)
 
 
 def train(
@@ -72,23 +72,26 @@ def train(
     return trained(run, data, members)
 
 
-def features(model: Model, atoms: Pool, kernel: str = "feat_ll", seed: int = 0) -> Float[np.ndarray, "n features"]:
+def features(
+    model: Model | str | Path, atoms: Pool, kernel: str = "feat_ll", seed: int = 0
+) -> Float[np.ndarray, "n features"]:
     """The features of structures by a kernel of conf/kernel that has some: feat_ll, feat_rp, gp_ll, gp_rp, descriptor.
 
     `seed` draws random projections, as that of `select` does. Raises UserError for a kernel without features.
     """
-    found = _embedding(model, atoms, kernel, seed).pool
+    found = _embedding(_model(model), atoms, kernel, seed).pool
     if found is None:
         raise UserError(f"kernel {kernel} has no features: choose feat_ll, feat_rp, gp_ll, gp_rp or descriptor")
     return found.cpu().numpy()
 
 
-def uncertainty(model: Model, atoms: Pool, kernel: str = "gp_ll") -> Float[np.ndarray, " n"]:
+def uncertainty(model: Model | str | Path, atoms: Pool, kernel: str = "gp_ll") -> Float[np.ndarray, " n"]:
     """The standard deviation of the energies in eV by gp_ll, gp_rp or qbc_e, not calibrated.
 
     The calculator's uncalibrated ones are the same: random projections are drawn by the model's own seed. Raises
     UserError for a kernel that predicts none.
     """
+    model = _model(model)
     values = energy_deviation(_kernel(kernel), _embedding(model, atoms, kernel, model.seed).diagonal)
     if values is None:
         raise UserError(f"kernel {kernel} predicts no uncertainty of energies: choose gp_ll, gp_rp or qbc_e")
@@ -99,7 +102,7 @@ def select(
     pool: Pool,
     n: int,
     *,
-    model: Model | None = None,
+    model: Model | str | Path | None = None,
     labelled: Pool | None = None,
     pending: Pool | None = None,
     exclude: Pool | None = None,
@@ -111,10 +114,11 @@ def select(
     """Choose `n` structures of a pool without labels, aware of what is labelled and out for labelling.
 
     `algorithm` is one of conf/algorithm, by default lcmd_feat_ll; without a model LCMD on a fixed descriptor. With a
-    model `labelled` stands in for the structures that it was trained on. Raises UserError.
+    model, or the folder of its run, `labelled` stands in for the structures that it was trained on. Raises UserError.
     """
     named = [] if algorithm is None else [f"algorithm={algorithm}"]
     run = _configured([*named, f"seed={seed}", *words], with_model=model is not None)
+    model = None if model is None else _model(model, run.device)
     known = Known(*map(_structures, (labelled, pending, exclude)))
     if not isinstance(guards, Guards | None):
         raise UserError(f"guards = {guards!r}: give bench.pools.guards.Guards(…)")
@@ -122,6 +126,15 @@ def select(
     batch = select_from(_frames(pool), n, method, model=model, known=known, folder=Path(run.results))
     remove(batch.kept)
     return batch
+
+
+def _model(given: Any, device: str = "cpu") -> Model:
+    """A model, that of a finished run where its folder is given. Raises UserError."""
+    if isinstance(given, str | Path):
+        return of_run(given, device)
+    if not isinstance(given, Model):
+        raise UserError(f"a model of type {type(given).__name__}: give api.load(FOLDER) or api.train(…)")
+    return given
 
 
 def _configured(words: Sequence[str], *, with_model: bool = True) -> RunConfig:

@@ -600,6 +600,23 @@ def test_only_whole_numbers_are_chosen(copper, n):
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_the_folder_of_a_run_is_a_model(run, aspirin):
+    """As it is for the command; anything else is told."""
+    folder = run("lcmd_feat_ll", 20).folder
+    model, pool = api.load(folder), aspirin[:30]
+    assert api.select(pool, 3, model=str(folder)).rows.tolist() == api.select(pool, 3, model=model).rows.tolist()
+    np.testing.assert_array_equal(api.features(folder, pool), api.features(model, pool))
+    np.testing.assert_array_equal(api.uncertainty(folder, pool), api.uncertainty(model, pool))
+    for call in (api.features, api.uncertainty, lambda given, pool: api.select(pool, 3, model=given)):
+        with pytest.raises(UserError, match=r"nowhere is no folder of a finished run"):
+            call("nowhere", pool)
+        with pytest.raises(UserError, match=r"a model of type int: give api\.load\(FOLDER\) or api\.train"):
+            call(3, pool)
+    with pytest.raises(UserError, match=r"a model of type NoneType: give api\.load"):
+        api.load(None)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_list_of_atoms(copper, model, tmp_path):
     one, listed = r"a single Atoms: give a list of ase\.Atoms", r"give a list of ase\.Atoms"
     for given in ({"pending": copper[0]}, {"labelled": copper[0]}, {"exclude": ase.Atoms()}):
