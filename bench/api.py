@@ -58,6 +58,8 @@ def train(
     else as on a command line: `model=gmnn`, `training.epochs=200`, `results=FOLDER`,
     `dataset.reference_energies={H:-13.6,O:-2042.6}`. Raises UserError.
     """
+    if isinstance(members, bool) or not isinstance(members, int | np.integer) or members < 1:
+        raise UserError(f"members = {members!r}: give a whole number of models to train, at least 1")
     run = _configured([f"training={'forces' if forces else 'energies'}", f"seed={seed}", *words])
     dataset = plugin(run.dataset, "dataset")
     if not isinstance(dataset, FileDataset):
@@ -69,7 +71,7 @@ def train(
         for label, one in named:
             check_current(one, label)
         data = replace(dataset, path="atoms").of(of_frames(named, dataset.energy_key, dataset.forces_key))
-    return trained(run, data, members)
+    return trained(run, data, int(members))
 
 
 def features(

@@ -599,6 +599,14 @@ def test_only_whole_numbers_are_chosen(copper, n):
         api.select(copper, n)
 
 
+@pytest.mark.parametrize("members", [0, -1, 2.0, "2", True])
+@pytest.mark.usefixtures("unchecked")
+def test_only_whole_numbers_are_trained(copper, tmp_path, members):
+    with pytest.raises(UserError, match=r"members = .*: give a whole number of models to train, at least 1"):
+        api.train(copper, members=members, words=[*TINY, f"results={tmp_path}"])
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_the_folder_of_a_run_is_a_model(run, aspirin):
     """As it is for the command; anything else is told."""
