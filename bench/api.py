@@ -19,6 +19,7 @@ import torch
 from ase import Atoms
 from jaxtyping import Float
 
+from bench.config.files import parse
 from bench.config.plugins import build, plugin
 from bench.config.schema import RunConfig
 from bench.data.datasets.file import FileDataset
@@ -61,6 +62,9 @@ def train(
     if isinstance(members, bool) or not isinstance(members, int | np.integer) or members < 1:
         raise UserError(f"members = {members!r}: give a whole number of models to train, at least 1")
     run = _configured([f"training={'forces' if forces else 'energies'}", f"seed={seed}", *words])
+    for word, override in zip(words, parse(words), strict=True):
+        if override.key_or_group == "dataset.path":
+            raise UserError(f"words: the structures are those given: leave {word} out")
     dataset = plugin(run.dataset, "dataset")
     if not isinstance(dataset, FileDataset):
         raise UserError("words: the structures are those given: leave dataset=… out")

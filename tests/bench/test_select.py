@@ -599,6 +599,15 @@ def test_only_whole_numbers_are_chosen(copper, n):
         api.select(copper, n)
 
 
+def test_words_name_no_other_structures(copper, tmp_path):
+    for word, told in (
+        ("dataset.path=other.xyz", "leave dataset.path=other.xyz out"),
+        ("dataset=qm9", "leave dataset="),
+    ):
+        with pytest.raises(UserError, match=f"words: the structures are those given: {told}"):
+            api.train(copper, words=[word, f"results={tmp_path}"])
+
+
 @pytest.mark.parametrize("members", [0, -1, 2.0, "2", True])
 @pytest.mark.usefixtures("unchecked")
 def test_only_whole_numbers_are_trained(copper, tmp_path, members):
