@@ -122,7 +122,7 @@ def select_from(
     if method.guards.max_force is not None and model is None:
         raise UserError(
             "guards.max_force: only a trained model predicts forces: give model=RUN_FOLDER, or labelled=FILE and a"
-            " kernel that trains on it, or leave it out"
+            " kernel that trains on it (in Python model=api.train(labelled)), or leave it out"
         )
     others = _others(known, model)
     elements = model.seen.get("elements") if model is not None else None
@@ -199,14 +199,20 @@ def check_model(kernel: Kernel, model: Model | None) -> None:
         return
     if model is None:
         raise UserError(
-            f"kernel {kernel.name} needs a trained model: give model=RUN_FOLDER or labelled=FILE, or choose"
-            " kernel=descriptor, chgnet, sevennet or soap"
+            f"kernel {kernel.name} needs a trained model: give model=RUN_FOLDER or labelled=FILE (in Python"
+            f" model=api.train({_training(kernel)})), or choose kernel=descriptor, chgnet, sevennet or soap"
         )
     if kernel.members > model.potential.n_models:
         raise UserError(
             f"kernel {kernel.name} needs a committee of {kernel.members} models, {model.file} holds"
-            f" {model.potential.n_models}: give labelled=FILE, from which one is trained, or another algorithm"
+            f" {model.potential.n_models}: give labelled=FILE, from which one is trained, without model= (in Python"
+            f" model=api.train({_training(kernel)})), or another algorithm"
         )
+
+
+def _training(kernel: Kernel) -> str:
+    """What to call `bench.api.train` with for a kernel."""
+    return f"labelled, members={kernel.members}" if kernel.members > 1 else "labelled"
 
 
 def _others(known: Known, model: Model | None) -> Sequence[tuple[str, Structures]]:

@@ -308,7 +308,9 @@ def test_without_labels_and_without_a_model(aspirin):
     assert api.select(turned, 5).rows.tolist() == batch.rows.tolist()
     covers = batch.coverage
     assert covers.largest[1] >= covers.largest[-1] and np.isnan(covers.largest[0])
-    with pytest.raises(UserError, match="needs a trained model: give model="):
+    with pytest.raises(
+        UserError, match=r"needs a trained model: give model=.* \(in Python model=api\.train\(labelled\)\)"
+    ):
         api.select(aspirin[:50], 5, algorithm="maxdet_gp_ll")
 
 
@@ -348,7 +350,9 @@ def test_trained_here_and_kept_by_content(copper, tmp_path, monkeypatch, caplog)
         api.uncertainty(again, copper, kernel="feat_ll")
     with pytest.raises(UserError, match="has no features"):
         api.features(again, copper, kernel="rnd")
-    with pytest.raises(UserError, match="committee of 3 models"):
+    with pytest.raises(
+        UserError, match=r"committee of 3 models, .* \(in Python model=api\.train\(labelled, members=3\)\)"
+    ):
         api.select(copper, 2, model=model, algorithm="maxdiag_qbc_e")
     monkeypatch.undo()
     committee = api.train(copper, members=3, words=words)
