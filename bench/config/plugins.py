@@ -34,6 +34,8 @@ Plugin = dict[str, Any]
 def plugin(config: Plugin, where: str) -> Any:
     """Import and build what a yaml of the group `where` configures. Raises UserError naming the key."""
     cls = class_of(config, where)
+    if "name" in config and "name" not in [field.name for field in fields(cls)]:
+        raise UserError(f"{where} {cls.__module__}.{cls.__qualname__} has no field name: give the class one, name: str")
     return build(cls, {key: value for key, value in config.items() if key != "_target_"}, where + ".")
 
 
@@ -66,24 +68,31 @@ def class_of(config: Plugin, where: str) -> type:
 
     Raises UserError, and imports nothing, if it lies neither in the project nor in a module that the user named.
     """
-    target = str(config.get("_target_", ""))
+    target = str(config.get("_target_") or "")
+    if not target:
+        raise UserError(f"{where} has no _target_: give its yaml one, the dotted name of a class")
+    cannot = f"{where}._target_ = {target!r} cannot be imported"
     module, _, name = target.rpartition(".")
-    if module and not module.startswith(PROJECT) and not is_outside(module):
+    if not module:
+        raise UserError(f"{cannot}: give a dotted class name")
+    if not module.startswith(PROJECT) and not is_outside(module):
         raise UserError(
             f"{where}._target_ = {target!r} is no part of the project: nothing of it is run unless you name its module,"
             f" plugins={module.partition('.')[0]}"
         )
     import_from_working_folder()
     try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{where}._target_ = {target!r} cannot be imported ({error}): give a dotted class name"
-        ) from None
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        of_target = f"{module}.".startswith(f"{error.name}.")
+        others = f"install {error.name}, or mend {module}" if error.name else f"mend {module}"
+        remedy = "give a dotted class name" if of_target else others
+        raise UserError(f"{cannot} ({error}): {remedy}") from None
     except Exception as error:
-        raise UserError(
-            f"{where}._target_ = {target!r} cannot be imported ({type(error).__name__}: {error}): mend {module}"
-        ) from error
+        raise UserError(f"{cannot} ({type(error).__name__}: {error}): mend {module}") from error
+    if not hasattr(found, name):
+        raise UserError(f"{cannot} (module {module!r} has no {name!r}): give a dotted class name")
+    cls = getattr(found, name)
     if not (isinstance(cls, type) and is_dataclass(cls)):
         raise UserError(f"{where}._target_ = {target!r} is no dataclass: its fields are the keys of the yaml")
     return cls

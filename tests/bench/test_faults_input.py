@@ -16,7 +16,7 @@ from small_sweeps import words
 
 from bench.config import plugins
 from bench.config.compose import compose_run
-from bench.config.plugins import class_of, load_dataset, name_plugins
+from bench.config.plugins import class_of, load_dataset, name_plugins, plugin
 from bench.config.sweep import expand
 from bench.errors import UserError
 from bench.launch.queue import QUEUE, Queue, entries_of, read_queue
@@ -27,6 +27,15 @@ BAIT = """
 import pathlib
 pathlib.Path(__file__).with_name("imported").touch()
 from bench.kernels.random import Random as Bait
+"""
+
+
+NAMELESS = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Bait:
+    shift: float = 0.0
 """
 
 
@@ -52,12 +61,36 @@ def test_nothing_is_imported_that_nobody_named(bait):
     assert class_of({"_target_": "bait.Bait"}, "kernel").__name__ == "Random" and bait.exists()
 
 
-@pytest.mark.parametrize("target", ["os.system", "benchmark.X", "subprocess.Popen", "bait", "", ".", "a..b", "bench"])
+@pytest.mark.parametrize("target", ["os.system", "benchmark.X", "subprocess.Popen", "bait", ".", "a..b", "bench"])
 def test_targets_that_are_none(bait, target):
     """One line each; a name that only begins like the project's is not the project's."""
     with pytest.raises(UserError, match=r"kernel\._target_ = "):
         class_of({"_target_": target}, "kernel")
     assert not bait.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "config", "told"),
+    [
+        (
+            "import nosuchpackage",
+            {},
+            r"'bait.Bait' cannot be imported \(No module .*\): install nosuchpackage, or mend bait",
+        ),
+        ("from os import nothing", {}, r"\(ImportError: cannot import name .*\): mend bait"),
+        ("import os\nos.nothing", {}, r"\(AttributeError: .*\): mend bait"),
+        ("", {}, r"\(module 'bait' has no 'Bait'\): give a dotted class name"),
+        ("", {"_target_": "bait.deeper.Bait"}, r"\(No module named 'bait.deeper'.*\): give a dotted class name"),
+        ("", {"_target_": ""}, r"^kernel has no _target_: give its yaml one, the dotted name of a class"),
+        ("", {"_target_": None}, r"^kernel has no _target_"),
+        (NAMELESS, {"name": "MINE"}, r"^kernel bait\.Bait has no field name: give the class one, name: str"),
+    ],
+)
+def test_what_to_mend_of_a_class(bait, text, config, told):
+    bait.with_name("bait.py").write_text(text)
+    name_plugins("bait")
+    with pytest.raises(UserError, match=told):
+        plugin({"_target_": "bait.Bait", **config}, "kernel")
 
 
 def test_the_configuration_names_modules(bait):
