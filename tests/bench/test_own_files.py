@@ -20,6 +20,7 @@ from bench.data.formats.ase_files import frames_of, of_frames
 from bench.data.neighbours import find_neighbours
 from bench.data.raw import Part
 from bench.errors import UserError
+from bench.pools.frames import read_frames
 
 WIDE = Plausible(energies=(-60.0, 60.0), forces=(0.0, 30.0), distances=(0.4, 4.0))
 
@@ -345,8 +346,12 @@ def test_parts_of_files(tmp_path, generator):
         load(f"{path}@x")
     with pytest.raises(UserError, match=r"no file .*none.xyz@0:2"):
         load(tmp_path / "none.xyz@0:2")
-    with pytest.raises(UserError, match=r"@.* holds 0 structures: the file has none there, give another part"):
-        load(f"{path}@9:")
+    for index in ("9", "-9", "9:"):
+        for read in (load, lambda part: read_frames(part, "pool")):
+            with pytest.raises(
+                UserError, match=rf"w\.xyz@{index} holds 0 structures: the file has none there, give an"
+            ):
+                read(f"{path}@{index}")
     with ase.db.connect(tmp_path / "w.db") as database:
         for atoms in frames:
             database.write(atoms)

@@ -160,7 +160,8 @@ def _format(path: str) -> str:
 
 
 def _picked(frames: list[tuple[int, Any]], index: int | slice) -> list[tuple[int, Any]]:
-    return frames[index] if isinstance(index, slice) else [frames[index]]
+    """Nothing where an index is beyond the frames."""
+    return frames[index] if isinstance(index, slice) else frames[index : (index + 1) or None]
 
 
 def _groups(atoms: Any) -> Iterator[Mapping[str, Any]]:
