@@ -92,6 +92,8 @@ def split_words(words: Sequence[str], files: ConfigFiles) -> tuple[Asked, list[s
     for override in parse(words, files):
         key = override.key_or_group
         group, _, name = key.partition(".")
+        if key == "model" and override.value() == "":
+            raise UserError("model: an empty name (is a variable of the shell not set?): set model=RUN_FOLDER")
         is_file = key == "model" and (Path(str(override.value())).exists() or "/" in str(override.value()))
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: give one value")
@@ -321,13 +323,13 @@ def _core(
 
 def _dataset(asked: Asked, words: Sequence[str], files: ConfigFiles) -> list[str]:
     """The labelled files as the path of the dataset. Raises UserError if the words name another."""
-    if asked.labelled is None:
-        return []
     for override in parse(words, files):
         line, key = override.input_line or "", override.key_or_group
-        has_files = key == "dataset" and "path" not in composed_once(files, (line,)).values["dataset"]
-        if has_files or key == "dataset.path":
+        others = key == "dataset" and asked.labelled and "path" not in composed_once(files, (line,)).values["dataset"]
+        if others or key == "dataset.path":
             raise UserError(f"labelled= names the files of labelled structures: leave {line} out")
+    if asked.labelled is None:
+        return []
     given = [asked.labelled] if isinstance(asked.labelled, str) else asked.labelled
     return ["dataset.path=[" + ",".join(json.dumps(name, ensure_ascii=False) for name in given) + "]"]
 

@@ -352,6 +352,8 @@ def test_parts_of_files(tmp_path, generator):
                 UserError, match=rf"w\.xyz@{index} holds 0 structures: the file has none there, give an"
             ):
                 read(f"{path}@{index}")
+    with pytest.raises(UserError, match=r"a@b is a folder, which ASE cannot read: name the files in it"):
+        load([str(path), str(tmp_path / "a@b")])
     with ase.db.connect(tmp_path / "w.db") as database:
         for atoms in frames:
             database.write(atoms)

@@ -191,6 +191,17 @@ def test_every_file_that_was_read_is_held_to_be_as_it_was(copper, tmp_path, monk
     [
         (["pool=a.xyz", "n=1", "labelled=b.xyz", "dataset.path=c.xyz"], "leave dataset.path=c.xyz out"),
         (["pool=a.xyz", "n=1", "labelled=b.xyz", "dataset=qm9"], "leave dataset=qm9 out"),
+        (
+            ["pool=a.xyz", "n=1", "dataset.path=c.xyz"],
+            "labelled= names the files of labelled structures: leave dataset",
+        ),
+        (["pool=a.xyz", "n=1", "dataset.path="], "leave dataset.path= out"),
+        (["pool=", "n=1"], "pool: an empty name (is a variable of the shell not set?): set pool=FILE"),
+        (["pool=a.xyz", "n=1", "labelled="], "labelled: an empty name"),
+        (["pool=a.xyz", "n=1", "pending="], "pending: an empty name"),
+        (["pool=a.xyz", "n=1", "exclude=[a.xyz,'']"], "exclude: an empty name"),
+        (["pool=a.xyz", "n=1", "model="], "model: an empty name"),
+        (["pool=.", "n=1"], ". is a folder, which ASE cannot read: name the files in it, ./*.xyz"),
         (["n=3"], "say pool=FILE"),
         (["pool=a.xyz"], "say n=NUMBER"),
         (["pool=a.xyz", "n=0"], "configuration key n = 0"),
@@ -211,7 +222,7 @@ def test_every_file_that_was_read_is_held_to_be_as_it_was(copper, tmp_path, monk
     ],
 )
 def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
-    if any(word.startswith("model=") for word in words):
+    if any(word.startswith(("model=", "pending=", "exclude=", "labelled=")) for word in words):
         ase.io.write(tmp_path / "a.xyz", ase.Atoms("Cu"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bench.select", *words])

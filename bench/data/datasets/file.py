@@ -127,7 +127,7 @@ class FileDataset:
         whole = parts[0].path
         if len(parts) == 1 and parts[0].index is None and (whole.is_dir() or is_archive(whole)):
             return read_source(whole, None)
-        archives = [part.path for part in parts if is_archive(part.path)]
+        archives = [part.path for part in parts if part.path.is_file() and is_archive(part.path)]
         if archives:
             raise UserError(f"{archives[0]}: with labels one .npz is read, whole: convert several, or parts, first")
         from bench.data.formats.ase_files import read_ase_files  # noqa: PLC0415 - half a second
@@ -189,6 +189,8 @@ def located(name: str, given: str, remedy: str) -> list[Part]:
 
     `name` is what they are for, `remedy` what to say instead, both for messages. Raises UserError.
     """
+    if not given:
+        raise UserError(f"{name}: an empty name (is a variable of the shell not set?): set {remedy}FILE")
     found = _matching(given)
     if found:
         return [Part(path) for path in found]

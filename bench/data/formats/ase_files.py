@@ -126,6 +126,8 @@ def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
     except UserError:
         raise
     except Exception as error:  # every format of ASE has its own errors
+        if part.path.is_dir():
+            raise UserError(f"{path} is a folder, which ASE cannot read: name the files in it, {path}/*.xyz") from None
         reason = str(error).strip() or type(error).__name__
         raise UserError(f"{path} cannot be read by ASE ({type(error).__name__}: {reason}): fix the file") from None
 
