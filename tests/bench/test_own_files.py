@@ -360,6 +360,20 @@ def test_parts_of_files(tmp_path, generator):
     assert len(load(tmp_path / "w.db@1:3")) == 2 and len(load(tmp_path / "w.db@id=3")) == 1
 
 
+@pytest.mark.parametrize("read", [load, lambda path: read_frames(str(path), "pool")], ids=["labelled", "pool"])
+def test_names_of_which_ase_knows_no_format(tmp_path, generator, read):
+    """The file is good: it is its name that says no format, or another."""
+    path = write(tmp_path / "w.xyz", waters(generator, 4))
+    for ending in ("txt", "csv", "h5"):
+        other = path.with_suffix(f".{ending}")
+        other.write_bytes(path.read_bytes())
+        with pytest.raises(UserError, match=rf"w\.{ending} .* no format of this name: rename it \(\.xyz or \.extxyz"):
+            read(other)
+    other = path.rename(tmp_path / "w.dat")
+    with pytest.raises(UserError, match=r"fix the file, or rename it if it is not of ASE's format gamess-us-punch"):
+        read(other)
+
+
 def test_an_empty_line_between_frames_is_told(tmp_path, generator):
     """ASE's reader takes it for the end, and would leave the frames behind it out."""
     path = write(tmp_path / "w.xyz", waters(generator, 4))

@@ -10,7 +10,7 @@ import ase.db
 import ase.io
 import numpy as np
 from ase.calculators.calculator import compare_atoms
-from ase.io.formats import filetype, ioformats, open_with_compression, string2index
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression, string2index
 
 from bench.data.raw import Part, RawStructures
 from bench.errors import UserError
@@ -98,7 +98,7 @@ def _names(parts: Sequence[Part]) -> list[str]:
 
 def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
     """The frames of a file with their numbers in the whole file, as they are read. Raises UserError."""
-    path = str(part.path)
+    path, file_format = str(part.path), ""
     try:
         index = slice(None) if part.index is None else string2index(part.index)
         file_format = _format(path)
@@ -125,11 +125,19 @@ def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
         yield from numbered if counted else _picked(list(numbered), index)
     except UserError:
         raise
+    except UnknownFileTypeError:
+        raise UserError(
+            f"{path} cannot be read by ASE, which knows no format of this name: rename it (.xyz or .extxyz for extended"
+            " XYZ), or convert it"
+        ) from None
     except Exception as error:  # every format of ASE has its own errors
         if part.path.is_dir():
             raise UserError(f"{path} is a folder, which ASE cannot read: name the files in it, {path}/*.xyz") from None
         reason = str(error).strip() or type(error).__name__
-        raise UserError(f"{path} cannot be read by ASE ({type(error).__name__}: {reason}): fix the file") from None
+        remedy = "fix the file"
+        if file_format not in ("", "extxyz"):
+            remedy += f", or rename it if it is not of ASE's format {file_format}, as its name or content say"
+        raise UserError(f"{path} cannot be read by ASE ({type(error).__name__}: {reason}): {remedy}") from None
 
 
 def _check_no_gap(path: str) -> None:
