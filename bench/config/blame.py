@@ -27,4 +27,5 @@ def blamed(error: BaseException) -> str:
 def in_one_line(error: BaseException) -> str:
     """What to tell of an error in a plugin; empty if it is in none, or if the traceback is wanted."""
     where = "" if os.environ.get(TRACEBACK) else blamed(error)
-    return where and f"{type(error).__name__} in the plugin {where}: {error} (traceback: {TRACEBACK}=1)"
+    said = " ".join(str(error).split())
+    return where and f"{type(error).__name__} in the plugin {where}: {said} (traceback: {TRACEBACK}=1)"

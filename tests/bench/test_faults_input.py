@@ -15,6 +15,7 @@ from conftest import PROJECT, subprocess_environment
 from small_sweeps import words
 
 from bench.config import plugins
+from bench.config.blame import in_one_line
 from bench.config.compose import compose_run
 from bench.config.plugins import class_of, load_dataset, name_plugins, plugin
 from bench.config.sweep import expand
@@ -45,7 +46,7 @@ def bait(tmp_path, monkeypatch):
     (tmp_path / "bait.py").write_text(BAIT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "_named", set())
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     yield tmp_path / "imported"
     sys.modules.pop("bait", None)
 
@@ -175,6 +176,15 @@ def test_what_a_plugin_raises_is_one_line_that_names_it(broken, tmp_path):
     launched = broken("bench.launch", "sweep=demo", "seed=0", *run, "dataset=mine")
     line = "error: RuntimeError in the plugin my_broken.Data.load, my_broken.py:21: no such luck"
     assert launched.returncode == 2 and launched.stderr.startswith(line) and launched.stderr.count("\n") == 1
+
+
+def test_several_lines_of_a_plugin_are_told_in_one(bait):
+    bait.with_name("bait.py").write_text("def prepare():\n    raise ValueError('one\\n  two')\n")
+    name_plugins("bait")
+    with pytest.raises(ValueError, match="one") as caught:
+        importlib.import_module("bait").prepare()
+    told = in_one_line(caught.value)
+    assert told == "ValueError in the plugin bait.prepare, bait.py:2: one two (traceback: BMDAL_BENCH_TRACEBACK=1)"
 
 
 def test_a_plugin_that_cannot_be_imported(broken, tmp_path):
