@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from pydantic import PositiveInt
 
 from bench.commands import called
@@ -331,12 +332,16 @@ def _dataset(asked: Asked, words: Sequence[str], files: ConfigFiles) -> list[str
     if asked.labelled is None:
         return []
     given = [asked.labelled] if isinstance(asked.labelled, str) else asked.labelled
-    return ["dataset.path=[" + ",".join(json.dumps(name, ensure_ascii=False) for name in given) + "]"]
+    return [_word("dataset.path", given)]
 
 
 def _word(key: str, value: Any) -> str:
-    """A word of the command line that says a value, whatever letters are in it."""
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    """A word of the command line that says a value, whatever letters are in it: quoted as Hydra reads it."""
+
+    def said(one: Any) -> str:
+        return QuotedString(one, Quote.double).with_quotes() if isinstance(one, str) else str(one)
+
+    return f"{key}=[{', '.join(map(said, value))}]" if isinstance(value, list) else f"{key}={said(value)}"
 
 
 def _own_words(asked: Asked) -> list[str]:

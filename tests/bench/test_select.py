@@ -26,7 +26,7 @@ from conftest import PROJECT, make_structures, random_molecule, subprocess_envir
 
 from bench import api
 from bench.config.compose import compose_run
-from bench.config.files import PROJECT_FILES
+from bench.config.files import PROJECT_FILES, parse
 from bench.config.plugins import load_dataset, plugin
 from bench.config.schema import RunConfig
 from bench.data import neighbours
@@ -41,7 +41,7 @@ from bench.pools.coverage import coverage
 from bench.pools.frames import digest, frames_of_atoms, read_frames
 from bench.pools.guards import Guards
 from bench.runs.record import read_arrays
-from bench.select import Asked, _core, _repeated, main, select, split_words
+from bench.select import Asked, _core, _repeated, _word, main, select, split_words
 from bench.training.store import load_potential
 
 TINY = ["model.hidden=[16,12]", "model.n_radial=3", "model.n_gaussians=5", "training.epochs=3"]
@@ -184,6 +184,28 @@ def test_every_file_that_was_read_is_held_to_be_as_it_was(copper, tmp_path, monk
     ase.io.write("a_1.xyz", copper[:2])
     with pytest.raises(UserError, match=r"a_1.xyz is not the file that selected.json was made from"):
         _choose("repeat=selected.json", "output=other.xyz")
+
+
+@pytest.mark.parametrize("name", ["a b", r"a\b", "a\\", r"\"a\\\"", "it's", "a,[b]=${c", "ü"])
+def test_names_with_any_letters(name):
+    """A word that this command makes says to Hydra what it was made of."""
+    for value in (name, [name, "c"]):
+        (read,) = parse([_word("pool", value)])
+        assert read.value() == value
+    assert _word("shards", 2) == "shards=2" and _word("pool", "a.xyz") == 'pool="a.xyz"'
+
+
+def test_a_backslash_in_names(copper, tmp_path, monkeypatch):
+    """Of the pool, again from its record, and of labelled structures."""
+    monkeypatch.chdir(tmp_path)
+    for name in (r"po\ol.xyz", r"tr\ain.xyz"):
+        ase.io.write("file.xyz", copper[::2] if name.startswith("p") else copper[1::2])
+        Path("file.xyz").rename(name)
+    words = [r"pool='po\ol.xyz'", "n=2", r"labelled='tr\ain.xyz'", "kernel=descriptor", "selection=lcmd"]
+    _choose(*words)
+    first = Path("selected.xyz").read_bytes()
+    _choose("repeat=selected.json", "output=again.xyz")
+    assert Path("again.xyz").read_bytes() == first
 
 
 @pytest.mark.parametrize(
