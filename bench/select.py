@@ -201,7 +201,7 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
 
     prepare_device(run)
     listen()
-    output = _xyz(Path(asked.output))
+    output = _xyz(asked.output)
     make_folder(output.absolute().parent)
     method = Method.of(run, asked.guards)
     kernel, selection = method.kernel, method.selection
@@ -259,12 +259,13 @@ def _covered(given: str | list[str], dataset: Mapping[str, Any]) -> "Structures"
     return data if unit == 1 else replace(data, positions=data.positions * unit, cells=data.cells * unit)
 
 
-def _xyz(output: Path) -> Path:
+def _xyz(given: str) -> Path:
     """Where structures go: a name that does not say so is given the ending, so that ASE knows the format again.
 
     Raises UserError if there is no name.
     """
-    if output.name in ("", ".."):
+    output = Path(given)
+    if output.name in ("", "..") or given.endswith("/"):
         raise UserError(f"output={output} is a folder: name a file")
     return output if output.suffix in (".xyz", ".extxyz") else output.with_name(f"{output.name}.xyz")
 

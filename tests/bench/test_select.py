@@ -236,6 +236,7 @@ def test_a_backslash_in_names(copper, tmp_path, monkeypatch):
         (['pool="~nobody-here/a.xyz"', "n=3"], "no file ~nobody-here/a.xyz"),
         ([f"pool={'a' * 5000}", "n=3"], "aaa: set pool=FILE"),
         (["pool=a.xyz", "n=3", 'output=""'], "output=. is a folder: name a file"),
+        (["pool=a.xyz", "n=3", "output=there/"], "output=there is a folder: name a file"),
         (["pool=a.xyz", "n=3", "output=.."], "output=.. is a folder: name a file"),
         (["pool=a.xyz", "n=1", "guards.max_force=5", "model=gmnn"], "only a trained model predicts forces"),
         (["repeat=nothing.json"], "no record of a selection"),
