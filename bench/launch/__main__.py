@@ -76,6 +76,8 @@ def _launch(arguments: argparse.Namespace) -> int:
             return 0
         print("\n".join(watch.table(workers)))
         _tell_failures(watch)
+        if not at_work and {"missing", "interrupted"} & set(watch.state.values()):
+            launches.tell_why(root, launches.last(root, names))
         return 0
     if arguments.cancel:
         at_work = launches.at_work(root, names, slurm_must_answer=on_slurm)

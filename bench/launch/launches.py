@@ -110,6 +110,14 @@ def alone(root: Path) -> Iterator[None]:
         yield
 
 
+def last(root: Path, names: Collection[str]) -> list[Path]:
+    """The last launch on any of these runs, if there is one."""
+    for folder in sorted(root.iterdir(), reverse=True) if root.is_dir() else []:
+        if any(name in names for name, _ in runs_of(folder) or {}):
+            return [folder]
+    return []
+
+
 def tell_why(root: Path, folders: Iterable[Path]) -> None:
     """Say why workers of launches ended before all was done, as far as their logs or the disk tell."""
     reasons = dict.fromkeys(reason for folder in folders for reason in (*pool.errors(folder), *slurm.errors(folder)))

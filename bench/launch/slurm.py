@@ -16,7 +16,7 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from bench.errors import UserError, WriteError
 from bench.launch.cluster import MB_PER_GB, Slurm, environment
-from bench.launch.logs import errors_in
+from bench.launch.logs import OF_SLURM, errors_in
 from bench.runs.record import write_atomically
 from bench.runs.stopping import Stopped, raise_if_asked
 
@@ -44,6 +44,10 @@ SECONDS_BETWEEN_LOOKS = 1.0
 ENDLESS = 10**6
 REPLACED = re.compile("%[0-9]*[A-Za-z%]")
 """What sbatch takes for a number of the job in the names of its files."""
+JOB_ID = "SLURM_JOB_ID"
+OF_A_JOB = re.compile("SLURM_|SLURMD_|SRUN_|SBATCH_(CPU|MEM)_BIND")
+OF_THE_SITE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+"""Environment variables: those that SLURM sets inside a job, and those like them by which its commands find it."""
 
 
 class SlurmWorker:
@@ -132,7 +136,8 @@ def _submit(folder: Path, cluster: Slurm, calls: Sequence[Callable[[], None]]) -
     }
     executor.update_parameters(**{key: value for key, value in options.items() if value is not None})
     try:
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises
+        # submitit prints what it raises
+        with contextlib.redirect_stderr(io.StringIO()), _as_outside_of_jobs(), executor.batch():
             jobs = [executor.submit(call) for call in calls]
     except submitit.core.utils.FailedJobError as error:
         reason = "; ".join(line.removeprefix("sbatch: error: ") for line in str(error).strip().splitlines())
@@ -143,6 +148,17 @@ def _submit(folder: Path, cluster: Slurm, calls: Sequence[Callable[[], None]]) -
         cancel(folder)
         raise
     return str(jobs[0].job_id).split("_", maxsplit=1)[0]
+
+
+@contextlib.contextmanager
+def _as_outside_of_jobs() -> Iterator[None]:
+    """Hide the job that this is part of, if any: sbatch hands its sizes on to the new one, whose srun obeys them."""
+    job = [name for name in os.environ if OF_A_JOB.match(name) and name not in OF_THE_SITE]
+    hidden = {name: os.environ.pop(name) for name in job} if JOB_ID in os.environ else {}
+    try:
+        yield
+    finally:
+        os.environ |= hidden
 
 
 def most_elements() -> int:
@@ -174,8 +190,14 @@ def cancel(folder: Path) -> None:
 
 
 def errors(folder: Path) -> list[str]:
-    """What the workers of a launch say went wrong, each once."""
-    return errors_in(sorted((folder / "slurm").glob("*_log.out")))
+    """What the workers of a launch say went wrong, each once, and SLURM of those that never came to an end.
+
+    What it says of others is past: they were preempted, say, and queued anew.
+    """
+    logs = sorted((folder / "slurm").glob("*_log.out"))
+    ended = {path.name.removesuffix("_result.pkl") for path in (folder / "slurm").glob("*_result.pkl")}
+    cut_short = [path for path in logs if path.name.removesuffix("_log.out") not in ended]
+    return errors_in(logs) + errors_in(cut_short, OF_SLURM)
 
 
 def _output(*command: str) -> str:

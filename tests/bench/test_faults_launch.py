@@ -559,6 +559,36 @@ def test_a_job_that_cannot_be_recorded_is_cancelled(sbatch, tmp_path, monkeypatc
     assert [line.split()[0] for line in called] == ["sbatch", "scancel"] and "--name=bmdal-bench-here" in called[1]
 
 
+def test_a_job_submitted_from_inside_another_inherits_nothing_of_it(sbatch, tmp_path, monkeypatch):
+    """SLURM exports what sbatch has around it; what finds the site stays, and outside of a job all stays."""
+    (sbatch / "answer").write_text(f"env > {sbatch}/environment; echo Submitted batch job 7")
+    site = {"SLURM_CONF": "/etc/here", "SLURM_CLUSTERS": "one", "SBATCH_ACCOUNT": "mine"}
+    job = {"SLURM_MEM_PER_CPU": "100", "SLURM_CPU_BIND": "quiet", "SRUN_CPUS_PER_TASK": "2", "SBATCH_MEM_BIND": "local"}
+    for name, value in (site | job | {"SLURM_JOB_ID": "1"}).items():
+        monkeypatch.setenv(name, value)
+    for place, handed_on in (("inside", site), ("outside", site | job)):
+        slurm.submit(tmp_path / place, cluster_of(["cluster=slurm"]), 1)
+        environment = dict(line.split("=", 1) for line in (sbatch / "environment").read_text().splitlines())
+        assert {name: environment[name] for name in site | job if name in environment} == handed_on
+        assert {name: os.environ[name] for name in site | job} == site | job
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+
+def test_what_slurm_says_of_workers_that_never_ended_is_told(tmp_path, monkeypatch, capsys):
+    """What it says of one that was preempted and did its work later is past."""
+    folder = tmp_path / "launch" / "20260101T000000-abcdef"
+    (folder / "slurm").mkdir(parents=True)
+    Queue(SCHEMA_VERSION, 3, 1, entries_of(expand(["sweep=demo", *words(tmp_path, "seed=0")]))).write(folder)
+    reasons = ["srun: fatal: SLURM_MEM_PER_CPU and SLURM_MEM_PER_NODE are mutually exclusive."]
+    reasons += ["srun: error: vm: task 0: Killed", "slurmstepd-vm: error: Detected 1 oom-kill event(s)"]
+    (folder / "slurm" / "7_0_0_log.out").write_text("\n".join(["srun: forcing job termination", *reasons, ""]))
+    (folder / "slurm" / "7_1_0_log.out").write_text("slurmstepd-vm: error: *** JOB 7 CANCELLED DUE TO PREEMPTION ***\n")
+    (folder / "slurm" / "7_1_0_result.pkl").touch()
+    monkeypatch.setattr(slurm, "alive", Counter)
+    assert run_main(monkeypatch, tmp_path, "seed=0", "--status") == 0
+    assert capsys.readouterr().err.splitlines() == [f"error: {reason}" for reason in reasons]
+
+
 def test_a_command_of_slurm_that_hangs_is_told_in_words(sbatch, monkeypatch):
     """What it has said until then are bytes."""
     (sbatch / "scancel").write_text("#!/bin/sh\necho 'scancel: error: cannot stat file' >&2\nexec sleep 30\n")
