@@ -43,9 +43,10 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
             tell(line)
             sys.exit(2)
         finally:
+            ended = sys.exception()
             lost = _flush()
-        if lost:
-            sys.exit(lost)
+            if lost and (ended is None or (isinstance(ended, SystemExit) and not ended.code)):
+                sys.exit(lost)
         return status
 
     return inside

@@ -386,6 +386,28 @@ def unread(arguments, more=""):
     )
 
 
+@pytest.mark.parametrize(("end", "status"), [("None", 2), ("sys.exit()", 2), ("sys.exit(0)", 2), ("sys.exit(1)", 1)])
+def test_output_that_is_lost(end, status):
+    """However a command ends, 0 is for what was written."""
+    code = f"import sys; from bench.commands.frame import framed; framed(lambda: (print('x'), {end}))()"
+    done = on_a_full_disk(code, PYTHONUNBUFFERED="")
+    assert (done.returncode, done.stderr) == (status, "error: cannot write the output (No space left on device)\n")
+
+
+def on_a_full_disk(code, **environment):
+    """Python code whose output finds no room."""
+    with Path("/dev/full").open("w") as full:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=PROJECT,
+            env=subprocess_environment() | environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+
 @framed
 def misbehaves(error):
     raise error
