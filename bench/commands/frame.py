@@ -1,6 +1,7 @@
 """The frame of every command: a mistake, also of a plugin, is one line; a closed pipe (`| head`), Ctrl-C: quiet."""
 
 import contextlib
+import errno
 import functools
 import io
 import os
@@ -14,6 +15,8 @@ from bench.errors import UserError, tell
 CLOSED_PIPE = 141
 INTERRUPTED = 130
 """Exit statuses, as a shell tells of SIGPIPE and SIGINT."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Arguments = ParamSpec("Arguments")
 Status = TypeVar("Status")
@@ -38,9 +41,12 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
             from bench.config.blame import in_one_line  # noqa: PLC0415 - pydantic, which takes time
 
             line = in_one_line(error)
+            if not line and isinstance(error, OSError) and error.errno in NO_ROOM:
+                line = _cannot_write(error)
             if not line:
                 raise
-            tell(line)
+            if not _flush():
+                tell(line)
             sys.exit(2)
         finally:
             ended = sys.exception()
@@ -87,6 +93,10 @@ def _flush() -> int:
             os.close(nowhere)
             status = CLOSED_PIPE
             if not isinstance(error, BrokenPipeError):
-                print(f"error: cannot write the output ({error.strerror})", file=sys.stderr)
+                tell(_cannot_write(error))
                 status = 2
     return status
+
+
+def _cannot_write(error: OSError) -> str:
+    return f"cannot write {error.filename or 'the output'} ({error.strerror}): make room, or send it elsewhere"

@@ -386,12 +386,22 @@ def unread(arguments, more=""):
     )
 
 
+LOST = "error: cannot write the output (No space left on device): make room, or send it elsewhere\n"
+
+
 @pytest.mark.parametrize(("end", "status"), [("None", 2), ("sys.exit()", 2), ("sys.exit(0)", 2), ("sys.exit(1)", 1)])
 def test_output_that_is_lost(end, status):
     """However a command ends, 0 is for what was written."""
     code = f"import sys; from bench.commands.frame import framed; framed(lambda: (print('x'), {end}))()"
     done = on_a_full_disk(code, PYTHONUNBUFFERED="")
-    assert (done.returncode, done.stderr) == (status, "error: cannot write the output (No space left on device)\n")
+    assert (done.returncode, done.stderr) == (status, LOST)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_is_lost_on_the_way(unbuffered):
+    code = "from bench.commands.frame import framed; framed(lambda: print('x', flush=True))()"
+    done = on_a_full_disk(code, PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (2, LOST)
 
 
 def on_a_full_disk(code, **environment):
