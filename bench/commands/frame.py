@@ -28,6 +28,7 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
     @functools.wraps(main)
     def inside(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Status:
         try:
+            _open_closed()
             _speak_any_language()
             status = main(*arguments, **keywords)
         except UserError as error:
@@ -56,6 +57,15 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
         return status
 
     return inside
+
+
+def _open_closed() -> None:
+    """Read and write nothing where stdin, stdout or stderr is closed (`2>&-`): no other file takes its descriptor."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - to the end; the lowest that is free
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def _speak_any_language() -> None:

@@ -18,7 +18,7 @@ def progress(items: Iterable[Item], description: str, *, unit: str, total: int |
     """Yield the items and show how far the loop is."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():
         yield from tqdm(items, description, total=total, unit=unit, leave=False, dynamic_ncols=True)
         return
     started = last = time.monotonic()

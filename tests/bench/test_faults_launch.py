@@ -386,6 +386,22 @@ def unread(arguments, more=""):
     )
 
 
+def test_closed_descriptors(tmp_path):
+    """What is printed there goes nowhere, of processes that are started, too; no file that is opened gets it."""
+    code = (
+        "import subprocess, sys; from bench.commands.frame import framed; from bench.runs.progress import progress\n"
+        "def main():\n"
+        "    print('x', file=sys.stderr)\n"
+        f"    with open({str(tmp_path / 'file')!r}, 'w') as file:\n"
+        "        subprocess.run(['sh', '-c', 'echo y; echo z >&2'], check=True)\n"
+        '        file.write(f\'{file.fileno()} {list(progress([1], "", unit=""))}\')\n'
+        "framed(main)()"
+    )
+    script = f"{shlex.join([sys.executable, '-c', code])} <&- >&- 2>&-"
+    done = subprocess.run(["bash", "-c", script], cwd=PROJECT, env=subprocess_environment(), check=False)
+    assert (done.returncode, (tmp_path / "file").read_text()) == (0, "3 [1]")
+
+
 LOST = "error: cannot write the output (No space left on device): make room, or send it elsewhere\n"
 
 
