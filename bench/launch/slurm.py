@@ -26,10 +26,10 @@ import submitit
 from submitit.helpers import DelayedSubmission
 from submitit.slurm.slurm import SlurmExecutor
 
-from bench.errors import UserError, WriteError
+from bench.errors import UserError, WriteError, cannot_write
 from bench.launch.cluster import MB_PER_GB, Slurm, environment
 from bench.launch.logs import OF_SLURM, errors_in
-from bench.runs.record import write_atomically
+from bench.runs.record import make_folder, write_atomically
 from bench.runs.stopping import Stopped, raise_if_asked
 
 if TYPE_CHECKING:
@@ -95,8 +95,12 @@ def run(tasks: Sequence[Callable[[], None]], folder: Path, cluster: Slurm) -> No
     if len(tasks) > limit:
         raise UserError(f"{len(tasks)} tasks are beyond this site's MaxArraySize: ask for {limit} at most")
     place = folder / f"tasks_{uuid.uuid4().hex[:8]}"
-    place.mkdir(parents=True)
-    job = _submit(place, replace(cluster, parallel=cluster.parallel or cluster.workers), tasks)
+    make_folder(place)
+    try:
+        job = _submit(place, replace(cluster, parallel=cluster.parallel or cluster.workers), tasks)
+    except UserError:
+        shutil.rmtree(place)
+        raise
     log.info("submitted %d tasks as job %s; logs in %s/slurm", len(tasks), job, place)
     try:
         while left := alive().get(place.name, 0):
@@ -142,6 +146,11 @@ def _submit(folder: Path, cluster: Slurm, calls: Sequence[Callable[[], None]]) -
     except submitit.core.utils.FailedJobError as error:
         reason = "; ".join(line.removeprefix("sbatch: error: ") for line in str(error).strip().splitlines())
         raise UserError(f"SLURM refuses the job ({reason}): change cluster.… values") from None
+    except OSError as error:
+        cancel(folder)
+        raise cannot_write(
+            error, f"cannot write {folder}/slurm ({error.strerror}): make room, or it writable"
+        ) from None
     try:
         write_atomically(folder / PLACE, os.fsencode(folder.resolve()))
     except WriteError:

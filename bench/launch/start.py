@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.errors import UserError, cannot_write, counted
+from bench.errors import UserError, WriteError, cannot_write, counted
 from bench.launch import claims, pool, slurm
 from bench.launch.cluster import Cluster, Local, Place, Slurm, places, share
 from bench.launch.queue import Entry, Queue
@@ -46,18 +46,20 @@ def start(root: Path, cluster: Cluster, todo: Sequence[Entry], *, dry_run: bool)
             held.callback(os.close, claim)
         _make(folder)
         held.callback(_closed, folder)
-        Queue(SCHEMA_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
-        if isinstance(cluster, Local):
-            pool.start(folder, ours, claim)
-            size = f"{counted(len(ours), 'worker')} of {counted(threads, 'thread')}"
-            print(f"started {size} in the background; log in {folder}/{pool.LOG}")
-        else:
-            try:
+        try:
+            Queue(SCHEMA_VERSION, cluster.attempts, cluster.pack, list(todo)).write(folder)
+            if isinstance(cluster, Local):
+                pool.start(folder, ours, claim)
+                size = f"{counted(len(ours), 'worker')} of {counted(threads, 'thread')}"
+                told = f"started {size} in the background; log in {folder}/{pool.LOG}"
+            else:
                 job = slurm.submit(folder, cluster, workers)
-            except UserError:
+                told = f"submitted {counted(workers, 'worker')} as job {job}; logs in {folder}/slurm"
+        except UserError as error:
+            if isinstance(cluster, Slurm) or isinstance(error, WriteError):  # a pool that ended has a log to look at
                 shutil.rmtree(folder)
-                raise
-            print(f"submitted {counted(workers, 'worker')} as job {job}; logs in {folder}/slurm")
+            raise
+        print(told)
     return folder
 
 

@@ -1,6 +1,7 @@
 """Faults of launches, pools and workers: what is damaged, stopped, gone, or there twice harms nothing else."""
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import submitit
 from bench_commands import command, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import launch, process_ids, states, wait_until, words
@@ -605,6 +607,38 @@ def test_a_job_that_cannot_be_recorded_is_cancelled(sbatch, tmp_path, monkeypatc
         slurm.submit(tmp_path / "here", cluster_of(["cluster=slurm"]), 1)
     called = (sbatch / "called").read_text().splitlines()
     assert [line.split()[0] for line in called] == ["sbatch", "scancel"] and "--name=bmdal-bench-here" in called[1]
+
+
+FULL = [
+    (submitit.core.utils.DelayedSubmission, "dump", OSError(errno.ENOSPC, "No space left on device")),
+    (Queue, "write", WriteError("cannot write queue.json (No space left on device): make room")),
+]
+
+
+@pytest.mark.parametrize(("writer", "method", "error"), FULL)
+def test_a_full_disk_leaves_no_part_of_a_launch(sbatch, tmp_path, monkeypatch, capsys, writer, method, error):
+    def write(self, path):
+        path.parent.joinpath("part").touch()
+        raise error
+
+    monkeypatch.setattr(slurm, "alive", Counter)
+    monkeypatch.setattr(slurm, "most_elements", lambda: 10)
+    monkeypatch.setattr(writer, method, write)
+    assert run_main(monkeypatch, tmp_path, "seed=0", "cluster=slurm") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: cannot write ") and "(No space left on device): make room" in line
+    assert not [path for path in (tmp_path / "launch").iterdir() if path.is_dir()]
+
+
+def test_a_full_disk_leaves_no_part_of_an_array_of_tasks(sbatch, tmp_path, monkeypatch):
+    def dump(self, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(slurm, "most_elements", lambda: 10)
+    monkeypatch.setattr(submitit.core.utils.DelayedSubmission, "dump", dump)
+    with pytest.raises(WriteError, match="make room"):
+        slurm.run([print], tmp_path, cluster_of(["cluster=slurm"]))
+    assert not list(tmp_path.glob("tasks_*"))
 
 
 def test_a_job_submitted_from_inside_another_inherits_nothing_of_it(sbatch, tmp_path, monkeypatch):
