@@ -1,4 +1,4 @@
-"""Which plugin an error came from: told in one line, as a mistake in the input, for the plugin is the user's."""
+"""Errors told in one line, as mistakes in the input: those of a plugin, which is the user's, with where they arose."""
 
 import os
 import traceback
@@ -8,6 +8,8 @@ from bench.config.plugins import is_outside
 
 TRACEBACK = "BMDAL_BENCH_TRACEBACK"
 """Environment variable: if it is set, errors in plugins are told with their traceback, too."""
+NO_MEMORY = "DefaultCPUAllocator: "
+"""How torch tells of it, in an error that has no class of its own."""
 
 
 def blamed(error: BaseException) -> str:
@@ -25,7 +27,21 @@ def blamed(error: BaseException) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What to tell of an error in a plugin; empty if it is in none, or if the traceback is wanted."""
-    where = "" if os.environ.get(TRACEBACK) else blamed(error)
+    """What to tell of an error in a plugin, a training that diverged, or too little memory.
+
+    Empty for any other error, or if the traceback is wanted.
+    """
+    if os.environ.get(TRACEBACK):
+        return ""
     said = " ".join(str(error).split())
-    return where and f"{type(error).__name__} in the plugin {where}: {said} (traceback: {TRACEBACK}=1)"
+    if where := blamed(error):
+        return f"{type(error).__name__} in the plugin {where}: {said} (traceback: {TRACEBACK}=1)"
+    if isinstance(error, FloatingPointError):
+        return said
+    _, of_torch, reason = said.partition(NO_MEMORY)
+    if of_torch or isinstance(error, MemoryError):
+        return (
+            f"there is too little memory ({reason or said or 'none is left'}): end what else uses it, or ask for"
+            " less: lower training.minibatch or the sizes of the model (model.…), or take fewer structures"
+        )
+    return ""

@@ -194,7 +194,7 @@ class _Trainings:
         if min(one.check for one in models) < 0:
             return FloatingPointError(
                 f"training on {len(self.jobs[index].training)} structures diverged:"
-                " no finite validation error at any check"
+                " no finite validation error at any check; lower the learning rates (model.learning_rates…)"
             )
         parameters = {name: torch.cat([one.parameters[name] for one in models]) for name in models[0].parameters}
         return FitResult(

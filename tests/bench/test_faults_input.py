@@ -4,12 +4,15 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 
 import ase
 import ase.io
+import numpy as np
 import pytest
+import torch
 from bench_commands import command
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import words
@@ -185,6 +188,29 @@ def test_several_lines_of_a_plugin_are_told_in_one(bait):
         importlib.import_module("bait").prepare()
     told = in_one_line(caught.value)
     assert told == "ValueError in the plugin bait.prepare, bait.py:2: one two (traceback: BMDAL_BENCH_TRACEBACK=1)"
+
+
+TOO_MUCH = 10**16
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (
+            lambda: np.empty(TOO_MUCH),
+            r"there is too little memory \(Unable to allocate .*lower training",
+        ),
+        (lambda: torch.empty(TOO_MUCH), r"there is too little memory \(can't allocate memory: you tried to allocate 4"),
+        (lambda: bytearray(TOO_MUCH), r"there is too little memory \(none is left\): end what else uses it"),
+        (lambda: np.empty(-1), "^$"),
+    ],
+)
+def test_too_little_memory_is_one_line(ask, told, monkeypatch):
+    with pytest.raises((MemoryError, RuntimeError, ValueError)) as error:
+        ask()
+    assert re.search(told, in_one_line(error.value))
+    monkeypatch.setenv("BMDAL_BENCH_TRACEBACK", "1")
+    assert in_one_line(error.value) == ""
 
 
 def test_a_plugin_that_cannot_be_imported(broken, tmp_path):
