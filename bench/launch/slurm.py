@@ -148,9 +148,7 @@ def _submit(folder: Path, cluster: Slurm, calls: Sequence[Callable[[], None]]) -
         raise UserError(f"SLURM refuses the job ({reason}): change cluster.… values") from None
     except OSError as error:
         cancel(folder)
-        raise cannot_write(
-            error, f"cannot write {folder}/slurm ({error.strerror}): make room, or it writable"
-        ) from None
+        raise cannot_write(error, f"cannot write to {folder} ({error.strerror}): make room, or it writable") from None
     try:
         write_atomically(folder / PLACE, os.fsencode(folder.resolve()))
     except WriteError:

@@ -235,8 +235,8 @@ def _plain(array: np.ndarray, name: str, path: Path) -> np.ndarray:
     return array
 
 
-def _from_ase(frames: Iterable[tuple[int, Any]], name: str, index: str | None = None) -> Frames:
-    """Frames with their numbers; only so many are objects at a time. `index` is which part of a file they are."""
+def _from_ase(frames: Iterable[tuple[int, Any]], name: str, part: str | None = None) -> Frames:
+    """Frames with their numbers; only so many are objects at a time. `part` is which of a file's they are."""
     parts: list[tuple[np.ndarray, ...]] = []
     for block in _blocks(progress(frames, name, unit="frame")):
         atoms = [one for _, one in block]
@@ -254,8 +254,8 @@ def _from_ase(frames: Iterable[tuple[int, Any]], name: str, index: str | None = 
                 np.array([number for number, _ in block], dtype=np.int64),
             )
         )
-    if not parts and index is not None:
-        raise UserError(f"{name}@{index} holds 0 structures: the file has none there, give another part")
+    if not parts and part is not None:
+        raise UserError(f"{name}@{part} holds 0 structures: the file has none there, give another part")
     if not parts:
         raise UserError(f"{name} holds 0 structures: nothing to choose from")
     numbers, positions, n_atoms, cells, periodic, index = (
