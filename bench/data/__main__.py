@@ -90,6 +90,9 @@ def _files(own: Path | None) -> dict[str, Path]:
     if own is not None and not own.is_dir():
         raise UserError(f"--config-dir {own}: no such folder")
     folders = [own / "dataset", DATASETS] if own is not None else [DATASETS]
+    for path in folders[0].glob("*.yaml"):
+        if not path.parent.samefile(DATASETS) and (DATASETS / path.name).exists():
+            raise UserError(f"{path} has the name of one of the project's files, which hides it: rename it")
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -97,7 +100,7 @@ def _declared(name: str, files: Mapping[str, Path]) -> Any:
     """The dataset of a yaml. Raises UserError with the nearest name."""
     if name not in files:
         raise UserError(f"no dataset is called {name!r}: {nearest(name, files)}")
-    return plugin(yaml.safe_load(files[name].read_text(encoding="utf-8")), f"dataset {name}")
+    return plugin(yaml.safe_load(files[name].read_text(encoding="utf-8")) or {}, f"dataset {name}")
 
 
 def _list(files: Mapping[str, Path]) -> None:

@@ -198,6 +198,12 @@ def test_datasets_of_a_folder_of_one_s_own(folder, tmp_path, capsys):
     assert main(["verify", "mine", *own]) == 2
     assert "bench.data prepare mine" in capsys.readouterr().err
     assert main(["verify", "mine"]) == 2 and "no dataset is called 'mine'" in capsys.readouterr().err
+    (tmp_path / "own" / "dataset" / "empty.yaml").touch()
+    assert main(["verify", "empty", *own]) == 2
+    assert capsys.readouterr().err.startswith("error: dataset empty has no _target_: give its yaml one")
+    (tmp_path / "own" / "dataset" / "qm9.yaml").touch()
+    assert main(["list", *own]) == 2
+    assert "own/dataset/qm9.yaml has the name of one of the project's files" in capsys.readouterr().err
     assert main(["list", "--config-dir", "nowhere"]) == 2
     assert capsys.readouterr().err == "error: --config-dir nowhere: no such folder\n"
 
