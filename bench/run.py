@@ -123,19 +123,22 @@ def check_command_line(line: HydraLine) -> RunConfig:
     for run in runs:
         check(run)
     results = own.get("results")
-    if multirun and not (results and results.is_sweep_override()):
-        _check_room(config)
+    if not (results and results.is_sweep_override()):
+        _check_room(config, multirun=multirun)
     return runs[0]
 
 
-def _check_room(config: DictConfig) -> None:
-    """Write what Hydra itself writes of a multirun: it ends with a traceback where it cannot. Raises WriteError."""
+def _check_room(config: DictConfig, *, multirun: bool) -> None:
+    """Write what Hydra itself writes: it ends with a traceback where it cannot. Raises WriteError."""
     try:
-        folder = Path(config.hydra.sweep.dir)
+        folder = Path(config.hydra.sweep.dir if multirun else config.hydra.run.dir)
     except OmegaConfBaseException:  # it refers to what only Hydra's application knows
         return
-    make_folder(folder)
-    write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
+    if multirun:
+        make_folder(folder)
+        write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
+    elif config.hydra.output_subdir is not None or not folder.is_dir():
+        make_folder(folder)
 
 
 def check_what_is_shown(line: HydraLine) -> None:

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
 
 from bench.config.files import ConfigFiles, is_pattern, parse, with_search_path, written_out
 from bench.config.places import CONF
@@ -61,7 +63,7 @@ class HydraLine:
             value: Any = getattr(self.flags, action.dest, None)
             if action.option_strings and value not in (None, False):
                 told += [action.option_strings[0], *([] if value is True else [str(value)])]
-        return [*self.overrides, *told]
+        return [*([] if self.flags.hydra_help else self.overrides), *told]  # its help takes no file but its own
 
     def _check(self) -> None:
         flags = self.flags
@@ -70,14 +72,29 @@ class HydraLine:
             raise UserError(" and ".join(f"--{name.replace('_', '-')}" for name in asked) + " exclude each other")
         if flags.resolve and not (flags.cfg or flags.help):
             raise UserError("--resolve goes with --cfg or --help: add --cfg job")
-        if flags.experimental_rerun is not None and not Path(flags.experimental_rerun).is_file():
-            raise UserError(f"--experimental-rerun: there is no file {flags.experimental_rerun}")
+        if flags.experimental_rerun is not None:
+            _check_job(Path(flags.experimental_rerun))
         if flags.shell_completion:
             given = [word.partition("=") for word in self.overrides]
             if len(given) != 1 or given[0][0] not in ("install", "uninstall", "query") or given[0][2] not in SHELLS:
                 raise UserError(f"--shell-completion: say install=SHELL or uninstall=SHELL, one of {', '.join(SHELLS)}")
             if given[0][0] == "query" and "COMP_LINE" not in os.environ:
                 raise UserError("--shell-completion query=…: a shell sets COMP_LINE for it; say install=SHELL")
+
+
+def _check_job(path: Path) -> None:
+    """Raise UserError for what is no job as Hydra's callback pickles it."""
+    if not path.is_file():
+        raise UserError(f"--experimental-rerun: there is no file {path}")
+    try:
+        job = pickle.loads(path.read_bytes())  # as Hydra itself will
+        known = isinstance(job, DictConfig) and "hydra" in job
+    except Exception:  # whatever the bytes mean to pickle
+        known = False
+    if not known:
+        raise UserError(
+            f"--experimental-rerun: {path} is no job of Hydra: give the config.pickle of its PickleJobInfoCallback"
+        )
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:

@@ -65,6 +65,8 @@ def hydra(folder, monkeypatch, capfd):
     before = root.level, root.handlers[:]
     yield call
     root.level, root.handlers[:] = before
+    for logger in root.manager.loggerDict.values():  # hydra/job_logging=disabled does so to all
+        logger.disabled = False
 
 
 def ids(value):
@@ -76,6 +78,7 @@ SHOWS = [
     (["--help"], "scenario"),
     (["-h", "scenario=tio2_10_250"], "python -m bench.run -m"),
     (["--hydra-help"], "--experimental-rerun"),
+    (["seed=3", "--hydra-help"], "--experimental-rerun"),
     (["--version"], "Hydra 1."),
     (["--cfg", "job"], "batch_size: 10"),
     (["--cfg=job", "seed=3"], "seed: 3"),
@@ -132,6 +135,8 @@ RUNS = [
     (["+training.adam_epsilon=1e-6", "++seed=4"], {"seed": [4]}),
     (["~training.decay", "seed='4'"], {"seed": [4]}),
     (["~dataset.sha256", "+dataset.sha256=null", 'kernel.name="a b"'], {"kernel": ["a b"]}),
+    (["seed=4", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"], {"seed": [4]}),
+    (["seed=4", "hydra/job_logging=none", "hydra/hydra_logging=none"], {"seed": [4]}),
     (["results=out/${seed}", "seed=2"], {"results": ["out/2"]}),
     (["results=${hydra:runtime.cwd}/out"], {"results": ["{folder}/out"]}),
     (["-cd", "conf", "-cn", "primary", "--package", "scenario"], {"seed": [5], "results": ["of_seed_5"]}),
@@ -151,6 +156,9 @@ MISTAKES = [
     (["-sc"], "say install=SHELL"),
     (["-sc", "install=ksh"], "one of bash, fish, zsh"),
     (["--experimental-rerun", "nowhere"], "there is no file nowhere"),
+    (["--experimental-rerun", "own_kernel.py"], "own_kernel.py is no job of Hydra: give the config.pickle"),
+    (["hydra.run.dir=/proc/nowhere"], "cannot write to /proc/nowhere (No such file or directory)"),
+    (["hydra.run.dir=own_kernel.py"], "cannot write to own_kernel.py (File exists)"),
     (["--config-dir", "nowhere"], "there is no folder {folder}/nowhere"),
     (["-cp", "nowhere"], "there is no folder {folder}/nowhere"),
     (["-cn", "nowhere"], "Cannot find primary config 'nowhere'"),
