@@ -29,6 +29,10 @@ class NoRoomError(WriteError):
     """The disk is full, or the quota used up: for others there is no room either."""
 
 
+class ClosedError(UserError):
+    """What is to be read is closed to this user."""
+
+
 def tell(error: object) -> None:
     """Print a mistake as one line on stderr."""
     print(f"error: {error}", file=sys.stderr)
@@ -37,6 +41,13 @@ def tell(error: object) -> None:
 def cannot_write(error: OSError, message: str) -> WriteError:
     """The error for a file that cannot be written."""
     return (NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else WriteError)(message)
+
+
+def cannot_read(error: OSError, path: object) -> UserError:
+    """The error for what cannot be read, as its owner has closed it or otherwise."""
+    if isinstance(error, PermissionError):
+        return ClosedError(f"cannot read {path} ({error.strerror}): ask its owner to let you read it")
+    return UserError(f"cannot read {path} ({error.strerror}): make it readable")
 
 
 def counted(n: int, what: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.commands import called
 from bench.commands.frame import framed
-from bench.errors import BusyError, UserError, WriteError, tell
+from bench.errors import BusyError, ClosedError, UserError, WriteError, tell
 from bench.runs.locks import locked
 from bench.runs.record import (
     LOCK,
@@ -26,6 +26,7 @@ from bench.runs.record import (
     as_json,
     as_npz,
     end_file,
+    listed,
     make_folder,
     read_file,
     read_record,
@@ -36,10 +37,13 @@ from bench.runs.record import (
 from bench.runs.record_schema import Record
 from bench.runs.system import require_unix
 
+LEFT_OUT: dict[type, str] = {BusyError: "in use", ClosedError: "closed to you"}
+"""What the runs are called that are left as they are; those for another reason are damaged."""
+
 
 @framed
 def main() -> None:
-    """Entry point; exits with 1 if a run was left out (conflict, damage, in use), with 2 after a mistake."""
+    """Entry point; exits with 1 if a run was left out (conflict, damage, in use, closed), with 2 after a mistake."""
     parser = argparse.ArgumentParser(prog=called("merge"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders given to runs as results=")
     parser.add_argument("--without-models", action="store_true", help="leave out the last models: 2 MB a run")
@@ -49,7 +53,7 @@ def main() -> None:
         raise UserError("say from where and into what: " + called("merge") + " FROM INTO")
     outcomes = Counter(outcome for source in folders[:-1] for outcome in merge(source, folders[-1], models=models))
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing to merge")
-    sys.exit(1 if outcomes["conflicts"] or outcomes["damaged"] or outcomes["in use"] else 0)
+    sys.exit(1 if outcomes.keys() & {"conflicts", "damaged", *LEFT_OUT.values()} else 0)
 
 
 def merge(source: Path, target: Path, *, models: bool = True) -> list[str]:
@@ -58,18 +62,19 @@ def merge(source: Path, target: Path, *, models: bool = True) -> list[str]:
     Raises UserError if there are no results in `source`.
     """
     require_unix()
+    paths = record_paths(source)
     if not (source / "runs").is_dir():
         raise UserError(f"no results in {source}: give a folder with runs/ in it")
     make_folder(target / "runs")
     outcomes = []
-    for path in record_paths(source):
+    for path in paths:
         try:
             outcomes.append(_merge_run(path.parent, target / "runs" / path.parent.name, models))
         except WriteError:
             raise
         except UserError as error:
             tell(error)
-            outcomes.append("in use" if isinstance(error, BusyError) else "damaged")
+            outcomes.append(LEFT_OUT.get(type(error), "damaged"))
     return outcomes
 
 
@@ -168,7 +173,7 @@ def _read(source: Path, models: bool) -> tuple[Record, dict[str, bytes]]:
     while True:
         record = read_record(source / RECORD)
         try:
-            found = {path.name: read_file(path, record.files) for path in source.iterdir() if path.suffix in kept}
+            found = {path.name: read_file(path, record.files) for path in listed(source) if path.suffix in kept}
         except UserError:
             if read_record(source / RECORD) == record:
                 raise

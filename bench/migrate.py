@@ -20,7 +20,7 @@ from bench.config.compose import compose_run
 from bench.config.identity import hash_of, identity_of
 from bench.config.plugins import build, plugin
 from bench.config.schema import REFERENCES, RunConfig
-from bench.errors import BusyError, UserError, WriteError, tell
+from bench.errors import BusyError, NoRoomError, UserError, WriteError, tell
 from bench.learning.opened import facts_of
 from bench.runs.locks import locked
 from bench.runs.record import (
@@ -50,22 +50,26 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="RESULTS", help="a folder given to runs as results=")
     outcomes: Counter[str] = Counter()
     for results in parser.parse_args().folders:
-        if not (results / "runs").is_dir():
-            raise UserError(f"no results in {results}: give a folder with runs/ in it")
         outcomes.update(migrate(results))
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing to migrate")
     sys.exit(1 if outcomes["left as it is"] else 0)
 
 
 def migrate(results: Path) -> list[str]:
-    """Bring over every run below `results`; returns what became of each. Raises WriteError."""
-    outcomes = []
-    for path in record_paths(results):
+    """Bring over every run below `results`; returns what became of each.
+
+    Raises NoRoomError, and UserError if there are no results.
+    """
+    outcomes, paths = [], record_paths(results)
+    if not (results / "runs").is_dir():
+        raise UserError(f"no results in {results}: give a folder with runs/ in it")
+    for path in paths:
         try:
+            read_json(path)  # what is closed to this user cannot be locked
             with locked(path.parent / LOCK, wait=False):
                 outcomes.append(_migrate_run(path.parent))
         except (BusyError, UserError) as error:
-            if isinstance(error, WriteError):
+            if isinstance(error, NoRoomError):
                 raise
             tell(error)
             outcomes.append("left as it is")

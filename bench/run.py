@@ -1,5 +1,6 @@
 """One run, or with `-m` a Hydra multirun: python -m bench.run scenario=… algorithm=… batch_size=… seed=…"""
 
+import contextlib
 import logging
 import os
 import signal
@@ -180,7 +181,7 @@ def main() -> None:
     try:
         _hydra_main()
     finally:
-        if told.exists():
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             _failures.extend(told.read_text(encoding="utf-8").splitlines())
             told.unlink()
     if _failures:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from bench.config.units import KCAL_PER_MOL
-from bench.runs.record import end_file
+from bench.errors import cannot_read
+from bench.runs.record import end_file, may_be_there
 from bench.runs.record_schema import KernelFacts
 
 BINS = 10
@@ -38,13 +39,15 @@ def calibration_of(
         largest = done["batch_size"] == done.groupby("study")["batch_size"].transform("max")
         for run in done[largest & ~done["algorithm"].isin(ALIKE)].to_dict("records"):
             paths = [folder / "runs" / run["run_id"] / end_file(run["final"]) for folder in results]
-            path = next((path for path in paths if path.exists()), paths[0])
+            path = next((path for path in paths if may_be_there(path)), paths[0])
             known = {name: facts for name, facts in kernels[run["run_id"]].items() if facts.uncertainty}
             names = known if run["baseline"] else known.keys() & {run["kernel"]}
-            if not path.exists():
+            if not may_be_there(path):
                 continue
             try:
                 parts += _run(run, path, {name: known[name].uncertainty or "" for name in names})
+            except PermissionError as error:
+                damaged[run["run_id"]] = str(cannot_read(error, path))
             except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
                 damaged[run["run_id"]] = f"{path} is damaged ({type(error).__name__}): copy it anew or run again"
     table = pd.DataFrame(parts, columns=COLUMNS)

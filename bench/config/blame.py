@@ -27,7 +27,7 @@ def blamed(error: BaseException) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What to tell of an error in a plugin, a training that diverged, or too little memory.
+    """What to tell of an error in a plugin, a training that diverged, too little memory, or what is closed.
 
     Empty for any other error, or if the traceback is wanted.
     """
@@ -44,4 +44,6 @@ def in_one_line(error: BaseException) -> str:
             f"there is too little memory ({reason or said or 'none is left'}): end what else uses it, or ask for"
             " less: lower training.minibatch or the sizes of the model (model.…), or take fewer structures"
         )
+    if isinstance(error, PermissionError) and error.filename:
+        return f"cannot open {error.filename} ({error.strerror}): ask its owner to let you, or name another"
     return ""

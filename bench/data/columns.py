@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from bench.errors import UserError, WriteError
+from bench.errors import UserError, WriteError, cannot_read
 from bench.runs.record import folder_to_disk, write_atomically
 
 META = "meta.json"
@@ -76,7 +76,7 @@ def _stamps(folder: Path) -> dict[str, list[int]]:
 
 
 def read_columns(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Map the columns of a folder and read its meta.json. Raises UserError if it is damaged."""
+    """Map the columns of a folder and read its meta.json. Raises UserError if it is damaged, or closed to this user."""
     try:
         meta = json.loads((folder / META).read_bytes())
         columns = {}
@@ -87,6 +87,8 @@ def read_columns(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             if [array.dtype.str, list(array.shape)] != [layout["dtype"], layout["shape"]]:
                 raise ValueError(f"{name}.npy is {array.dtype}{array.shape}")
             columns[name] = array
+    except PermissionError as error:
+        raise cannot_read(error, error.filename) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}): remove it and make it again") from None
     return columns, meta

@@ -17,7 +17,7 @@ from bench.errors import UserError, counted, tell
 from bench.launch import ending, pool, slurm
 from bench.launch.queue import QUEUE
 from bench.runs.locks import locked
-from bench.runs.record import make_folder
+from bench.runs.record import listed, make_folder, may_be_there
 
 LOCK = "launch.lock"
 MOST_REASONS = 5
@@ -53,7 +53,7 @@ def at_work(root: Path, names: Collection[str], *, slurm_must_answer: bool = Tru
 
 
 def _with_workers(root: Path, slurm_must_answer: bool) -> Iterator[tuple[Path, int]]:
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
+    folders = [path for path in listed(root) if path.is_dir()]
     queued = _queued(folders, slurm_must_answer)
     for folder in folders:
         count = slurm.count(queued, folder) + pool.workers(folder)
@@ -61,8 +61,16 @@ def _with_workers(root: Path, slurm_must_answer: bool) -> Iterator[tuple[Path, i
             yield folder, count
 
 
+def _is_on_slurm(folder: Path) -> bool:
+    """Whether a launch has workers of SLURM; one that is closed to this user is another's."""
+    try:
+        return (folder / "slurm").is_dir()
+    except PermissionError:
+        return False
+
+
 def _queued(folders: Sequence[Path], slurm_must_answer: bool) -> Counter[str]:
-    if not any((path / "slurm").is_dir() for path in folders) or folders[0].parent in _silent:
+    if not any(map(_is_on_slurm, folders)) or folders[0].parent in _silent:
         return Counter()
     try:
         return slurm.alive()
@@ -145,12 +153,12 @@ def named(words: Sequence[str]) -> list[Path]:
 
 
 def _is_launch(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (QUEUE, pool.PLACES, "slurm"))
+    return any(may_be_there(folder / name) for name in (QUEUE, pool.PLACES, "slurm"))
 
 
 def cancel(folders: Sequence[Path]) -> int:
     """Stop the workers of launches, on this machine and in SLURM; says so. Returns the exit status."""
-    queued = slurm.alive() if any((folder / "slurm").is_dir() for folder in folders) else Counter()
+    queued = slurm.alive() if any(map(_is_on_slurm, folders)) else Counter()
     stopped, status = 0, 0
     for folder in folders:
         workers = pool.workers(folder) or len(ending.processes(folder))
@@ -170,6 +178,6 @@ def cancel(folders: Sequence[Path]) -> int:
 
 def orphaned(root: Path, names: Collection[str]) -> list[Path]:
     """Launches on any of these runs whose pool is dead while workers of theirs live on, on this machine."""
-    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    folders = [path for path in listed(root) if path.is_dir()]
     lost = [folder for folder in folders if not pool.is_running(folder) and ending.processes(folder)]
     return [folder for folder in lost if any(name in names for name, _ in runs_of(folder) or {})]

@@ -18,7 +18,16 @@ from bench.data.split import draw_split
 from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.runs.locks import is_locked
-from bench.runs.record import LOCK, RECORD, initial_model, read_record, run_folder, state_of, write_atomically
+from bench.runs.record import (
+    LOCK,
+    RECORD,
+    initial_model,
+    may_be_there,
+    read_record,
+    run_folder,
+    state_of,
+    write_atomically,
+)
 from bench.runs.record_schema import SCHEMA_VERSION, Failure
 from bench.selection.pairs import check
 
@@ -49,10 +58,11 @@ class Entry:
         return failure.attempt if failure else 0
 
     def reason(self) -> str:
-        """Why it failed, in one line."""
-        state, failure = _state(self)
-        if state == "damaged":
-            return f"{self.folder / RECORD} is damaged: move that folder away and launch again"
+        """Why it failed, or cannot be read, in one line."""
+        try:
+            failure = read_record(self.folder / RECORD).failure
+        except UserError as error:
+            return str(error)
         return failure.line if failure else ""
 
     def state(self, *, mine: bool = False) -> str:
@@ -74,12 +84,12 @@ class Entry:
 
     def waits_for_another(self) -> bool:
         """Whether another process trains the initial model just now."""
-        return not self.initial.exists() and is_locked(self.initial.with_suffix(".lock"))
+        return not may_be_there(self.initial) and is_locked(self.initial.with_suffix(".lock"))
 
 
 def _state(entry: Entry, mine: bool = False) -> tuple[str, Failure | None]:
     in_progress = not mine and is_locked(entry.folder / LOCK)
-    if not (entry.folder / RECORD).exists():
+    if not may_be_there(entry.folder / RECORD):
         return ("running" if in_progress else "missing"), None
     try:
         record = read_record(entry.folder / RECORD)

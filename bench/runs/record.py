@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from bench.config.blame import blamed
 from bench.config.identity import hash_of, identity_of
 from bench.config.schema import RunConfig
-from bench.errors import UserError, cannot_write
+from bench.errors import UserError, cannot_read, cannot_write
 from bench.runs.record_schema import SCHEMA_VERSION, Failure, Record, Step
 
 RECORD = "record.json"
@@ -163,7 +163,7 @@ def read_file(path: Path, checksums: Mapping[str, str]) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): make it a readable file") from None
+        raise cannot_read(error, path) from None
     if checksums.get(path.name, "") not in ("", hashlib.sha256(content).hexdigest()):
         raise UserError(
             f"{path} is damaged (its checksum is not the one in {RECORD}): move that folder away, then run again or"
@@ -280,10 +280,12 @@ def read_validated(path: Path) -> Record:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A record of any schema as it stands. Raises UserError if it is none."""
+    """A record of any schema as it stands. Raises UserError if it is none, or closed to this user."""
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
         content["schema_version"] + 0
+    except PermissionError as error:
+        raise cannot_read(error, path) from None
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise _damaged(path, type(error).__name__) from None
     return content
@@ -294,8 +296,31 @@ def _damaged(path: Path, reason: str) -> UserError:
 
 
 def record_paths(results: Path) -> list[Path]:
-    """Every record below `results`/runs, by folder name; folders whose name begins with a dot are no runs."""
-    return sorted(path for path in (results / "runs").glob(f"*/{RECORD}") if not path.parent.name.startswith("."))
+    """Every record below `results`/runs, by folder name; folders whose name begins with a dot are no runs.
+
+    In a run that is closed to this user there may be one. Raises UserError where all of them are.
+    """
+    folders = (folder for folder in listed(results / "runs") if not folder.name.startswith("."))
+    return [path for folder in folders if may_be_there(path := folder / RECORD)]
+
+
+def listed(folder: Path) -> list[Path]:
+    """What lies in a folder, by name; nothing where there is no folder. Raises UserError where it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise cannot_read(error, folder) from None
+
+
+def may_be_there(path: Path) -> bool:
+    """Whether a file is there, or lies where this user may not look: then reading it tells so."""
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def run_folder(results: str | Path, identity: Mapping[str, Any]) -> Path:

@@ -1,6 +1,7 @@
 """Odd machines: clocks that jump, no flock, disks that lose power, other users, launchers of Hydra that are killed."""
 
 import contextlib
+import ctypes
 import os
 import random
 import shutil
@@ -11,13 +12,23 @@ import time
 from pathlib import Path
 
 import pytest
-from bench_commands import command, records
+from bench_commands import command, here, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import all_numbers, launch, process_ids, wait_until, words
 
+from analysis.build import collect
+from analysis.plan import main as planning
+from bench.commands.frame import framed
+from bench.config.sweep import expand
+from bench.data.columns import read_columns
 from bench.errors import UserError
 from bench.launch import ending
-from bench.runs.record import read_record, record_paths
+from bench.launch.__main__ import main as launching
+from bench.learning.models import of_run
+from bench.merge import main as merging
+from bench.migrate import main as migrating
+from bench.runs.record import RECORD, read_record, record_paths
+from tests.analysis.generated import generate
 
 SEEDS = "seed=0,1,2,3"
 SETTINGS = {"epochs": 8, "seconds": 0.3}
@@ -203,6 +214,90 @@ def test_another_user(tmp_path, undisturbed):
     assert merged.returncode == 0 and "1 new" in merged.stdout, merged.stderr
     run = next(iter(all_numbers(own).values()))
     assert run in undisturbed.values()
+
+
+@contextlib.contextmanager
+def without_privileges():
+    """Meanwhile files of others are closed to this thread, as they are to everybody but root."""
+    libc, header = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0)
+    kept, fewer = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, kept) == 0
+    fewer[:] = [kept[0] & ~0b1110, *kept[1:]]  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+    assert libc.capset(header, fewer) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, kept) == 0
+
+
+def looked(main, arguments):
+    """A command in this process; those that only look return, and have no exit status of their own."""
+    return here(lambda: sys.exit(main()), *arguments)
+
+
+def close(folder):
+    """As another user leaves a folder whose umask is 077."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chown(folder, 65534, 65534)
+    folder.chmod(0o700)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """Results of three runs, one of them in a folder that its owner has closed, and a launch of the same user."""
+    results = tmp_path / "shared"
+    generate(results, expand(["sweep=demo", "seed=0"]))
+    closed = sorted((results / "runs").iterdir())[-1]
+    (results / "launch/20260101T000000-abcdef/slurm").mkdir(parents=True)
+    close(results / "launch/20260101T000000-abcdef")
+    close(closed)
+    return results, closed
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("main", "words_of", "status", "told"),
+    [
+        (launching, ["sweep=demo", "seed=0", "results={}", "--status"], 0, "damaged: "),
+        (launching, ["sweep=demo", "seed=0", "results={}", "--dry-run"], 0, "with workers already, 2 done, 1 damaged"),
+        (planning, ["sweep=demo", "seed=0", "--results", "{}"], None, " 3           2 "),
+        (merging, ["{}", "{}/../own"], 1, "1 closed to you, 2 new"),
+        (migrating, ["{}"], 1, "2 already there, 1 left as it is"),
+    ],
+)
+def test_a_run_that_its_owner_has_closed(shared, main, words_of, status, told):
+    """Is told in one line, and the others are looked at; all runs closed, that is told."""
+    results, closed = shared
+    arguments = [word.format(results) for word in words_of]
+    with without_privileges():
+        done = looked(main, arguments)
+    said = done.stdout + done.stderr
+    assert done.returncode == (status or 0) and told in said, said
+    (line,) = [line for line in said.splitlines() if "Permission denied" in line]
+    assert f"cannot read {closed / RECORD} (Permission denied): ask its owner to let you read it" in line
+    if main is not launching:
+        close(results / "runs")
+        with without_privileges():
+            done = looked(main, arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: cannot read {results}/runs (Permission denied): ask its owner")
+
+
+@needs_root
+def test_what_else_is_closed(shared):
+    """A run of a report, a model, columns of data: one line each, with the right remedy."""
+    results, closed = shared
+    with without_privileges():
+        failures = [*filter(None, collect(results, "demo").runs["failure"])]
+    assert failures == [f"cannot read {closed / RECORD} (Permission denied): ask its owner to let you read it"]
+    with without_privileges():
+        done = here(framed(lambda: of_run(closed)))
+    assert done.returncode == 2 and done.stderr.startswith(f"error: cannot open {closed}"), done.stderr
+    with without_privileges():
+        done = here(framed(lambda: read_columns(closed)))
+    assert (
+        done.stderr == f"error: cannot read {closed}/meta.json (Permission denied): ask its owner to let you read it\n"
+    )
 
 
 @needs_root
