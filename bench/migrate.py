@@ -28,6 +28,8 @@ from bench.runs.record import (
     RECORD,
     as_json,
     end_file,
+    listed,
+    may_be_there,
     read_json,
     read_validated,
     record_paths,
@@ -83,7 +85,7 @@ def _migrate_run(folder: Path) -> str:
     record = read_validated(folder / RECORD) if new else brought_over(content, folder / RECORD)
     target = folder.with_name(record.run_id)
     named = target == folder
-    if not named and (target / RECORD).exists():
+    if not named and may_be_there(target / RECORD):
         raise UserError(f"{folder} and {target} are the same run: move one away")
     end = folder / end_file(record.finals[0])
     if (folder / OLD_END).exists():
@@ -91,8 +93,21 @@ def _migrate_run(folder: Path) -> str:
     if not new:
         write_atomically(folder / RECORD, as_json(record))
     if not named:
+        _take_over(target)
         _moved(folder, target)
     return "already there" if new and named else "brought over"
+
+
+def _take_over(target: Path) -> None:
+    """Remove a folder without a record, as a run that was killed at its start leaves it. Raises BusyError."""
+    if target.is_dir():
+        with locked(target / LOCK, wait=False):
+            try:
+                for path in listed(target):
+                    path.unlink()
+                target.rmdir()
+            except OSError as error:
+                raise WriteError(f"cannot remove {target} ({error.strerror}): remove it, migrate again") from None
 
 
 def _moved(old: Path, new: Path) -> None:

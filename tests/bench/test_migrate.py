@@ -11,7 +11,8 @@ from bench_commands import command, record_at
 from conftest import PROJECT, subprocess_environment
 
 from bench.migrate import brought_over, migrate
-from bench.runs.record import RECORD, read_json
+from bench.runs.locks import locked
+from bench.runs.record import LOCK, RECORD, read_json
 
 OLD = {name: PROJECT / f"tests/golden/record_v2_{name}.json" for name in ("done", "interrupted")}
 PLACES = ["replace:1", "replace:2", "replace:3", "replace:4", "fsync:1", "fsync:2"]
@@ -108,6 +109,25 @@ def test_killed_anywhere_it_goes_on(tmp_path, place):
     assert done.returncode in (0, 9)
     assert len(migrate(killed)) == 2
     assert contents(killed) == contents(whole)
+
+
+def test_a_folder_without_a_record_is_taken_over(tmp_path):
+    """A run that was killed at its start leaves its lock; what a process is at, or has written more to, stays."""
+    results = old_results(tmp_path)
+    whole = old_results(tmp_path / "whole")
+    migrate(whole)
+    targets = [results / "runs" / path.name for path in sorted(whole.glob("runs/*"))]
+    for target in targets:
+        target.mkdir()
+        (target / LOCK).touch()
+    (targets[0] / "split.npz").touch()
+    (targets[1] / "notes").mkdir()
+    with locked(targets[0] / LOCK, wait=False):
+        assert migrate(results) == ["left as it is"] * 2
+    assert (targets[0] / "split.npz").exists() and (targets[1] / "notes").exists()
+    (targets[1] / "notes").rmdir()
+    migrate(results)
+    assert {path: (results / path).read_bytes() for path in contents(whole)} == contents(whole)
 
 
 def test_what_is_damaged_is_left_as_it_is(tmp_path):
