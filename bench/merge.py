@@ -68,14 +68,25 @@ def merge(source: Path, target: Path, *, models: bool = True) -> list[str]:
     make_folder(target / "runs")
     outcomes = []
     for path in paths:
+        folder = target / "runs" / path.parent.name
         try:
-            outcomes.append(_merge_run(path.parent, target / "runs" / path.parent.name, models))
-        except WriteError:
-            raise
+            outcomes.append(_merge_run(path.parent, folder, models))
         except UserError as error:
+            _remove_unfilled(folder)
+            if isinstance(error, WriteError):
+                raise
             tell(error)
             outcomes.append(LEFT_OUT.get(type(error), "damaged"))
     return outcomes
+
+
+def _remove_unfilled(folder: Path) -> None:
+    """Remove the folder of a run if nothing came of it: there is its lock alone, which nobody holds."""
+    with contextlib.suppress(OSError, UserError):
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            with locked(folder / LOCK, wait=False):
+                (folder / LOCK).unlink()
+        folder.rmdir()
 
 
 def _merge_run(source: Path, target: Path, models: bool) -> str:
