@@ -4,6 +4,7 @@ Hues are Okabe and Ito's (safe for colour-blind readers) and a brown. The two ke
 paper's main one is filled and solid, the other hollow and dashed, so that no two methods differ by colour alone.
 """
 
+import io
 import itertools
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -17,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from bench.runs.record import write_atomically
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def scenario_order(scenario: str) -> tuple[int, str]:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as SVG and in the other formats chosen, the same bytes for the same data."""
+    """Write a figure as SVG and in the other formats chosen, the same bytes for the same data. Raises WriteError."""
     formats = dict.fromkeys(("svg", *chosen.get().formats))
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
     with apply():
@@ -158,12 +161,14 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         for path in paths:
             # the canvas of a vector format changes it
             figure.dpi = resolution
+            content = io.BytesIO()
             if path.suffix == ".svg":
-                FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
+                FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})
             elif path.suffix == ".png":
-                FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+                FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
             else:
-                FigureCanvasPdf(figure).print_pdf(path, metadata={"CreationDate": None})
+                FigureCanvasPdf(figure).print_pdf(content, metadata={"CreationDate": None})
+            write_atomically(path, content.getvalue())
         figure.dpi = resolution
     return paths
 

@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from bench_commands import file_system
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.figures.base import log_ticks, spread
@@ -21,6 +23,7 @@ from analysis.paper.numbers import paper_numbers
 from analysis.records.collect import EXPERIMENT
 from analysis.statistics.values import MEASURES, last_correlations, over_seeds, summarise
 from analysis.tables.sheets import Statistics
+from bench.errors import WriteError
 from tests.analysis import records
 from tests.analysis.illustration import points
 from tests.analysis.records import runs, tables_of
@@ -240,6 +243,15 @@ def test_savings_show_the_table(found):
     rows = rows[rows["algorithm"] != "MaxDiag + AE(E)"]
     assert shown == {(MEASURES.index(r.measure), round(r.saving, 6)) for r in rows.itertuples()} and len(shown) > 2
     assert any("[" in text for *_, text in drawing.points)
+
+
+def test_a_full_disk_is_told_and_no_cut_figure_stays(tmp_path):
+    figure = Figure()
+    figure.subplots().plot(range(2000))
+    with file_system(tmp_path, "8k"):
+        with pytest.raises(WriteError, match=r"cannot write .*a\.svg \(No space left on device\): make room"):
+            style.save(figure, tmp_path / "a")
+        assert not [*tmp_path.iterdir()]
 
 
 def test_a_long_name_is_cut_in_its_middle():
