@@ -30,7 +30,7 @@ from analysis.statistics.efficiency import LABEL_SECONDS
 from analysis.tables.sheet import Sheet
 from analysis.tables.sheets import Statistics, sheets
 from bench.commands import called
-from bench.commands.frame import framed
+from bench.commands.frame import framed, named
 from bench.config.sweep import Cell, expand
 from bench.errors import UserError
 from bench.runs.progress import progress
@@ -43,9 +43,9 @@ def main() -> None:
     """Entry point; exits with 2 when there is nothing to analyse."""
     parser = argparse.ArgumentParser(prog=called("build"), description=(__doc__ or "").splitlines()[0])
     results = "folder given to the runs as results=; several are taken together, and then --output is needed"
-    parser.add_argument("--results", type=Path, nargs="+", default=[Path("results")], help=results)
-    parser.add_argument("--output", type=Path, help="where to write (RESULTS/analysis)")
-    parser.add_argument("--data", type=Path, help="folder of tables of an earlier build, instead of records")
+    parser.add_argument("--results", type=named, nargs="+", default=[Path("results")], help=results)
+    parser.add_argument("--output", type=named, help="where to write (RESULTS/analysis)")
+    parser.add_argument("--data", type=named, help="folder of tables of an earlier build, instead of records")
     parser.add_argument("--sweep", default="paper", help="the sweep whose completeness is told (paper)")
     parser.add_argument("--label-seconds", type=float, default=LABEL_SECONDS, help="price of a label in seconds")
     parser.add_argument("--workers", type=int, default=len(cores()), help="processes that draw")
@@ -57,7 +57,7 @@ def main() -> None:
     chosen.add_argument("--algorithms", type=_names(";"), default=[], help="e.g. 'MaxDiag + RND;LCMD + FEAT(LL)'")
     chosen.add_argument("--width", type=float, default=style.WIDTH, help=f"inches ({style.WIDTH:g}: two columns)")
     chosen.add_argument("--format", type=_names(","), default=list(style.FORMATS), help="svg, png, pdf (svg,png)")
-    chosen.add_argument("--style", type=Path, help="a matplotlib style file, over this project's settings")
+    chosen.add_argument("--style", type=named, help="a matplotlib style file, over this project's settings")
     arguments = parser.parse_args()
     if len(arguments.results) > 1 and not arguments.output:
         raise UserError("--results names several folders: say with --output where to write")

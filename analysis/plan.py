@@ -17,7 +17,7 @@ from typing import Any
 from analysis.costs import Costs, benchmarked, recorded
 from analysis.records.found import STATES, Found, algorithm_of, deviations_text, progress_of, read_records
 from bench.commands import called
-from bench.commands.frame import framed
+from bench.commands.frame import framed, named
 from bench.config.command_line import OneLineParser, add_config_flags, files_of
 from bench.config.compose import composed_cluster, split_cluster
 from bench.config.files import parse
@@ -26,7 +26,7 @@ from bench.config.plugins import load_dataset
 from bench.config.schema import RunConfig
 from bench.config.sweep import Cell, expand
 from bench.errors import UserError
-from bench.runs.record import state_of, write_atomically
+from bench.runs.record import state_of, write_named
 from bench.runs.record_schema import Record
 
 EXPERIMENT = ("scenario", "deviations", "algorithm", "batch_size")
@@ -40,12 +40,12 @@ def main() -> None:
     parser = OneLineParser(prog=called("plan"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("words", nargs="*", metavar="sweep=NAME", help="a sweep (paper) and overrides, as for a launch")
     add_config_flags(parser)
-    parser.add_argument("--results", type=Path, help="folder given to the runs as results=")
+    parser.add_argument("--results", type=named, help="folder given to the runs as results=")
     parser.add_argument(
-        "--costs", type=Path, help="predict from the benchmarks of a machine: what make perf wrote there"
+        "--costs", type=named, help="predict from the benchmarks of a machine: what make perf wrote there"
     )
     parser.add_argument("--workers", type=int, help="say how long as many workers of one thread will take")
-    parser.add_argument("--csv", type=Path, help="write a row for every run to this file")
+    parser.add_argument("--csv", type=named, help="write a row for every run to this file")
     parser.add_argument("--json", action="store_true", help="for scripts (keys: analysis/plan.py)")
     _plan(parser.parse_intermixed_args())
 
@@ -64,7 +64,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     costs = benchmarked(arguments.costs) if arguments.costs else None
     table = states(cells, records, costs)
     if arguments.csv:
-        write_atomically(arguments.csv, _csv(table).encode())
+        write_named(arguments.csv, _csv(table).encode())
     if arguments.json:
         print(json.dumps(as_json(table, arguments.workers, damaged), indent=1, allow_nan=False))
     else:

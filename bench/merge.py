@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.commands import called
-from bench.commands.frame import framed
+from bench.commands.frame import framed, named
 from bench.errors import BusyError, ClosedError, UserError, WriteError, tell
 from bench.runs.locks import locked
 from bench.runs.record import (
@@ -45,7 +45,7 @@ LEFT_OUT: dict[type, str] = {BusyError: "in use", ClosedError: "closed to you"}
 def main() -> None:
     """Entry point; exits with 1 if a run was left out (conflict, damage, in use, closed), with 2 after a mistake."""
     parser = argparse.ArgumentParser(prog=called("merge"), description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders given to runs as results=")
+    parser.add_argument("folders", nargs="+", type=named, metavar="FOLDER", help="folders given to runs as results=")
     parser.add_argument("--without-models", action="store_true", help="leave out the last models: 2 MB a run")
     arguments = parser.parse_args()
     folders, models = arguments.folders, not arguments.without_models
@@ -65,6 +65,8 @@ def merge(source: Path, target: Path, *, models: bool = True) -> list[str]:
     paths = record_paths(source)
     if not (source / "runs").is_dir():
         raise UserError(f"no results in {source}: give a folder with runs/ in it")
+    if target.name == "runs" and any(record_paths(target.parent)):
+        raise UserError(f"{target} is itself the runs of {target.parent}: give the folder above")
     make_folder(target / "runs")
     outcomes = []
     for path in paths:

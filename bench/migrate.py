@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.commands import called
-from bench.commands.frame import framed
+from bench.commands.frame import framed, named
 from bench.config.compose import compose_run
 from bench.config.identity import hash_of, identity_of
 from bench.config.plugins import build, plugin
@@ -49,7 +49,7 @@ COMPILING_SECONDS = 10.0
 def main() -> None:
     """Entry point; exits with 1 if a record is damaged or in use, with 2 after a mistake in the input."""
     parser = argparse.ArgumentParser(prog=called("migrate"), description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RESULTS", help="a folder given to runs as results=")
+    parser.add_argument("folders", nargs="+", type=named, metavar="RESULTS", help="a folder given to runs as results=")
     outcomes: Counter[str] = Counter()
     for results in parser.parse_args().folders:
         outcomes.update(migrate(results))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis.pages import algorithms, benchmark, picture
 from analysis.pages.results import Results
-from bench.commands.frame import framed
+from bench.commands.frame import framed, named
 from bench.runs.record import make_folder, write_atomically
 
 
@@ -16,8 +16,8 @@ from bench.runs.record import make_folder, write_atomically
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m analysis.pages", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="committed results")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where algorithms/ and benchmark/ are written")
+    parser.add_argument("--reference", type=named, default=Path("results/reference"), help="committed results")
+    parser.add_argument("--docs", type=named, default=Path("docs"), help="where algorithms/ and benchmark/ are written")
     arguments = parser.parse_args()
     texts = pages(arguments.reference)
     for name, text in texts.items():

@@ -14,7 +14,7 @@ import yaml
 from analysis.records.collect import departures
 from analysis.records.found import algorithm_of, deviations_text, read_records
 from analysis.statistics.values import BASELINE
-from bench.commands.frame import framed
+from bench.commands.frame import framed, named
 from bench.config.places import CONF
 from bench.config.versions import is_current
 from bench.errors import UserError
@@ -33,8 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.pages.submission", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("folder", type=Path, help="the results to be submitted, with runs/ in it")
-    parser.add_argument("--beside", type=Path, help="committed results, whose random selection counts")
+    parser.add_argument("folder", type=named, help="the results to be submitted, with runs/ in it")
+    parser.add_argument("--beside", type=named, help="committed results, whose random selection counts")
     arguments = parser.parse_args()
     missing = list(problems(arguments.folder, arguments.beside))
     for line in missing:

@@ -23,6 +23,8 @@ from bench.runs.record_schema import Metrics, Record, Session
 CURRENT = ("done", "running", "interrupted", "failed")
 """States of runs whose steps are measured; `stale`, `superseded` and `damaged` runs are listed only."""
 EXPERIMENT = ["study", "scenario", "deviations", "batch_size", "algorithm"]
+MOST_SEED = 2**63 - 1
+"""Of runs whose seed a column can hold; a run takes no larger one any more."""
 End = tuple[str, int]
 """A run and its final size: a run that was continued counts at each end it has reached."""
 KEYS = ["run_id", "state", *EXPERIMENT, "baseline", "seed"]
@@ -104,9 +106,14 @@ class Collector:
 
     def add(self, found: Found) -> None:
         """Take in a record, or the description of a damaged one."""
-        record = found.record
+        record, damage = found.record, found.damage
+        if record and record.identity["seed"] > MOST_SEED:
+            record, damage = (
+                None,
+                f"{found.run_id}: the seed {record.identity['seed']} is beyond {MOST_SEED}: choose another",
+            )
         if record is None:
-            self._runs.append({"run_id": found.run_id, "final": 0, "state": "damaged", "failure": found.damage})
+            self._runs.append({"run_id": found.run_id, "final": 0, "state": "damaged", "failure": damage})
             return
         for final in record.ends():
             run = run_row(record, final)

@@ -38,6 +38,14 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
             sys.exit(CLOSED_PIPE)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        except SystemExit as end:
+            if type(end) is SystemExit and "bench.config.plugins" in sys.modules:
+                from bench.config.blame import in_one_line  # noqa: PLC0415
+
+                if line := in_one_line(end):
+                    tell(line)
+                    sys.exit(2)
+            raise
         except Exception as error:
             from bench.config.blame import in_one_line  # noqa: PLC0415 - pydantic, which takes time
 
@@ -57,6 +65,13 @@ def framed(main: Callable[Arguments, Status]) -> Callable[Arguments, Status]:
         return status
 
     return inside
+
+
+def named(text: str) -> Path:
+    """A path that an argument names; an empty one would be the working folder. Raises UserError."""
+    if not text:
+        raise UserError("an empty name of a file or folder (is a variable of the shell not set?): give one")
+    return Path(text)
 
 
 def _open_closed() -> None:

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bench.config.plugins import Plugin, as_config, as_plain, build, name_plugins, plugin
 from bench.errors import UserError
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What tables hold as a whole number of 64 bits."""
 
 Objective = Literal[
     "validation",
@@ -110,7 +113,7 @@ class RunConfig:
     selection: Plugin
     final_kernels: list[Plugin]
     batch_size: PositiveInt
-    seed: NonNegativeInt
+    seed: Seed
     results: str
     device: str
     precision: Literal["float32", "float64", "tf32", "bfloat16"]

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from bench.commands import called
-from bench.commands.frame import framed
+from bench.commands.frame import framed, named
 from bench.config.places import CONF
 from bench.config.plugins import plugin
 from bench.data.datasets.file import FileDataset
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     own = _Parser(add_help=False)
     own.add_argument(
-        "--config-dir", "-cd", type=Path, metavar="FOLDER", help="a folder of files beside the project's own"
+        "--config-dir", "-cd", type=named, metavar="FOLDER", help="a folder of files beside the project's own"
     )
     commands.add_parser("list", parents=[own], help="every dataset: whether it is here, its size, licence and source")
     prepare_parser = commands.add_parser(
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare_parser.add_argument("name")
     prepare_parser.add_argument(
-        "--from", dest="source", type=Path, metavar="PATH", help="the published file, archive or folder; no network"
+        "--from", dest="source", type=named, metavar="PATH", help="the published file, archive or folder; no network"
     )
     prepare_parser.add_argument(
         "--rows", type=_rows, metavar="START:STOP", help="these structures of the source only, the first being 0"

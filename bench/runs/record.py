@@ -364,6 +364,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise cannot_write(error, message) from None
 
 
+def write_named(path: Path, content: bytes) -> None:
+    """Write a file that a user has named: what a link leads to, and into what is no plain file (a pipe, /dev/null).
+
+    Raises WriteError.
+    """
+    if path.is_file() or not path.exists():
+        write_atomically(path.resolve(), content)
+        return
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise cannot_write(error, f"cannot write {path} ({error.strerror}): name another file") from None
+
+
 def folder_to_disk(folder: Path) -> None:
     """Have what was renamed in a folder survive a power cut, where the system can (not every file system)."""
     with contextlib.suppress(OSError):

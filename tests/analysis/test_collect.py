@@ -85,6 +85,13 @@ def last_point(seed, value, **deviations):
     return content | {"filed_final": 30, "finals": [30]}
 
 
+def test_a_seed_beyond_a_column_hides_no_other_run():
+    """Runs of before could have one."""
+    tables = tables_of([*runs(), records.record("MaxDiag", "RND", 2**64, [9.0, 6.0, 5.0])])
+    assert len(tables.steps) == 36 and tables.steps["seed"].dtype == "int64"
+    assert f"the seed {2**64} is beyond" in tables.runs.set_index("state").loc["damaged", "failure"]
+
+
 def test_seconds_of_several_devices_are_not_told():
     """A run that went on elsewhere says both, and is in no table of times; its errors count."""
     moved, stayed = (records.record("MaxDiag", "RND", seed, [3.0, 2.0, 1.0]) for seed in range(2))

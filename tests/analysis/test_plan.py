@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import pandas as pd
@@ -18,7 +19,7 @@ from bench.config.plugins import plugin
 from bench.config.sweep import expand
 from bench.errors import UserError
 from bench.runs.locks import locked
-from bench.runs.record import LOCK
+from bench.runs.record import LOCK, write_named
 from tests.analysis import records
 
 SECONDS = {10: 100.0, 20: 200.0, 30: 300.0, 40: 400.0}
@@ -162,3 +163,18 @@ def test_a_damaged_record_hides_nothing_else(tmp_path, cells, checksum):
     assert done.returncode == 0, done.stderr
     assert f"{torn} is damaged" in done.stdout.splitlines()[-1] and len(done.stdout.splitlines()) == 4
     assert done.stdout.splitlines()[-2].split()[:5] == ["all", "3", "6", "1", "0"]
+
+
+def test_a_named_file_is_written_where_it_leads(tmp_path):
+    """Through a link, into a pipe as it is, in place of a plain file as a whole; a folder is told."""
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    write_named(tmp_path / "link.csv", b"new")
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "real.csv").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_named(tmp_path / "pipe", b"new")
+    assert os.read(reader, 10) == b"new" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    with pytest.raises(UserError, match="Is a directory"):
+        write_named(tmp_path, b"new")

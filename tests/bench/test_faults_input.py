@@ -17,6 +17,7 @@ from bench_commands import command
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import words
 
+from bench.commands.frame import framed
 from bench.config import plugins
 from bench.config.blame import in_one_line
 from bench.config.compose import compose_run
@@ -188,6 +189,22 @@ def test_several_lines_of_a_plugin_are_told_in_one(bait):
         importlib.import_module("bait").prepare()
     told = in_one_line(caught.value)
     assert told == "ValueError in the plugin bait.prepare, bait.py:2: one two (traceback: BMDAL_BENCH_TRACEBACK=1)"
+
+
+def test_an_exit_of_a_plugin_is_told(bait, capsys):
+    bait.with_name("bait.py").write_text("def prepare():\n    raise SystemExit('bye')\n")
+    name_plugins("bait")
+    for call, status, told in (
+        (importlib.import_module("bait").prepare, 2, "bait.prepare, bait.py:2: bye"),
+        (exit_3, 3, ""),
+    ):
+        with pytest.raises(SystemExit) as end:
+            framed(call)()
+        assert end.value.code == status and told in capsys.readouterr().err
+
+
+def exit_3():
+    sys.exit(3)
 
 
 TOO_MUCH = 10**16

@@ -13,7 +13,7 @@ from small_sweeps import all_numbers, words
 
 from analysis.build import collect
 from bench.config.sweep import expand
-from bench.errors import WriteError
+from bench.errors import UserError, WriteError
 from bench.merge import merge as merge_folders
 from bench.runs.locks import locked
 from bench.runs.record import (
@@ -279,7 +279,11 @@ def test_mistakes_are_one_line(tmp_path):
     for folders, message in [
         ((tmp_path,), "from where and into what"),
         ((tmp_path / "a", tmp_path / "b"), "no results"),
+        ((tmp_path / "a", ""), "an empty name of a file or folder"),
     ]:
         done = merge(*folders)
         assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+    generate(tmp_path, expand(["sweep=demo", "seed=0", "algorithm=maxdiag_rnd"]))
+    with pytest.raises(UserError, match=r"runs is itself the runs of .*: give the folder above"):
+        merge_folders(tmp_path, tmp_path / "runs")

@@ -336,6 +336,7 @@ MISTAKES = {
     "plugin key": (["+selection.foo=3"], "unknown configuration key selection.foo"),
     "choice": (["algorithm=maxdet_gp_l"], "no algorithm is called 'maxdet_gp_l': did you mean 'maxdet_gp_ll'"),
     "type": (["training.epochs=many"], "configuration key training.epochs = 'many'"),
+    "seed": ([f"seed={2**63}"], f"configuration key seed = {2**63}: Input should be less than {2**63}"),
     "number": (["batch_size=0"], "configuration key batch_size = 0: Input should be greater than 0"),
     "negative": (["seed=-3"], "configuration key seed = -3: Input should be greater than or equal to 0"),
     "not a number": (["model.learning_rates.network=nan"], "model.learning_rates.network = nan"),
