@@ -106,14 +106,12 @@ class Collector:
 
     def add(self, found: Found) -> None:
         """Take in a record, or the description of a damaged one."""
-        record, damage = found.record, found.damage
-        if record and record.identity["seed"] > MOST_SEED:
-            record, damage = (
-                None,
-                f"{found.run_id}: the seed {record.identity['seed']} is beyond {MOST_SEED}: choose another",
-            )
+        record = found.record
         if record is None:
-            self._runs.append({"run_id": found.run_id, "final": 0, "state": "damaged", "failure": damage})
+            self._leave_out(found.run_id, found.damage)
+            return
+        if (seed := record.identity["seed"]) > MOST_SEED:
+            self._leave_out(found.run_id, f"{found.run_id}: the seed {seed} is beyond {MOST_SEED}: choose another")
             return
         for final in record.ends():
             run = run_row(record, final)
@@ -121,6 +119,9 @@ class Collector:
             self._steps[record.run_id, final] = _columns(step_rows(record, run))
         slim = [step.model_copy(update=SLIM) for step in record.steps]
         self.slim.append(replace(found, record=record.model_copy(update={"steps": slim, "sessions": []})))
+
+    def _leave_out(self, run_id: str, why: str) -> None:
+        self._runs.append({"run_id": run_id, "final": 0, "state": "damaged", "failure": why})
 
     def tables(self, results: Path | Sequence[Path], plan: pd.DataFrame, checksums: Mapping[str, str | None]) -> Tables:
         """Label every run with its state and build the tables. Raises UserError if there is no finished step."""

@@ -174,6 +174,8 @@ BY_BUDGET = {
     ("MaxDiag", "GP(LL)"): (1000, 200),
     ("MaxDet", "GP(LL)"): (1000, 200),
     ("LCMD", "FEAT(LL)"): (200,),
+    ("MaxDist", "FEAT(LL)"): (200,),
+    ("MaxDist", "GP(LL)"): (200,),
 }
 
 
