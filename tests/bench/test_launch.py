@@ -234,7 +234,7 @@ def test_a_damaged_record_is_left_alone(tmp_path):
     path = folder_of(tmp_path, 0) / RECORD
     path.write_bytes(path.read_bytes()[:99])
     done = launch(tmp_path, "seed=0,1", "threads=1", "--wait")
-    assert done.returncode == 1 and f"{path} is damaged: move that folder away" in done.stdout
+    assert done.returncode == 1 and f"{path} is damaged (JSONDecodeError): move that folder away" in done.stdout
     assert len(path.read_bytes()) == 99
     assert [read_record(p).status for p in tmp_path.glob(f"runs/*/{RECORD}") if p != path] == ["done"]
 
