@@ -181,7 +181,7 @@ def main() -> None:
     try:
         _hydra_main()
     finally:
-        with contextlib.suppress(FileNotFoundError, PermissionError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             _failures.extend(told.read_text(encoding="utf-8").splitlines())
             told.unlink()
     if _failures:
