@@ -154,6 +154,28 @@ def test_whole_curve_of_random_selection_on_tio2():
     assert f"{told} {100 * (means >= 24.68).mean():.1f} % reach 24.68." in " ".join(TEXT.split())
 
 
+def test_maxdet_on_tio2():
+    """Against random selection at equal seed: changes with 90 % intervals, the errors of the seeds, correlations."""
+    runs, random = _runs("tio2", {}, ("MaxDet", "GP(LL)")), _runs("tio2", {})
+    assert [len(run["steps"]) for run in runs.values()] == [25, 25, 25] and list(random) == list(runs) == [0, 1, 2]
+    told = []
+    for measure in ("rmse", "maxe", "mae"):
+        logs = np.log(_last(runs, measure) / _last(random, measure))
+        half = stats.t.ppf(0.95, 2) * stats.sem(logs)
+        told.append(-100 * np.expm1([logs.mean(), logs.mean() + half, logs.mean() - half]))
+    text = " ".join(TEXT.split())
+    (rmse, maxe, mae), errors = told, [", ".join(f"{e:.2f}" for e in _last(one, "mae")) for one in (runs, random)]
+    assert "{:.0f} % below random selection's RMSE (90 % interval {:.0f} to {:.0f} %), ".format(*rmse) in text
+    assert "{:.0f} % below its MAXE ({:.0f} to {:.0f} %), and ".format(*maxe) in text
+    assert "{:.0f} % below its MAE ({:.0f} to {:.0f} %): ".format(*mae) + errors[0] in text
+    assert f"where random selection has {errors[1]}." in text
+    last = [run["steps"][-1]["correlations"] for run in runs.values()]
+    found = np.array([[one[kernel]["force"]["pearson"] for one in last] for kernel in ("GP(LL)", "GP(RP)")])
+    means = " and ".join(f"{mean:.2f}" for mean in found.mean(1))
+    assert f"by {means} ± {(found.std(1, ddof=1) / 3**0.5).max():.2f} (three seeds from" in text
+    assert f"from {found.min():.2f} to {found.max():.2f})." in text
+
+
 def _curves(folder, scenario, algorithm):
     """Force errors by seed, measure and N_train."""
     return {
