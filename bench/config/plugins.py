@@ -34,7 +34,7 @@ Plugin = dict[str, Any]
 def plugin(config: Plugin, where: str) -> Any:
     """Import and build what a yaml of the group `where` configures. Raises UserError naming the key."""
     cls = class_of(config, where)
-    if "name" in config and "name" not in [field.name for field in fields(cls)]:
+    if config.keys() - {"_target_"} - {field.name for field in fields(cls)} == {"name"}:
         raise UserError(f"{where} {cls.__module__}.{cls.__qualname__} has no field name: give the class one, name: str")
     return build(cls, {key: value for key, value in config.items() if key != "_target_"}, where + ".")
 
