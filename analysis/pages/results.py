@@ -58,12 +58,8 @@ class Results:
     def cost_of(self, runs: Iterable[str]) -> tuple[str, str]:
         """The hours of some runs together, and how many steps they have."""
         known = [self.costs[run] for run in runs]
-        cores, gpu, steps = (
-            sum(of_core for of_core, _, _ in known),
-            sum(g for _, g, _ in known),
-            [n for *_, n in known],
-        )
-        told = f"{cores:.2f}" + (f", and {gpu:.2f} of a GPU" if gpu else "")
+        cores, gpus, steps = zip(*known, strict=True)
+        told = f"{sum(cores):.2f}" + (f", and {sum(gpus):.2f} of a GPU" if any(gpus) else "")
         return told, " to ".join(map(str, dict.fromkeys((min(steps), max(steps)))))
 
 

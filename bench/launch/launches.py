@@ -120,7 +120,7 @@ def alone(root: Path) -> Iterator[None]:
 
 def last(root: Path, names: Collection[str]) -> list[Path]:
     """The last launch on any of these runs, if there is one."""
-    for folder in sorted(root.iterdir(), reverse=True) if root.is_dir() else []:
+    for folder in reversed(listed(root)):
         if any(name in names for name, _ in runs_of(folder) or {}):
             return [folder]
     return []
