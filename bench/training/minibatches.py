@@ -83,7 +83,7 @@ class TrainingData:
         device, forces = self.labels.energies.device, self.labels.forces
         if forces is not None:
             flat = rows.flatten()
-            forces = forces[to_device(ragged_rows(self.first_atom[flat], self.n_atoms[flat]), device)]
+            forces = forces.index_select(0, to_device(ragged_rows(self.first_atom[flat], self.n_atoms[flat]), device))
         return self.prepared.gather(rows), self.labels.energies[to_device(rows, device)], forces
 
 

@@ -14,6 +14,7 @@ from conftest import (
     make_structures,
     random_crystal,
     random_molecule,
+    subprocess_environment,
     whole_batch,
 )
 from reference import energy as plain_energy
@@ -286,6 +287,49 @@ def test_compiled_engine_ignores_threads(mixed_data):
         found.append([g, pulled, described.push_forward(pulled), described.beta_gradient(g)])
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+OTHER_VECTORS = """
+import hashlib, sys
+import llvmlite.binding as binding
+import numba, numpy as np, torch
+
+numba.njit(lambda: 0)()  # numba has asked for the processor's features by now
+known = binding.get_host_cpu_features
+wide = known().get("avx512f", False) != (sys.argv[1] == "other")
+binding.get_host_cpu_features = lambda: {"avx512f": wide}
+from bench.potentials.gmnn.compiled import vectors
+binding.get_host_cpu_features = known
+assert bool(vectors.WIDE) == wide
+
+from conftest import make_builder, make_structures, random_molecule
+from bench.potentials.gmnn.architecture import GaussianMoments
+from bench.potentials.gmnn.compiled import pair_kernels
+from bench.potentials.gmnn.descriptor import pairs_of
+
+generator = np.random.default_rng(0)
+data = make_structures([random_molecule(generator, n) for n in (20, 1, 30, 17)])
+geometry = make_builder(data, GaussianMoments(r_max=5.0), dtype=torch.float32).build(np.arange(4))
+n_atoms = len(geometry.species)
+sums = np.empty((n_atoms, len(data.species) * geometry.grid.n_gaussians, 20), np.float32)
+pair_kernels.basis(pairs_of(geometry), generator.normal(size=(n_atoms, 3)).astype(np.float32), sums)
+print(vectors.OUTER_TILE, vectors.TILE, hashlib.sha256(sums.tobytes()).hexdigest())
+"""
+
+
+def test_other_vectors_give_the_same_numbers(tmp_path):
+    """How many sums stay in registers depends on the processor, the numbers do not: bit for bit."""
+    import subprocess
+    import sys
+
+    found = []
+    for which, places in (("own", {}), ("other", {"NUMBA_CACHE_DIR": str(tmp_path)})):
+        command = [sys.executable, "-c", OTHER_VECTORS, which]
+        environment = subprocess_environment() | places
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout.split())
+    assert found[0][:2] != found[1][:2] and found[0][2] == found[1][2]
 
 
 def test_structures_are_dealt_evenly(generator):

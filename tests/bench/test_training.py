@@ -19,7 +19,6 @@ from bench.potentials.gmnn.view import MomentView
 from bench.potentials.scaling import EnergyScaling, fit_scaling
 from bench.runs import stopping
 from bench.training import fit as module
-from bench.training import optimizer
 from bench.training.checkpoint import Checkpoint, key_of
 from bench.training.fit import Job, fit, fit_many
 from bench.training.groups import Group
@@ -268,13 +267,13 @@ def test_declared_options(builder, monkeypatch):
     scaled = fit_one(builder, SMALL, factor, np.arange(40), np.arange(50, 55), seed=0)
     assert scaled.scaling.scale == pytest.approx(3 * plain.scaling.scale)
     np.testing.assert_allclose(3 * scaled.scaling.shift, plain.scaling.shift)
-    rates, sizes, original = [], [], optimizer.adam
+    rates, sizes, original = [], [], torch._fused_adam_
 
     def step(*arguments, lr, **keywords):
         original(*arguments, lr=lr, **keywords)
         rates.append(lr)
 
-    monkeypatch.setattr(optimizer, "adam", step)
+    monkeypatch.setattr(torch, "_fused_adam_", step)
     spied = TrainingData.gather
     monkeypatch.setattr(TrainingData, "gather", lambda self, rows: (sizes.append(rows.shape[1]), spied(self, rows))[1])
     settings = dataclasses.replace(QUICK, epochs=2, last_minibatch="keep", decay="none")
@@ -399,14 +398,14 @@ def test_minibatches(builder, monkeypatch):
 
 def test_rates_decay_linearly_to_zero(builder, monkeypatch):
     rates, counts = [], []
-    original = optimizer.adam
+    original = torch._fused_adam_
 
     def spy(parameters, *arguments, lr, **keywords):
         rates.append(lr)
         counts.append(len(parameters))
         original(parameters, *arguments, lr=lr, **keywords)
 
-    monkeypatch.setattr(optimizer, "adam", spy)
+    monkeypatch.setattr(torch, "_fused_adam_", spy)
     fit_one(builder, SMALL, QUICK, np.arange(64), np.arange(70, 75), seed=0, members=1)
     expected = [0.02, 0.001, 0.05, 0.03]  # of β, σ, μ, and all W and b
     np.testing.assert_allclose(np.reshape(rates, (24, 4)), np.outer(1 - np.arange(24) / 24, expected))

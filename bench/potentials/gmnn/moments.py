@@ -44,7 +44,7 @@ class Geometry:
     places: Int[Tensor, " atoms"] | None = None
 
     def __len__(self) -> int:
-        return len(self.n_atoms)
+        return len(self.atom_counts)
 
     @property
     def structure(self) -> Int[Tensor, " atoms"]:

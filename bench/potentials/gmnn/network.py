@@ -6,6 +6,7 @@ z^(l+1) = x^(l) W^(l+1)/√d_l + 0.1 b^(l+1) and x^(l) = φ(z^(l)), φ(z) = 1.67
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -149,11 +150,16 @@ def _affine(
     return products.affine(inputs, weight, bias, BIAS_FACTOR, weight.shape[1] ** -0.5)
 
 
+def _rows(values: Float[Tensor, "models atoms width"]) -> Float[np.ndarray, "models_atoms width"]:
+    """The same numbers for a kernel."""
+    return values.numpy().reshape(-1, values.shape[2])
+
+
 def _activate(z: Float[Tensor, "models atoms width"], order: int) -> list[Float[Tensor, "models atoms width"]]:
     """φ(z) and its derivatives up to an order: φ'(z), φ''(z)."""
     if z.device.type == "cpu":
         result = [torch.empty_like(z) for _ in range(order + 1)]
-        rows = [values.flatten(0, 1).numpy() for values in (z, *result)]
+        rows = [_rows(values) for values in (z, *result)]
         nothing = rows[0][:0]
         elementwise.activate(rows[0].dtype.type(SILU_FACTOR), *rows, *[nothing] * (2 - order))
         return result
@@ -175,8 +181,7 @@ def _carry(
 ) -> Float[Tensor, "models atoms width"]:
     """The adjoint of z from that of x: a φ' + φ'' ż ∂y/∂x, the last being the tangent's part; may overwrite a."""
     if adjoint.device.type == "cpu":
-        factors = (values.flatten(0, 1).numpy() for values in (slope, curvature, tangent_z, hidden))
-        elementwise.carry(adjoint.flatten(0, 1).numpy(), *factors)
+        elementwise.carry(*(_rows(values) for values in (adjoint, slope, curvature, tangent_z, hidden)))
         return adjoint
     return adjoint * slope + curvature * tangent_z * hidden
 
@@ -190,11 +195,11 @@ def _last_adjoint(
     """The adjoint of the last hidden z where that of x is e_i w_j: e w φ', and with a tangent (a, φ'', ż) a w φ'' ż."""
     if slope.device.type == "cpu":
         result = torch.empty_like(slope)
-        rows, out = slope.flatten(0, 1).numpy(), result.flatten(0, 1).numpy()
+        rows, out = _rows(slope), _rows(result)
         if tangent is None:
             elementwise.last_adjoint(factors.flatten().numpy(), last.numpy(), rows, out)
         else:
-            other = tangent[0].flatten().numpy(), *(values.flatten(0, 1).numpy() for values in tangent[1:])
+            other = tangent[0].flatten().numpy(), *(_rows(values) for values in tangent[1:])
             elementwise.last_adjoint_with_tangent(factors.flatten().numpy(), last.numpy(), rows, *other, out)
         return result
     adjoint = slope * (factors[:, :, None] * last[:, None, :])

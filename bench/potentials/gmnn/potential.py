@@ -51,6 +51,12 @@ class Batch:
         """The model of each atom."""
         return torch.div(self.structure * self.n_models, len(self.geometry), rounding_mode="floor")
 
+    @cached_property
+    def model_species(self) -> Int[Tensor, " atoms"]:
+        """The model and the species of each atom as one number: model · n_species + species."""
+        species = self.geometry.species
+        return species if self.n_models == 1 else self.model * self.geometry.n_species + species
+
     @property
     def atoms_of_models(self) -> Int[Tensor, " models"]:
         """How many atoms each model has."""
@@ -147,9 +153,8 @@ class MomentPotential:
 
     def described(self, batch: Batch, *, differentiate: bool) -> Descriptor:
         """The invariants of a batch."""
-        rows = batch.model * batch.geometry.n_species + batch.geometry.species
         beta = self.parameters["beta"].flatten(0, 1)
-        return describe(batch.geometry, beta, rows, differentiate=differentiate, alike=batch.alike)
+        return describe(batch.geometry, beta, batch.model_species, differentiate=differentiate, alike=batch.alike)
 
     def normalise(
         self, invariants: Float[Tensor, "models slots invariants"]
@@ -325,19 +330,18 @@ class _Evaluation:
         gradient: bool = False,
         descriptor: Descriptor | None = None,
     ) -> None:
-        parameters, geometry = potential.parameters, batch.geometry
-        n_species = geometry.n_species
+        parameters = potential.parameters
         self.potential, self.batch = potential, batch
-        self.model_species = batch.model * n_species + geometry.species
-        self.scale = potential.energy_scale[batch.model]
-        self.output_weights = self.scale * parameters["scale"].flatten()[self.model_species]
+        # c of every atom, or of all of them
+        self.scale = potential.energy_scale if batch.n_models == 1 else potential.energy_scale[batch.model]
+        self.output_weights = self.scale * parameters["scale"].flatten().index_select(0, batch.model_species)
         differentiate = forces or gradient
         self.descriptor = descriptor or potential.described(batch, differentiate=differentiate)
         inputs = potential.normalise(batch.to_slots(self.descriptor.invariants))
         order = forces + gradient
         self.passed = network.forward(potential.weights, potential.biases, inputs, potential.products, order)
         self.outputs = batch.from_slots(self.passed.outputs)
-        shifts = parameters["shift"].flatten()[self.model_species]
+        shifts = parameters["shift"].flatten().index_select(0, batch.model_species)
         self.atomic = self.output_weights * self.outputs + self.scale * shifts
         self.energies = self._sum_structures(self.atomic)
         if differentiate:
@@ -358,12 +362,14 @@ class _Evaluation:
         potential, batch = self.potential, self.batch
         energy_error = self.energies[:, : energies.shape[1]] - energies
         loss = (energy_error**2).sum(1)
-        of_padding = (0, self.energies.shape[1] - energies.shape[1])
-        atom_adjoint = torch.nn.functional.pad(2 * energy_error, of_padding).flatten()[batch.structure]
+        adjoint = 2 * energy_error
+        if batch.padding:
+            adjoint = torch.nn.functional.pad(adjoint, (0, self.energies.shape[1] - energies.shape[1]))
+        atom_adjoint = adjoint.flatten().index_select(0, batch.structure)
         tangent = None
         if forces is not None:
             force_error = -self.energy_gradient - forces
-            loss = loss + force_weight * self._sum_structures((force_error**2).sum(1)).sum(1)
+            loss = loss + force_weight * batch.sum_models(force_error**2)
             invariant_tangent = self.descriptor.push_forward(-2 * force_weight * force_error)
             input_tangent = potential.through_normalisation(batch.to_slots(invariant_tangent))
             tangent = (self.backward, batch.to_slots(self.output_weights), input_tangent)
@@ -392,7 +398,7 @@ class _Evaluation:
 
     def _sum_species(self, atomic: Float[Tensor, "atoms ..."]) -> Float[Tensor, "models species ..."]:
         n_models, n_species = self.batch.n_models, self.batch.geometry.n_species
-        total = sum_classes(atomic, self.model_species, n_models * n_species, self.batch.alike)
+        total = sum_classes(atomic, self.batch.model_species, n_models * n_species, self.batch.alike)
         return total.reshape(n_models, n_species, *atomic.shape[1:])
 
 

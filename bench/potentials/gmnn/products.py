@@ -41,7 +41,7 @@ class Products:
         self, left: Float[Tensor, "models _ inner"], right: Float[Tensor, "models inner _"], factor: float
     ) -> Float[Tensor, "models _ _"]:
         """The product times a factor, in one pass."""
-        result = left.new_empty(len(left), left.shape[1], right.shape[2])
+        result = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
         return self._into(result, result, left, right, 0.0, factor)
 
     def affine(
@@ -53,7 +53,7 @@ class Products:
         factor: float,
     ) -> Float[Tensor, "models atoms outputs"]:
         """`factor` x W + `bias_factor` b."""
-        result = inputs.new_empty(len(inputs), inputs.shape[1], weight.shape[2])
+        result = inputs.new_empty(inputs.shape[0], inputs.shape[1], weight.shape[2])
         return self._into(result, bias[:, None, :], inputs, weight, bias_factor, factor)
 
     def add(
@@ -73,10 +73,12 @@ class Products:
             if not beta:
                 return torch.mul(product, alpha, out=out)
             return torch.add(start if beta == 1 else beta * start, product, alpha=alpha, out=out)
-        if self.rounded == "tf32" and not left.is_cuda:
-            left, right = _to_tf32(left), _to_tf32(right)
-        with tensor_cores(self.rounded == "tf32" and left.is_cuda):
-            return torch.baddbmm(start, left, right, beta=beta, alpha=alpha, out=out)
+        if self.rounded == "tf32":
+            if not left.is_cuda:
+                left, right = _to_tf32(left), _to_tf32(right)
+            with tensor_cores(left.is_cuda):
+                return torch.baddbmm(start, left, right, beta=beta, alpha=alpha, out=out)
+        return torch.baddbmm(start, left, right, beta=beta, alpha=alpha, out=out)
 
 
 def _to_tf32(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

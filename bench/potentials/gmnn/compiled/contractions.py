@@ -20,7 +20,7 @@ from numba import prange
 
 from bench.potentials.gmnn.compiled.jit import compiled
 from bench.potentials.gmnn.compiled.monomials import MONOMIALS, N_MONOMIALS
-from bench.potentials.gmnn.compiled.vectors import LANES, TILE, add_terms, transpose_tile
+from bench.potentials.gmnn.compiled.vectors import LANES, SQUARE, add_terms, transpose_square
 from bench.potentials.gmnn.invariants import n_invariants
 
 
@@ -118,12 +118,12 @@ def _room_for_products(of, moments):
 def _load(rows, first, block, constant):
     """The atoms first : first + LANES, one a column, with a last row of `constant`; missing atoms are zero."""
     n, n_columns = min(LANES, rows.shape[0] - first), rows.shape[1]
-    tiled = n_columns // TILE * TILE if n == LANES else 0
+    tiled = n_columns // SQUARE * SQUARE if n == LANES else 0
     if n < LANES:
         block[:] = 0
-    for column in range(0, tiled, TILE):
-        for lane in range(0, LANES, TILE):
-            transpose_tile(rows, first + lane, column, block, column, lane)
+    for column in range(0, tiled, SQUARE):
+        for lane in range(0, LANES, SQUARE):
+            transpose_square(rows, first + lane, column, block, column, lane)
     for lane in range(n):
         for column in range(tiled, n_columns):
             block[column, lane] = rows[first + lane, column]
@@ -134,10 +134,10 @@ def _load(rows, first, block, constant):
 @compiled
 def _store(block, rows, first):
     n, n_columns = min(LANES, rows.shape[0] - first), rows.shape[1]
-    tiled = n_columns // TILE * TILE if n == LANES else 0
-    for lane in range(0, LANES, TILE):
-        for column in range(0, tiled, TILE):
-            transpose_tile(block, column, lane, rows, first + lane, column)
+    tiled = n_columns // SQUARE * SQUARE if n == LANES else 0
+    for lane in range(0, LANES, SQUARE):
+        for column in range(0, tiled, SQUARE):
+            transpose_square(block, column, lane, rows, first + lane, column)
     for lane in range(n):
         for column in range(tiled, n_columns):
             rows[first + lane, column] = block[column, lane]

@@ -26,6 +26,7 @@ from bench.potentials.gmnn.compiled.jit import compiled
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.compiled.vectors import (
     CHANNEL_TILE,
+    OUTER_TILE,
     RADIAL_TILE,
     ROW,
     SHORT_ROW,
@@ -173,9 +174,9 @@ def _add_pairs(rows, row, pairs, first, last, start, tables, by_species, counts)
         count, of_species, channel = counts[species], row + species * pairs.n_gaussians, 0
         if count == 0:
             continue
-        while channel + CHANNEL_TILE <= pairs.n_gaussians:
+        while channel + OUTER_TILE <= pairs.n_gaussians:
             add_outer_tile(rows, of_species, channel, tables, by_species, species, count)
-            channel += CHANNEL_TILE
+            channel += OUTER_TILE
         while channel < pairs.n_gaussians:
             add_outer(rows, of_species, channel, tables, by_species, species, count)
             channel += 1

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 
+WIDE = binding.get_host_cpu_features().get("avx512f", False)
+"""Whether there are 32 registers of 16 numbers in single precision; else there are 16 of 8."""
 ROW = 32
 """Width of the rows of `add_rows`: the 20 monomials, padded to whole vectors."""
 HALF_ROW = ROW // 2
@@ -111,6 +113,8 @@ add_rows = _row_sum(ROW)
 add_short_rows = _row_sum(SHORT_ROW)
 RADIAL_TILE, CHANNEL_TILE = 5, 9
 """Radial functions, and channels of a species, that are summed side by side: as many as there usually are."""
+OUTER_TILE = CHANNEL_TILE if WIDE else 3
+"""Channels whose sums of `add_outer`, a row of monomials each, stay in registers."""
 sum_monomial_rows = _row_sum(N_MONOMIALS, fresh=True)
 sum_monomial_tile = _row_sum(N_MONOMIALS, fresh=True, tile=RADIAL_TILE)
 add_short_tile = _row_sum(SHORT_ROW, tile=CHANNEL_TILE)
@@ -209,7 +213,7 @@ def _outer_sum(tile: int) -> Callable[..., Any]:
 
 
 add_outer = _outer_sum(1)
-add_outer_tile = _outer_sum(CHANNEL_TILE)
+add_outer_tile = _outer_sum(OUTER_TILE)
 
 
 @intrinsic
@@ -251,43 +255,52 @@ def add_terms(_context, target, row, factors, left, left_rows, right, right_rows
     return signature, generate
 
 
-TILE = 16
-"""Side of the squares of `transpose_tile`."""
+TILE = 16 if WIDE else 8
+"""So many numbers of a row are worked on at once by `by_lanes`."""
+SQUARE = 8
+"""Side of the squares of `transpose_square`."""
 
 
 @intrinsic
 @no_type_check
-def transpose_tile(_context, source, row, column, target, other_row, other_column):  # noqa: ARG001
-    """target[other_row + b, other_column + a] = source[row + a, column + b] for a, b < TILE; both contiguous."""
+def transpose_square(_context, source, row, column, target, other_row, other_column):  # noqa: ARG001
+    """target[other_row + b, other_column + a] = source[row + a, column + b] for a, b < SQUARE; both contiguous."""
     integer, scalar = types.int64, source.dtype
     signature = types.void(source, integer, integer, target, integer, integer)
 
     def generate(context, builder, signature, arguments):
-        vector = ir.VectorType(context.get_value_type(scalar), TILE)
-        aligned = context.get_abi_sizeof(context.get_value_type(scalar))
+        real, lanes = context.get_value_type(scalar), ir.IntType(32)
+        aligned = context.get_abi_sizeof(real)
 
-        def rows_from(k):
+        def part_of(k, below, beyond, size):
             array = context.make_array(signature.args[k])(context, builder, arguments[k])
             width = cgutils.unpack_tuple(builder, array.shape)[1]
-            for n in range(TILE):
-                index = builder.mul(builder.add(arguments[k + 1], ir.Constant(width.type, n)), width)
-                at = builder.gep(array.data, [builder.add(index, arguments[k + 2])])
-                yield builder.bitcast(at, vector.as_pointer())
+            begin = builder.mul(builder.add(arguments[k + 1], ir.Constant(width.type, below)), width)
+            place = builder.add(begin, builder.add(arguments[k + 2], ir.Constant(width.type, beyond)))
+            return builder.bitcast(builder.gep(array.data, [place]), ir.VectorType(real, size).as_pointer())
 
-        # four times, row n beside row n + 8, element by element: the transpose of 16 × 16
-        values = [builder.load(at, align=aligned) for at in rows_from(0)]
-        half = TILE // 2
-        lower, upper = ([value for n in range(first, first + half) for value in (n, n + TILE)] for first in (0, half))
-        for _ in range(TILE.bit_length() - 1):
+        def shuffle(left, right, chosen):
+            return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(lanes, SQUARE), chosen))
+
+        # the upper and the lower rows side by side, columns 0 to 3, then 4 to 7: two squares of 4 × 4, each within one
+        # half of a vector, which processors shuffle fastest; twice, row n beside row n + 2, element by element
+        half = SQUARE // 2
+        lower, upper = (
+            [k + part + beside for part in (0, half) for k in (begin, begin + 1) for beside in (0, SQUARE)]
+            for begin in (0, half // 2)
+        )
+        for first in (0, half):
             values = [
-                builder.shuffle_vector(
-                    values[n], values[n + half], ir.Constant(ir.VectorType(ir.IntType(32), TILE), lanes)
+                shuffle(
+                    *(builder.load(part_of(0, n + below, first, half), align=aligned) for below in (0, half)),
+                    list(range(SQUARE)),
                 )
                 for n in range(half)
-                for lanes in (lower, upper)
             ]
-        for at, value in zip(rows_from(3), values, strict=True):
-            builder.store(value, at, align=aligned)
+            for _ in range(2):
+                values = [shuffle(values[n], values[n + 2], chosen) for n in range(2) for chosen in (lower, upper)]
+            for n, value in enumerate(values):
+                builder.store(value, part_of(3, first + n, 0, SQUARE), align=aligned)
         return context.get_dummy_value()
 
     return signature, generate
@@ -368,7 +381,10 @@ def exponential(x: float) -> float:
 @overload(exponential, inline="always")
 @no_type_check
 def _compile_exponential(x):
-    """exp(x) = 2^n exp(f) with |f| ≤ ln(2)/2, by Taylor's series; 2^n is written as bits."""
+    """exp(x) = 2^n exp(f) with |f| ≤ ln(2)/2, by Taylor's series; 2^n is written as bits.
+
+    n by `np.floor`: `math.floor` gives 64 bits, which many processors convert one at a time.
+    """
     single = x == types.float32
     real, integer = (np.float32, np.int32) if single else (np.float64, np.int64)
     mantissa, bias = (integer(23), integer(127)) if single else (integer(52), integer(1023))
@@ -380,14 +396,14 @@ def _compile_exponential(x):
 
     def in_single(x):
         t = min(max(x, lowest), highest)
-        n = integer(math.floor(t * per_ln2 + half))
+        n = integer(np.floor(t * per_ln2 + half))
         f = (t - real(n) * ln2_high) - real(n) * ln2_low
         series = c0 + f * (c1 + f * (c2 + f * (c3 + f * (c4 + f * (c5 + f * (c6 + f * c7))))))
         return series * integer((n + bias) << mantissa).view(real)
 
     def in_double(x):
         t = min(max(x, lowest), highest)
-        n = integer(math.floor(t * per_ln2 + half))
+        n = integer(np.floor(t * per_ln2 + half))
         f = (t - real(n) * ln2_high) - real(n) * ln2_low
         high = c7 + f * (c8 + f * (c9 + f * (c10 + f * (c11 + f * (c12 + f * c13)))))
         series = c0 + f * (c1 + f * (c2 + f * (c3 + f * (c4 + f * (c5 + f * (c6 + f * high))))))

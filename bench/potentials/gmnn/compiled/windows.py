@@ -7,14 +7,16 @@ import numpy as np
 from jaxtyping import Float
 
 from bench.potentials.gmnn.compiled.jit import compiled
+from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 from bench.potentials.gmnn.compiled.vectors import (
     ROW,
+    SQUARE,
     TILE,
     WINDOW,
     by_lanes,
     cosine_and_sine,
     exponential,
-    transpose_tile,
+    transpose_square,
 )
 
 
@@ -66,10 +68,13 @@ def fill(pairs, first, end, window):
     width = real(n_gaussians * n_gaussians) / (r_max * r_max)
     step = (r_max - r_min) / real(n_gaussians)
     norm = real(math.sqrt(math.sqrt(2 * width / math.pi)) / math.sqrt(n_gaussians))
+    xs, ys, zs, lengths = rays[0], rays[1], rays[2], rays[3]
     for p in range(n):
-        x, y, z = vectors[first + p, 0], vectors[first + p, 1], vectors[first + p, 2]
+        xs[p], ys[p], zs[p] = vectors[first + p, 0], vectors[first + p, 1], vectors[first + p, 2]
+    for p in range(n):
+        x, y, z = xs[p], ys[p], zs[p]
         length = math.sqrt(x * x + y * y + z * z)
-        rays[0, p], rays[1, p], rays[2, p], rays[3, p] = x / length, y / length, z / length, length
+        xs[p], ys[p], zs[p], lengths[p] = x / length, y / length, z / length, length
     for p in range(n):
         # with πr/2r_max = π/4 + v: f_cut = cos² of it = (cos v − sin v)²/2, f_cut' = −(π/r_max) cos sin of it
         cosine, sine = cosine_and_sine(turn * rays[3, p] - quarter_turn)
@@ -150,15 +155,15 @@ def monomial_gradient(x, y, z, q):
 
 @compiled
 def transpose(by_monomial, by_pair, n):
-    """by_pair[p, m] = by_monomial[m, p] of n pairs of a window, of a few more where n is no multiple of TILE."""
-    for p in range(0, n, TILE):
-        for m in range(0, ROW, TILE):
-            transpose_tile(by_monomial, m, p, by_pair, p, m)
+    """by_pair[p, m] = by_monomial[m, p] of n pairs of a window, of a few more where n is no multiple of SQUARE."""
+    for p in range(0, n, SQUARE):
+        for m in range(0, N_MONOMIALS, SQUARE):
+            transpose_square(by_monomial, m, p, by_pair, p, m)
 
 
 @compiled
 def transpose_back(by_pair, by_monomial, n):
     """The inverse of `transpose`."""
-    for p in range(0, n, TILE):
-        for m in range(0, ROW, TILE):
-            transpose_tile(by_pair, p, m, by_monomial, m, p)
+    for p in range(0, n, SQUARE):
+        for m in range(0, N_MONOMIALS, SQUARE):
+            transpose_square(by_pair, p, m, by_monomial, m, p)
