@@ -300,7 +300,7 @@ wide = known().get("avx512f", False) != (sys.argv[1] == "other")
 binding.get_host_cpu_features = lambda: {"avx512f": wide}
 from bench.potentials.gmnn.compiled import vectors
 binding.get_host_cpu_features = known
-assert bool(vectors.WIDE) == wide
+assert vectors.WIDE == wide
 
 from conftest import make_builder, make_structures, random_molecule
 from bench.potentials.gmnn.architecture import GaussianMoments

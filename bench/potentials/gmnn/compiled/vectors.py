@@ -12,8 +12,16 @@ from numba.extending import intrinsic, overload
 
 from bench.potentials.gmnn.compiled.monomials import N_MONOMIALS
 
-WIDE = binding.get_host_cpu_features().get("avx512f", False)
-"""Whether there are 32 registers of 16 numbers in single precision; else there are 16 of 8."""
+
+def _has_avx512() -> bool:
+    try:
+        return bool(binding.get_host_cpu_features().get("avx512f", False))
+    except RuntimeError:  # there are processors of which LLVM does not tell
+        return False
+
+
+WIDE = _has_avx512()
+"""Whether 32 registers hold 16 numbers each in single precision; else there are taken to be 16 of 8."""
 ROW = 32
 """Width of the rows of `add_rows`: the 20 monomials, padded to whole vectors."""
 HALF_ROW = ROW // 2
