@@ -24,15 +24,15 @@ class Optimizer:
     """Changes the parameters in place; one learning rate per group (`Potential.rates`), scaled by the schedule.
 
     By the operation of torch itself: its class imports the compiler of torch, which takes a second, and its function
-    takes ten times as long as the operation where a network is small. `moments` is what Adam keeps of every parameter:
-    the number of steps, and the running means of the gradient and of its square.
+    takes several times as long as the operation where a network is small. `moments` is what Adam keeps of every
+    parameter: the number of steps, and the running means of the gradient and of its square.
     """
 
     def __init__(self, potential: Potential, settings: TrainingSettings) -> None:
         self.settings = settings
         parameters = {k: v for k, v in potential.parameters.items() if k in potential.rates}
         # one tensor, of which every parameter has an element: they all count together
-        self.steps = torch.zeros(len(parameters), device=next(iter(parameters.values())).device)
+        self.steps = torch.zeros(len(parameters), device=potential.device)
         self.moments: dict[str, dict[str, Tensor]] = {
             name: {
                 "step": self.steps[n],
