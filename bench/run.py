@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.commands.frame import framed
 from bench.config.blame import in_one_line
 from bench.config.command_line import HydraLine
-from bench.config.compose import bind_chosen, compose_run, composed, plain
+from bench.config.compose import bind_chosen, bind_composed, compose_run, composed, plain
 from bench.config.files import VERSION_BASE, is_pattern, parse, refuse_interval, values_of, written_out
 from bench.config.hydra_mistakes import SEVERAL, dotted_keys
 from bench.config.places import CONF
@@ -102,7 +102,8 @@ def check_command_line(line: HydraLine) -> RunConfig:
         if override.is_hydra_override() and override.is_sweep_override():
             raise UserError(f"{override.input_line}: Hydra's own keys take one value, not several")
     own = {o.get_key_element(): o for o in overrides if not o.is_hydra_override()}
-    config = composed([*of_hydra, *(values_of(override)[0] for override in own.values())], line.files)
+    words = [*of_hydra, *(values_of(override)[0] for override in own.values())]
+    config = composed(words, line.files)
     if not isinstance(config.hydra.sweeper, DictConfig):
         raise UserError(f"hydra.sweeper = {config.hydra.sweeper}: choose one with hydra/sweeper=…")
     multirun = line.flags.multirun or config.hydra.mode == RunMode.MULTIRUN
@@ -113,14 +114,15 @@ def check_command_line(line: HydraLine) -> RunConfig:
         own = swept | own
     _check_sweeps(own.values(), config, multirun=multirun)
     choices = [values_of(override) for override in own.values()]
-    first = [options[0] for options in choices]
+    first = [*of_hydra, *(options[0] for options in choices)]
     variants = [
         [*first[:position], option, *first[position + 1 :]]
-        for position, options in enumerate(choices)
+        for position, options in enumerate(choices, len(of_hydra))
         for option in options[1:]
         if not is_plain(option)
     ]
-    runs = [compose_run([*of_hydra, *variant], line.files) for variant in [first, *variants]]
+    whole = config if first == words else composed(first, line.files)
+    runs = [bind_composed(whole, line.files), *(compose_run(variant, line.files) for variant in variants)]
     for run in runs:
         check(run)
     results = own.get("results")

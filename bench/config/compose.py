@@ -52,7 +52,11 @@ def composed_cluster(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -
 
 def compose_run(words: Sequence[str], files: ConfigFiles = PROJECT_FILES) -> RunConfig:
     """Compose and bind one run. Raises UserError."""
-    config = composed(words, files)
+    return bind_composed(composed(words, files), files)
+
+
+def bind_composed(config: DictConfig, files: ConfigFiles = PROJECT_FILES) -> RunConfig:
+    """Bind what was composed with Hydra's own node. Raises UserError."""
     return bind_chosen(plain(config, files), config.hydra.runtime)
 
 
