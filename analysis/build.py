@@ -4,7 +4,6 @@ Writes data/*.parquet, tables/*.{csv,md,tex}, figures/*.{svg,png} and report.htm
 --data FOLDER the tables of an earlier build are taken instead of records, e.g. results/reference/demo/data.
 """
 
-import argparse
 import contextlib
 import io
 import math
@@ -31,6 +30,7 @@ from analysis.tables.sheet import Sheet
 from analysis.tables.sheets import Statistics, sheets
 from bench.commands import called
 from bench.commands.frame import framed, named
+from bench.config.command_line import PlainParser
 from bench.config.sweep import Cell, expand
 from bench.errors import UserError
 from bench.runs.progress import progress
@@ -41,7 +41,7 @@ from bench.runs.system import cores
 @framed
 def main() -> None:
     """Entry point; exits with 2 when there is nothing to analyse."""
-    parser = argparse.ArgumentParser(prog=called("build"), description=(__doc__ or "").splitlines()[0])
+    parser = PlainParser(prog=called("build"), description=(__doc__ or "").splitlines()[0])
     results = "folder given to the runs as results=; several are taken together, and then --output is needed"
     parser.add_argument("--results", type=named, nargs="+", default=[Path("results")], help=results)
     parser.add_argument("--output", type=named, help="where to write (RESULTS/analysis)")
@@ -119,6 +119,9 @@ def collect(results: Path | Sequence[Path], sweep: str = "paper") -> Tables:
         collector.add(read_or_describe(path))
     if not collector.slim:
         below = ", ".join(str(folder / "runs") for folder in folders)
+        damaged = collector.damage()
+        if damaged:
+            raise UserError(f"no sound record below {below}: {'; '.join(damaged)}")
         raise UserError(f"no finished step below {below}: run something first, e.g. make run")
     cells = expand([f"sweep={sweep}"])
     recorded = {one.record.identity["scenario"]["name"] for one in collector.slim if one.record}

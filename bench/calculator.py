@@ -11,12 +11,13 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from bench.config.places import path_of
 from bench.config.plugins import name_plugins
 from bench.data.structures import Structures, check_structures
 from bench.errors import UserError
 from bench.learning.models import Model
 from bench.potentials.base import View
-from bench.runs.record import checksums_beside
+from bench.runs.record import MODEL, checksums_beside
 from bench.training.store import load_potential
 from bench.uncertainty.estimate import Deviations, Estimator
 from bench.uncertainty.kept import of_file, of_model
@@ -54,7 +55,9 @@ class PotentialCalculator(Calculator):
     ) -> None:
         super().__init__(**keywords)
         name_plugins([plugins] if isinstance(plugins, str) else plugins)
-        file = path.file if isinstance(path, Model) else Path(path)
+        file = path.file if isinstance(path, Model) else path_of(path)
+        if file.is_dir():
+            file /= MODEL
         loaded = (
             (path.potential, path.reference_energies, path.seen)
             if isinstance(path, Model)

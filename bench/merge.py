@@ -6,7 +6,6 @@ by a relative 1e-6, as processors and numbers of threads do. FROM may be read-on
 far is taken.
 """
 
-import argparse
 import contextlib
 import hashlib
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from bench.commands import called
 from bench.commands.frame import framed, named
+from bench.config.command_line import PlainParser
 from bench.errors import BusyError, ClosedError, UserError, WriteError, tell
 from bench.runs.locks import locked
 from bench.runs.record import (
@@ -44,7 +44,7 @@ LEFT_OUT: dict[type, str] = {BusyError: "in use", ClosedError: "closed to you"}
 @framed
 def main() -> None:
     """Entry point; exits with 1 if a run was left out (conflict, damage, in use, closed), with 2 after a mistake."""
-    parser = argparse.ArgumentParser(prog=called("merge"), description=(__doc__ or "").splitlines()[0])
+    parser = PlainParser(prog=called("merge"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=named, metavar="FOLDER", help="folders given to runs as results=")
     parser.add_argument("--without-models", action="store_true", help="leave out the last models: 2 MB a run")
     arguments = parser.parse_args()

@@ -4,7 +4,6 @@ No measured number is altered. Every folder is brought over by itself, under its
 killed anywhere, the same command goes on. Folders get the names of their new identities.
 """
 
-import argparse
 import statistics
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from bench.commands import called
 from bench.commands.frame import framed, named
+from bench.config.command_line import PlainParser
 from bench.config.compose import compose_run
 from bench.config.identity import hash_of, identity_of
 from bench.config.plugins import build, plugin
@@ -48,7 +48,7 @@ COMPILING_SECONDS = 10.0
 @framed
 def main() -> None:
     """Entry point; exits with 1 if a record is damaged or in use, with 2 after a mistake in the input."""
-    parser = argparse.ArgumentParser(prog=called("migrate"), description=(__doc__ or "").splitlines()[0])
+    parser = PlainParser(prog=called("migrate"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=named, metavar="RESULTS", help="a folder given to runs as results=")
     outcomes: Counter[str] = Counter()
     for results in parser.parse_args().folders:
@@ -141,6 +141,8 @@ def brought_over(content: Mapping[str, Any], path: Path) -> Record:
             sessions=content["sessions"],
             steps=steps,
         )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (KeyError, TypeError, AttributeError, ValidationError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UserError(f"{path} is damaged ({reason}): move that folder away") from None

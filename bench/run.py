@@ -112,7 +112,8 @@ def check_command_line(line: HydraLine) -> RunConfig:
         swept = {o.get_key_element(): o for o in parse((f"{k}={v}" for k, v in params.items()), line.files)}
         line.overrides += [written_out(o) for key, o in swept.items() if key not in own and is_pattern(o)]
         own = swept | own
-    _check_sweeps(own.values(), config, multirun=multirun)
+    given = [override for override in overrides if not override.is_hydra_override()]
+    _check_sweeps([*given, *own.values()], config, multirun=multirun)
     choices = [values_of(override) for override in own.values()]
     first = [*of_hydra, *(options[0] for options in choices)]
     variants = [

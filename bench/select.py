@@ -33,6 +33,7 @@ from bench.commands.frame import framed
 from bench.config.command_line import OneLineParser, add_config_flags, files_of
 from bench.config.compose import composed_once, split_cluster
 from bench.config.files import ConfigFiles, parse
+from bench.config.places import path_of
 from bench.config.plugins import build, load_dataset
 from bench.config.units import length_unit
 from bench.errors import NothingLeftError, UserError, counted
@@ -264,7 +265,7 @@ def _xyz(given: str) -> Path:
 
     Raises UserError if there is no name.
     """
-    output = Path(given)
+    output = path_of(given)
     if output.name in ("", "..") or given.endswith("/"):
         raise UserError(f"output={output} is a folder: name a file")
     return output if output.suffix in (".xyz", ".extxyz") else output.with_name(f"{output.name}.xyz")

@@ -87,6 +87,8 @@ def write(folder):
         "conf/cluster/mine.yaml": "defaults: [local, _self_]\nworkers: 1\n",
         "conf/primary.yaml": "defaults: [config, _self_]\nseed: 5\nresults: of_seed_${seed}\n",
         "conf/broken.yaml": "a: [\n",
+        "holder/results/runs.txt": "",
+        "holder/seed/runs.txt": "",
     }
     for name, text in files.items():
         path = folder / name

@@ -14,7 +14,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.records.calibration import calibration_of
-from analysis.records.found import Found, algorithm_of, altered_name, deviations_text, progress_of, study_of
+from analysis.records.found import (
+    Found,
+    algorithm_of,
+    altered_name,
+    deviations_text,
+    progress_of,
+    split_deviations,
+    study_of,
+)
+from bench.config.files import PROJECT_FILES
 from bench.config.identity import cell_of, data_of, is_current
 from bench.errors import UserError
 from bench.runs.record import state_of, write_atomically
@@ -23,6 +32,8 @@ from bench.runs.record_schema import Metrics, Record, Session
 CURRENT = ("done", "running", "interrupted", "failed")
 """States of runs whose steps are measured; `stale`, `superseded` and `damaged` runs are listed only."""
 EXPERIMENT = ["study", "scenario", "deviations", "batch_size", "algorithm"]
+FILE = "file"
+"""What own data are called that have no name."""
 MOST_SEED = 2**63 - 1
 """Of runs whose seed a column can hold; a run takes no larger one any more."""
 End = tuple[str, int]
@@ -120,6 +131,10 @@ class Collector:
         slim = [step.model_copy(update=SLIM) for step in record.steps]
         self.slim.append(replace(found, record=record.model_copy(update={"steps": slim, "sessions": []})))
 
+    def damage(self) -> list[str]:
+        """What is wrong with the records that cannot be read, a line each."""
+        return [row["failure"] for row in self._runs if row["state"] == "damaged"]
+
     def _leave_out(self, run_id: str, why: str) -> None:
         self._runs.append({"run_id": run_id, "final": 0, "state": "damaged", "failure": why})
 
@@ -129,6 +144,7 @@ class Collector:
         states = label(self.slim, checksums)
         key = ["run_id", "final"]
         runs = pd.DataFrame([row | {"state": states.get(_end(row), row["state"])} for row in self._runs])
+        runs = _with_data(runs)
         # a whole curve of random selection counts before its last point alone
         finished = runs[runs["state"] == "done"].sort_values("steps")
         shorter = finished.index[finished.duplicated([*EXPERIMENT, "seed"], keep="last")]
@@ -143,11 +159,12 @@ class Collector:
                 " first, e.g. make run"
             )
         runs["study"] = _told_apart(runs)
-        studies = dict(zip(map(tuple, runs[key].to_numpy()), runs["study"], strict=True))
-        table = _joined(kept, states, studies).sort_values([*EXPERIMENT, "seed", "n_train"], ignore_index=True)
+        ends = list(map(tuple, runs[key].to_numpy()))
+        told = {name: dict(zip(ends, runs[name], strict=True)) for name in ("study", "deviations")}
+        table = _joined(kept, {"state": states} | told).sort_values([*EXPERIMENT, "seed", "n_train"], ignore_index=True)
         alone = {end: self._steps[end] for end in map(tuple, runs.loc[shorter, key].to_numpy())}
         alone = {end: columns for end, columns in alone.items() if len(columns["step"]) == 1}
-        single = _joined(alone, dict.fromkeys(alone, "done"), studies) if alone else table.head(0)
+        single = _joined(alone, {"state": dict.fromkeys(alone, "done")} | told) if alone else table.head(0)
         runs = runs.sort_values(key, ignore_index=True)
         check_columns(table, "steps")
         plan = plan if len(plan) else pd.DataFrame(columns=list(REQUIRED["plan"]))
@@ -165,10 +182,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {n: np.array(each, dtype=object if isinstance(each[0], str) else None) for n, each in values.items()}
 
 
-def _joined(
-    kept: Mapping[End, Mapping[str, np.ndarray]], states: Mapping[End, str], studies: Mapping[End, str]
-) -> pd.DataFrame:
-    """One table of all runs, with the state and the study of each."""
+def _joined(kept: Mapping[End, Mapping[str, np.ndarray]], told: Mapping[str, Mapping[End, str]]) -> pd.DataFrame:
+    """One table of all runs, with what is told of each: its state, its study, its deviations."""
     lengths = [len(columns["step"]) for columns in kept.values()]
     names = dict.fromkeys(name for columns in kept.values() for name in columns)
     data = {
@@ -180,9 +195,26 @@ def _joined(
         )
         for name in names
     }
-    for name, told in (("state", states), ("study", studies)):
-        data[name] = np.repeat(np.array([told[end] for end in kept], dtype=object), lengths)
+    for name, of_end in told.items():
+        data[name] = np.repeat(np.array([of_end[end] for end in kept], dtype=object), lengths)
     return pd.DataFrame(data)
+
+
+def _is_own(dataset: str) -> bool:
+    """Whether a dataset is none of the project's: of those the versions tell one from another."""
+    return dataset == FILE or dataset not in PROJECT_FILES.options("dataset")
+
+
+def _with_data(runs: pd.DataFrame) -> pd.DataFrame:
+    """Where own data of one name differ, the runs' deviations say on which data they are: they are never mixed."""
+    current = runs[runs["state"].isin(CURRENT)]
+    own = current[[_is_own(str(name)) for name in current["dataset"]]] if len(current) else current
+    several = own.groupby(["scenario", "dataset"])["checksum"].transform("nunique") > 1
+    for row in several.index[several]:
+        scenario, told, checksum = runs.loc[row, ["scenario", "deviations", "checksum"]]
+        told = ", ".join(sorted([*split_deviations(told), f"dataset.checksum={checksum[:8]}"]))
+        runs.loc[row, ["deviations", "study"]] = [told, altered_name(scenario, told)]
+    return runs
 
 
 def _told_apart(runs: pd.DataFrame) -> "pd.Series[str]":
@@ -198,25 +230,29 @@ def _end(row: Mapping[str, Any]) -> End:
 
 
 def label(records: Iterable[Found], checksums: Mapping[str, str | None]) -> dict[End, str]:
-    """The state of every run and end: that of its record, `stale`, or `superseded` by another run of the same cell."""
+    """The state of every run and end: that of its record, `stale`, or `superseded` by another run of the same cell.
+
+    Runs on different data of one's own answer different cells, whatever the data are called.
+    """
     states: dict[End, str] = {}
-    cells: dict[tuple[str, int], Record] = {}
+    cells: dict[tuple[str, str, int], Record] = {}
     for found in records:
         record = found.record
         if record is None:
             continue
         current = is_current(record.identity, checksums.get(data_of(record.identity)))
-        cell = cell_of(record.identity)
+        dataset = record.identity["dataset"]
+        cell = cell_of(record.identity), dataset.get("checksum", "") if _is_own(dataset["name"]) else ""
         for final in record.ends():
             if not current:
                 states[record.run_id, final] = "stale"
                 continue
             states[record.run_id, final] = state_of(record, final, in_progress=found.in_progress)
-            other = cells.setdefault((cell, final), record)
+            other = cells.setdefault((*cell, final), record)
             if other is not record:
                 better = progress_of(record, final) > progress_of(other, final)
                 kept, left = (record, other) if better else (other, record)
-                cells[cell, final], states[left.run_id, final] = kept, "superseded"
+                cells[*cell, final], states[left.run_id, final] = kept, "superseded"
     return states
 
 

@@ -21,14 +21,22 @@ ONE_OF = ("run", "multirun", "cfg", "info", "shell_completion")
 class OneLineParser(argparse.ArgumentParser):
     """Tells a mistake in one line."""
 
+    remark = " (values are given as key=value)"
+
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         unknown = message.partition("unrecognized arguments: ")[2].split()
         if unknown:
             known = [option for option in self._option_string_actions if option.startswith("--")]
             hint = nearest(unknown[0].partition("=")[0], known, cutoff=0.7)
-            message = f"unknown option {unknown[0]!r}: {hint} (values are given as key=value)"
+            message = f"unknown option {unknown[0]!r}: {hint}{self.remark}"
         raise UserError(message)
+
+
+class PlainParser(OneLineParser):
+    """Of a command that takes no key=value."""
+
+    remark = ""
 
 
 class HydraLine:

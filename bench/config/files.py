@@ -56,7 +56,7 @@ class ConfigFiles:
 
     def beside_project(self) -> "ConfigFiles":
         """The project's own primary file and folder, with the other folders behind it."""
-        return ConfigFiles(folders=(str(CONF), *(folder for folder in self.folders if _path(folder) != CONF)))
+        return ConfigFiles(folders=(str(CONF), *(folder for folder in self.folders if folder_of(folder) != CONF)))
 
     def words(self) -> tuple[str, ...]:
         """What a command line says to use these files."""
@@ -111,7 +111,7 @@ def _hydra(folders: tuple[str, ...]) -> Hydra:
     return Hydra(task_name="run", config_loader=loader)
 
 
-def _path(folder: str) -> Path | None:
+def folder_of(folder: str) -> Path | None:
     """Where a folder lies, None if it is inside a Python package."""
     scheme, separator, rest = folder.partition("://")
     return Path(rest if separator else folder).absolute() if scheme != "pkg" else None
@@ -184,7 +184,7 @@ def with_search_path(files: ConfigFiles, words: Sequence[str]) -> tuple[ConfigFi
     folders: Any = given[0].value()
     if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
         raise UserError(f"{given[0].input_line}: give a list of folders, {SEARCH_PATH}=[file://FOLDER]")
-    found = ConfigFiles(files.name, (*files.folders, *(str(_path(folder) or folder) for folder in folders)))
+    found = ConfigFiles(files.name, (*files.folders, *(str(folder_of(folder) or folder) for folder in folders)))
     for source in found.hydra.config_loader.get_sources():
         if not source.available():
             raise UserError(
@@ -196,10 +196,10 @@ def with_search_path(files: ConfigFiles, words: Sequence[str]) -> tuple[ConfigFi
 
 def _check_names(files: ConfigFiles) -> None:
     """Refuse a file beside the project's that has the name of one of these, which Hydra finds first."""
-    if _path(files.folders[0]) != CONF:
+    if folder_of(files.folders[0]) != CONF:
         return
     beside = [
-        one for one in files.hydra.config_loader.get_sources() if one.provider == BESIDE and _path(one.path) != CONF
+        one for one in files.hydra.config_loader.get_sources() if one.provider == BESIDE and folder_of(one.path) != CONF
     ]
     for path in CONF.glob("*/*.yaml") if beside else ():
         name = f"{path.parent.name}/{path.name}"

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config.files import ConfigFiles, parse
+from bench.config.files import ConfigFiles, folder_of, parse
 from bench.config.plugins import default_of
 from bench.config.schema import COMPUTED, RunConfig, TrainingSettings, computed
 from bench.errors import UserError, nearest
@@ -40,6 +40,8 @@ def _wrong_choice(words: Sequence[str], files: ConfigFiles) -> UserError | None:
     groups = files.groups()
     for override in parse(words, files):
         if override.key_or_group in groups and not isinstance(override.value(), str):
+            if hidden := _hidden_by(override.key_or_group, files):
+                return UserError(hidden)
             known = nearest("", files.options(override.key_or_group))
             return UserError(f"{override.input_line}: give the name of a file of this group; {known}")
         if not override.key_or_group:
@@ -71,6 +73,18 @@ OF_NO_RUN = {
 """What is no word of a run."""
 
 
+def _hidden_by(name: str, files: ConfigFiles) -> str:
+    """What hides a key that takes a value: a folder of its name, a group to Hydra; empty where nothing does."""
+    defaults = _defaults(files)
+    if name not in files.groups() or name not in defaults or isinstance(defaults[name], DictConfig):
+        return ""
+    holder = next((str(path) for folder in files.folders if (path := folder_of(folder)) and (path / name).is_dir()), "")
+    return (
+        f"{name}=…: {holder or '.'} holds a folder {name!r}, which Hydra takes for a group of configuration files: keep"
+        " configuration in a folder of its own, as in --config-dir my_conf"
+    )
+
+
 def _unknown_key(name: str, files: ConfigFiles) -> str:
     if name in OF_NO_RUN:
         return OF_NO_RUN[name]
@@ -78,6 +92,8 @@ def _unknown_key(name: str, files: ConfigFiles) -> str:
     if name in files.groups() and name not in defaults:
         return f"the defaults name no file of the group {name!r}: put a + in front to add one"
     known = {*dotted_keys(defaults), *files.groups()}
+    if hidden := _hidden_by(name, files):
+        return hidden
     if name in known:
         remedy = f"use the file's keys, or +{name}.KEY=… to add one"
         return f"the value given for {name!r} holds a key that its file does not: {remedy}"

@@ -17,6 +17,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "bmdal-bench"
 
 
+def path_of(given: str | Path) -> Path:
+    """A path as it was typed, `~` being the home folder where shells leave it."""
+    path = Path(given)
+    with contextlib.suppress(RuntimeError):  # the home of nobody
+        return path.expanduser()
+    return path
+
+
 def import_from_working_folder() -> None:
     """Let modules of the working folder be imported, after all others: a folder named `bench` there hides nothing."""
     with contextlib.suppress(FileNotFoundError):  # the folder was removed

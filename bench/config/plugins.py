@@ -87,6 +87,8 @@ def class_of(config: Plugin, where: str) -> type:
         of_target = f"{module}.".startswith(f"{error.name}.")
         others = f"install {error.name}, or mend {module}" if error.name else f"mend {module}"
         remedy = "give a dotted class name" if of_target else others
+        if error.name == module.partition(".")[0]:
+            remedy = f"put {error.name}.py into the working folder or on PYTHONPATH, or mend the name"
         raise UserError(f"{cannot} ({error}): {remedy}") from None
     except Exception as error:
         raise UserError(f"{cannot} ({type(error).__name__}: {error}): mend {module}") from error
@@ -174,8 +176,13 @@ def identity_of_model(config: Plugin) -> dict[str, Any]:
 
 
 def _own_version(cls: type) -> dict[str, int]:
-    """The version that a class from outside says."""
-    return {"version": int(getattr(cls, "version", 1))}
+    """The version that a class from outside says. Raises UserError if it is none."""
+    version = getattr(cls, "version", 1)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UserError(
+            f"{cls.__module__}.{cls.__qualname__}: version = {version!r}, expected a whole number from 1 on"
+        )
+    return {"version": version}
 
 
 def _not_default(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 from ase.data import atomic_numbers as numbers_of_symbols
 from ase.data import chemical_symbols
 from ase.geometry import complete_cell, minkowski_reduce
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from pydantic import BeforeValidator
 
 from bench.data.raw import RawStructures
@@ -114,7 +114,13 @@ def is_isolated(raw: RawStructures, row: int, length: float) -> bool:
         return True
     if raw.isolated is not None and raw.isolated[row]:
         return True
-    periodic, cell = raw.periodic[row], raw.cells[row] * length
+    return are_far(raw.periodic[row], raw.cells[row] * length)
+
+
+def are_far(periodic: Bool[np.ndarray, " 3"], cell: Float[np.ndarray, "3 3"]) -> bool:
+    """Whether the periodic images of an atom, in a cell in Å, are too far away to be felt."""
+    if not periodic.any():
+        return True
     if not np.isfinite(cell).all() or spanned(cell[None], periodic[None])[0] <= SMALLEST_VOLUME:
         return False
     reduced, _ = minkowski_reduce(complete_cell(cell), periodic)

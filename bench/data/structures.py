@@ -33,7 +33,8 @@ class Structures:
     `forces` is None for a dataset of energies alone; `like_forces` are then entries of the file that look like forces.
     Nothing is checked here: who reads foreign data calls `check_structures`. `origin` is the store the arrays are
     mapped from, if any; a copy made by `replace` forgets it. Of structures that are `passing`, such as a pool without
-    labels, neighbour lists are made when they are asked for, and not kept.
+    labels, neighbour lists are made when they are asked for, and not kept. `isolated` are the elements whose reference
+    energies are those of isolated atoms of the same data: they are labelled, though no structures any more.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Structures:
     like_forces: tuple[str, ...] = ()
     origin: Origin | None = field(default=None, init=False, compare=False)
     passing: bool = field(default=False, compare=False)
+    isolated: tuple[int, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -139,6 +141,7 @@ def check_structures(data: Structures, labels: Sequence[str] | None = None) -> N
     def named(structure: int) -> str:
         return f"structure {structure}" + (f" ({labels[structure]})" if labels is not None else "")
 
+    _check_shapes(data)
     if len(data) == 0:
         raise UserError(f"{where}: 0 structures: nothing to learn from")
     empty = np.flatnonzero(data.n_atoms < 1)
@@ -176,6 +179,27 @@ def check_structures(data: Structures, labels: Sequence[str] | None = None) -> N
             f"{where}: {named(int(flat[0]))} is periodic along {axes} but its cell has {SPAN[int(along.sum())]}:"
             " give a real cell, or set pbc to F along a missing vector"
         )
+
+
+def check_forces(data: Structures) -> None:
+    """Refuse to train forces where there are none. Raises UserError."""
+    if data.forces is None:
+        found = f"give dataset.forces_key={data.like_forces[0]}, or " if data.like_forces else ""
+        raise UserError(
+            f"dataset {data.name} has no forces, but training.force_weight > 0: {found}choose training=energies"
+        )
+
+
+def _check_shapes(data: Structures) -> None:
+    """Refuse fields that are no arrays of numbers, or do not fit each other. Raises UserError."""
+    n, n_atoms = np.shape(data.energies)[:1], np.shape(data.atomic_numbers)[:1]
+    shapes = {"energies": n, "offsets": (*(length + 1 for length in n),), "cells": (*n, 3, 3), "periodic": (*n, 3)}
+    shapes |= {"atomic_numbers": n_atoms, "positions": (*n_atoms, 3)}
+    for key, shape in (shapes if data.forces is None else shapes | {"forces": (*n_atoms, 3)}).items():
+        value = getattr(data, key)
+        found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or value.shape != shape or not shape:
+            raise UserError(f"dataset {data.name}: {key} is {found}, expected an array of numbers of shape {shape}")
 
 
 def spanned(

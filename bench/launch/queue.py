@@ -15,7 +15,7 @@ from bench.config.plugins import load_dataset, name_plugins
 from bench.config.schema import RunConfig
 from bench.config.sweep import Cell
 from bench.data.split import draw_split
-from bench.data.structures import Structures
+from bench.data.structures import Structures, check_forces
 from bench.errors import UserError
 from bench.runs.locks import is_locked
 from bench.runs.record import (
@@ -137,15 +137,17 @@ def entries_of(cells: Sequence[Cell]) -> list[Entry]:
     for cell in cells:
         run = replace(cell.run, results=os.path.realpath(cell.run.results))
         members = check(run).members
-        data = load(json.dumps(run.dataset, sort_keys=True), run.scenario)
+        data = load(json.dumps(run.dataset, sort_keys=True), run.scenario, run.training.forces)
         folder = run_folder(run.results, identity_of(run, data))
         entry = Entry(folder, initial_model(run, data, members), list(cell.words), 0, data, run)
         entries.setdefault(entry.end, entry)
     return _ordered([*entries.values()])
 
 
-def _load(dataset: str, scenario: Any) -> str:
+def _load(dataset: str, scenario: Any, forces: bool) -> str:
     data: Structures = load_dataset(json.loads(dataset))
+    if forces:
+        check_forces(data)
     draw_split(data, scenario, seed=0)
     return data.checksum
 

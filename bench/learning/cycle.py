@@ -15,7 +15,7 @@ from bench.errors import WriteError
 from bench.kernels.base import Kernel, KernelInputs, PreparedKernel, prepare
 from bench.learning.ends import add_correlations, complete, save_end, saved_model
 from bench.learning.first_batch import with_first_batch
-from bench.learning.opened import Opened, Shared, begin_session, open_run
+from bench.learning.opened import Opened, Shared, begin_session, open_run, outside_sources
 from bench.runs.provenance import peak_memory_mb
 from bench.runs.record import TRAINING, RunRecord, describe
 from bench.runs.record_schema import MEASURES, QUANTITIES, Metrics, Step
@@ -58,6 +58,7 @@ def cycle_of(run: RunConfig, shared: Shared, held: contextlib.ExitStack | None) 
         opened = with_first_batch(open_run(run, shared, held))
     record = opened.record
     if record.done:
+        outside_sources(run, record.content)  # a class that has changed since is told
         complete(opened)
         return record
     begin_session(opened)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bench.config.identity import hash_of, identity_of
+from bench.config.places import path_of
 from bench.config.plugins import filed, load_dataset, name_plugins, plugin
 from bench.config.schema import RunConfig
 from bench.config.seeds import stream
@@ -62,7 +63,8 @@ def of_run(given: str | Path, device: str = "cpu") -> Model:
 
     Raises UserError if the file is no model, or the run's data are not here or not the same.
     """
-    folder = Path(given) if Path(given).is_dir() else Path(given).parent
+    path = path_of(given)
+    folder = path if path.is_dir() else path.parent
     if not (folder / RECORD).is_file():
         raise UserError(f"{given} is no folder of a finished run (it has no {RECORD}): give results/runs/HASH")
     record = read_record(folder / RECORD)

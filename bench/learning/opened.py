@@ -14,7 +14,7 @@ from bench.config.plugins import load_dataset, offers, outside_source, plugin
 from bench.config.schema import RunConfig
 from bench.data.duplicates import first_copies
 from bench.data.split import Split, draw_split
-from bench.data.structures import Structures
+from bench.data.structures import Structures, check_forces, check_structures
 from bench.errors import UserError
 from bench.kernels.base import ChecksData, Kernel
 from bench.potentials.architecture import Architecture
@@ -40,7 +40,10 @@ class Shared:
         """Load the dataset of a run. Raises UserError."""
         key = repr(sorted(run.dataset.items()))
         if key not in self.datasets:
-            self.datasets[key] = load_dataset(run.dataset)
+            data: Structures = load_dataset(run.dataset)
+            if data.origin is None:  # a store was checked when it was made
+                check_structures(data)
+            self.datasets[key] = data
         return self.datasets[key]
 
     def view(self, run: RunConfig, data: Structures) -> View:
@@ -84,11 +87,8 @@ def open_run(run: RunConfig, shared: Shared, held: contextlib.ExitStack | None) 
     for part in (kernel, plugin(run.model, "model")):
         if isinstance(part, ChecksData):
             part.check_data(data)
-    if run.training.forces and data.forces is None:
-        found = f"give dataset.forces_key={data.like_forces[0]}, or " if data.like_forces else ""
-        raise UserError(
-            f"dataset {data.name} has no forces, but training.force_weight > 0: {found}choose training=energies"
-        )
+    if run.training.forces:
+        check_forces(data)
     split = draw_split(data, run.scenario, run.seed)
     _tell_copies(data, split)
     identity = identity_of(run, data.checksum)

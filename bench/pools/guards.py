@@ -1,10 +1,10 @@
 """What keeps structures out of a selection: broken ones, copies, what the model does not know, and caps."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -13,6 +13,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from bench.config.seeds import stream
 from bench.data.neighbours import SHORTEST_DISTANCE, shortest_distances
+from bench.data.references import are_far
 from bench.data.structures import SMALLEST_VOLUME, Structures, spanned
 from bench.errors import NothingLeftError, UserError
 from bench.pools.frames import Frames
@@ -20,6 +21,10 @@ from bench.pools.frames import Frames
 log = logging.getLogger(__name__)
 AT_ONCE = 4096
 """Structures that are compared at a time: what stays in a processor's cache."""
+SAME = 1e-8
+"""Å, within which structures are the same: the last digit that extended XYZ writes."""
+MOST_BETWEEN = 64
+"""Structures that lie between two of the same by chance, when all are sorted by a number, are fewer."""
 NOT_FINITE = "positions or a cell that are no numbers"
 NO_CELL = "periodic without a cell"
 UNKNOWN = "elements the model does not know"
@@ -101,6 +106,8 @@ def sift(
     """
     data, sieve = frames.data, Sieve(len(frames))
     _reject_unusable(sieve, data, known)
+    for what, structures in others:
+        _reject_isolated(sieve, data, structures.isolated, what)
     _reject_copies(sieve, data, others)
     if distances:
         _reject_close(sieve, data, max(guards.min_distance, SHORTEST_DISTANCE))
@@ -155,66 +162,105 @@ def _reject_close(sieve: Sieve, data: Structures, closest: float) -> None:
         sieve.reject(rows[shortest < closest], f"{TOO_CLOSE} (below {closest:g} Å)")
 
 
+def _reject_isolated(sieve: Sieve, data: Structures, elements: Sequence[int], why: str) -> None:
+    """Isolated atoms of elements for which such an atom is known."""
+    alone = sieve.rows[data.n_atoms[sieve.rows] == 1] if elements else sieve.rows[:0]
+    alone = alone[np.isin(data.atomic_numbers[data.offsets[alone]], elements)]
+    far = [are_far(data.periodic[row], data.cells[row]) for row in alone.tolist()]
+    sieve.reject(alone[np.array(far, dtype=bool)], why)
+
+
 def _reject_copies(sieve: Sieve, data: Structures, others: Sequence[tuple[str, Structures]]) -> None:
-    """Of structures that are equal to the last digit: what is known already, and all but the first of the pool."""
+    """Of structures that are the same: what is known already, and all but the first of the pool."""
     rows = sieve.rows
     if not len(rows):
         return
-    prints = [_fingerprints(one) for _, one in others]
-    own = _fingerprints(data if len(rows) == len(data) else data.part(rows))
-    alike = _alike(np.concatenate([own, *prints]))
-    known: dict[bytes, str] = {}
-    start = len(own)
-    for what, structures in others:
-        for row in np.flatnonzero(alike[start : start + len(structures)]).tolist():
-            known.setdefault(_content(structures, row), what)
-        start += len(structures)
-    seen: set[bytes] = set()
-    for row in rows[alike[: len(rows)]].tolist():
-        content = _content(data, row)
-        if content in known:
-            sieve.reject(np.array([row]), known[content])
-        elif content in seen:
-            sieve.reject(np.array([row]), COPIES)
-        seen.add(content)
+    own = data if len(rows) == len(data) else data.part(rows)
+    sets = _alike([own, *(structures for _, structures in others)])
+    what = [why for why, structures in others for _ in range(len(structures))]
+    for alike in sets:
+        known = next((what[place - len(own)] for place in alike if place >= len(own)), None)
+        of_pool = rows[[place for place in alike if place < len(own)]]
+        sieve.reject(of_pool if known else of_pool[1:], known or COPIES)
 
 
-def _fingerprints(data: Structures) -> Float[np.ndarray, " structures"]:
-    """A number of each structure that is the same for equal ones, and else only by chance."""
-    weights = stream(0, "fingerprints").normal(size=(int(data.n_atoms.max()), 3))
-    found = np.empty(len(data))
-    for start in range(0, len(data), AT_ONCE):
-        offsets = data.offsets[start : start + AT_ONCE + 1]
-        atoms = slice(offsets[0], offsets[-1])
-        of_place = weights[np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))]
-        of_atoms = np.einsum("ax,ax->a", _rounded(data.positions[atoms]), of_place)
-        of_atoms += data.atomic_numbers[atoms] * of_place[:, 0]
-        found[start : start + AT_ONCE] = np.add.reduceat(of_atoms, offsets[:-1] - offsets[0])
-    return found
+def _alike(parts: Sequence[Structures]) -> list[list[int]]:
+    """The sets of structures that are the same, as ascending places in all parts end to end."""
+    prints = _fingerprints(parts)
+    n_atoms = np.concatenate([one.n_atoms for one in parts])
+    starts = np.cumsum([0, *(len(one) for one in parts)])
+    order = np.argsort(prints.values[:, 0])
+    ranked, ranked_atoms = prints.values[order], n_atoms[order]
+    first = np.arange(len(order))
+    """An earlier structure of the same set, or itself."""
+
+    def root(place: int) -> int:
+        while first[place] != place:
+            place = int(first[place])
+        return place
+
+    def same(one: int, other: int) -> bool:
+        (a, i), (b, j) = (
+            (parts[part], place - int(starts[part]))
+            for place in (one, other)
+            for part in [int(np.searchsorted(starts, place, side="right")) - 1]
+        )
+        return _same(a, i, b, j)
+
+    for step in range(1, min(MOST_BETWEEN, len(order))):
+        away = np.abs(ranked[step:] - ranked[:-step]) <= prints.tolerance
+        if not away[:, 0].any():
+            break
+        found = np.flatnonzero(away.all(1) & (ranked_atoms[step:] == ranked_atoms[:-step]))
+        found = found[first[order[found]] != first[order[found + step]]]
+        for one, other in zip(order[found].tolist(), order[found + step].tolist(), strict=True):
+            roots = sorted((root(one), root(other)))
+            if roots[0] != roots[1] and same(one, other):
+                first[roots[1]] = roots[0]
+        moved = np.flatnonzero(first != np.arange(len(first)))
+        first[moved] = [root(place) for place in moved.tolist()]
+    sets: dict[int, list[int]] = {}
+    for place in np.flatnonzero(np.isin(first, first[first != np.arange(len(first))])).tolist():
+        sets.setdefault(int(first[place]), []).append(place)
+    return [sets[key] for key in sorted(sets)]
 
 
-def _alike(prints: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Which of some numbers have an equal among the others, up to rounding."""
-    order = np.argsort(prints)
-    near = np.diff(prints[order]) <= 1e-9 * (1 + np.abs(prints[order[1:]]))
-    found = np.zeros(len(prints), dtype=bool)
-    found[order[1:]] |= near
-    found[order[:-1]] |= near
-    return found
+class _Prints(NamedTuple):
+    """Two numbers of each structure, and how far apart they are at most for structures that are the same."""
+
+    values: Float[np.ndarray, "structures 2"]
+    tolerance: float
 
 
-def _rounded(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """To 1e-8 Å, the last digit that extended XYZ writes."""
-    return np.round(values.astype(np.float64), 8) + 0.0
+def _fingerprints(parts: Sequence[Structures]) -> _Prints:
+    n_most = max(int(one.n_atoms.max()) for one in parts if len(one))
+    weights = stream(0, "fingerprints").normal(size=(n_most, 3, 2))
+    found = []
+    for data in parts:
+        for start in range(0, len(data), AT_ONCE):
+            offsets = data.offsets[start : start + AT_ONCE + 1]
+            atoms = slice(offsets[0], offsets[-1])
+            of_place = weights[np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))]
+            of_atoms = np.einsum("ax,axk->ak", data.positions[atoms].astype(np.float64), of_place)
+            of_atoms += data.atomic_numbers[atoms][:, None] * of_place[:, 0]
+            found.append(np.add.reduceat(of_atoms, offsets[:-1] - offsets[0]))
+    values = np.concatenate(found)
+    rounding = 1e-12 * (1 + np.nan_to_num(np.abs(values), posinf=0.0).max())
+    return _Prints(values, SAME * float(np.abs(weights).sum((0, 1)).max()) + rounding)
 
 
-def _content(data: Structures, row: int) -> bytes:
-    """What stands for a structure."""
-    atoms = slice(data.offsets[row], data.offsets[row + 1])
-    parts = [data.atomic_numbers[atoms].astype(np.uint8), _rounded(data.positions[atoms]), data.periodic[row]]
-    if data.periodic[row].any():
-        parts.append(_rounded(data.cells[row]))
-    return hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=16).digest()
+def _same(one: Structures, row: int, other: Structures, other_row: int) -> bool:
+    """Whether two structures of as many atoms agree, atom by atom."""
+    a, b = (slice(data.offsets[n], data.offsets[n + 1]) for data, n in ((one, row), (other, other_row)))
+    if not np.array_equal(one.atomic_numbers[a], other.atomic_numbers[b]):
+        return False
+    periodic = one.periodic[row]
+    if not np.array_equal(periodic, other.periodic[other_row]):
+        return False
+    pairs = [(one.positions[a], other.positions[b])]
+    if periodic.any():
+        pairs.append((one.cells[row], other.cells[other_row]))
+    return all(np.abs(x.astype(np.float64) - y).max() <= SAME for x, y in pairs)
 
 
 def groups_of(frames: Frames, guards: Guards) -> list[tuple[str, int, list[str]]]:

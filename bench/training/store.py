@@ -80,4 +80,7 @@ def load_potential(
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path} is no model of this project ({type(error).__name__}): remove it, run again") from None
+        raise UserError(
+            f"{path} is no model of this project ({type(error).__name__}): give a finished run's model.pt; if it is"
+            " one, it is damaged: remove it, run again"
+        ) from None

@@ -34,7 +34,7 @@ def record(selection, kernel, seed, values, *, scenario="demo", batch_size=10, s
     sizes = [batch_size * (i + 1) for i in range(len(values))]
     deviations = changes.get("deviations", {})
     identity = {
-        "dataset": {"name": "d", "checksum": changes.get("checksum", "c")},
+        "dataset": {"name": changes.get("dataset", "d"), "checksum": changes.get("checksum", "c")},
         "scenario": {"name": scenario, "initial": sizes[0], "validation": 5},
         "model": {"name": "GM-NN"} | ({"version": changes["version"]} if "version" in changes else {}),
         "selection": {"name": selection},

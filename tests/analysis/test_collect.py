@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.build import collect
 from analysis.records.calibration import binned
 from analysis.records.collect import Tables
 from analysis.records.found import read_or_describe, record_paths
@@ -50,16 +51,15 @@ def test_pool_labels_are_bought_once():
 
 
 def test_states():
-    better = records.record("MaxDiag", "RND", 0, [2.0, 1.0])
     contents = [
-        better,
-        records.record("MaxDiag", "RND", 0, [2.0, 1.5], checksum="other"),
+        records.record("MaxDiag", "RND", 0, [2.0, 1.0], dataset="tio2"),
+        records.record("MaxDiag", "RND", 0, [2.0, 1.5], dataset="tio2", checksum="other"),
         records.record("MaxDiag", "RND", 1, [2.0, 1.0], version=0),
         records.record("MaxDiag", "RND", 2, [2.0], status="failed", final=20),
         records.record("MaxDiag", "RND", 3, [2.0], status="running", final=20),
         "it is damaged",
     ]
-    runs = tables_of(contents, checksums={"d": "c"}).runs
+    runs = tables_of(contents, checksums={"tio2": "c"}).runs
     assert sorted(runs["state"]) == ["damaged", "done", "failed", "interrupted", "stale", "stale"]
     # without the data at hand both answer the same cell: one is kept
     tables = tables_of(contents)
@@ -110,6 +110,37 @@ def test_seconds_of_several_devices_are_not_told():
     hours = crossings(tables.steps).set_index("seed")["compute_hours"]
     assert hours[0].isna().all() and hours[1].notna().all()
     assert "EPYC, H100, threads: 1; EPYC, cpu, threads: 1" in studies(tables)
+
+
+@pytest.mark.parametrize("name", ["file", "mine"])
+@pytest.mark.parametrize("deviations", [{"scenario.name": "own"}, {"training.epochs": 2}])
+def test_own_data_of_one_name_are_never_mixed(name, deviations):
+    """Two files of one name, or two labels of one file: a seed on one is no second seed of the other."""
+    told = {"dataset": name, "deviations": deviations}
+    one = [records.record("MaxDiag", "RND", seed, [2.0, 1.0], **told) for seed in range(2)]
+    other = [records.record("MaxDiag", "RND", seed, [8.0, 4.0], checksum="0123456789", **told) for seed in range(3)]
+    apart = tables_of([*one, *other])
+    assert set(apart.runs["state"]) == {"done"}
+    assert apart.runs.groupby("study")["checksum"].unique().map(list).tolist() in (
+        [["c"], ["0123456789"]],
+        [["0123456789"], ["c"]],
+    )
+    assert apart.steps["deviations"].str.contains("dataset.checksum=(?:01234567|c)", regex=True).all()
+    values = per_run(apart.steps)
+    found = values[(values["statistic"] == "final") & (values["measure"] == "mae") & (values["quantity"] == "force")]
+    each = found.groupby(["study", "deviations"])["value"].agg(["mean", "count"])
+    assert sorted(each.to_numpy().tolist()) == [[1.0, 2], [4.0, 3]]
+    # of one file alone nothing is told
+    assert set(tables_of(other).steps["deviations"]) == set(tables_of(one).steps["deviations"])
+    assert not tables_of(one).steps["deviations"].str.contains("checksum").any()
+
+
+def test_damaged_records_alone_are_named(tmp_path):
+    for name, text in (("a", "{"), ("b", "")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "record.json").write_text(text)
+    with pytest.raises(UserError, match=r"no sound record below .*runs: .*/a/record.json is damaged.*/b/record.json"):
+        collect(tmp_path)
 
 
 def test_random_selection_may_come_as_its_last_point_alone():

@@ -8,6 +8,7 @@ import torch
 from conftest import PROJECT, make_structures, random_crystal, random_molecule
 from reference import brute_force_pairs
 
+from bench.config.compose import compose_run
 from bench.config.schema import Scenario
 from bench.config.seeds import stream
 from bench.config.units import KCAL_PER_MOL, energy_unit, length_unit
@@ -16,6 +17,7 @@ from bench.data.datasets.file import FileDataset
 from bench.data.neighbours import find_neighbours
 from bench.data.split import draw_split
 from bench.errors import UserError, nearest
+from bench.learning import opened
 
 EMBEDDED = PROJECT / "bench/data/embedded/rmd17_aspirin_4019.npz"
 
@@ -129,13 +131,37 @@ def test_damaged_files(tmp_path):
     for name, damaged, message in (
         ("cut", content[: len(content) // 2], "is damaged"),
         ("text", b"not an archive", "cannot be read by ASE"),
-        ("empty", b"", "cannot be read by ASE"),
+        ("empty", b"", "empty is empty: it holds 0 structures"),
     ):
         (tmp_path / name).write_bytes(damaged)
         with pytest.raises(UserError, match=message):
             reader(tmp_path / name).load()
     with pytest.raises(UserError, match=r"has SHA-256 .* expected 0000"):
         reader(tmp_path / "a.npz", sha256="0" * 64).load()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"energies": [0.0, 0.0]}, "energies is list, expected an array of numbers of shape (2,)"),
+        ({"energies": np.array([0.0, np.nan])}, "energy of structure 1 is nan"),
+        ({"energies": np.array(["a", "b"])}, "energies is <U1 (2,), expected an array of numbers"),
+        ({"energies": np.float64(1.0)}, "energies is float64, expected an array of numbers of shape ()"),
+        ({"offsets": np.array([0, 6])}, "offsets is int64 (2,), expected an array of numbers of shape (3,)"),
+        ({"forces": np.zeros((5, 3))}, "forces is float64 (5, 3), expected an array of numbers of shape (6, 3)"),
+        ({"positions": np.zeros((6, 2))}, "positions is float64 (6, 2), expected an array of numbers of shape (6, 3)"),
+        ({"cells": np.zeros((2, 3))}, "cells is float64 (2, 3), expected an array of numbers of shape (2, 3, 3)"),
+        ({"reference_energies": {1: 0.0}}, "no reference energy for Z = [8]"),
+    ],
+)
+def test_structures_of_a_class_of_ones_own_are_checked(generator, changes, message, monkeypatch):
+    data = make_structures([(n, r, None) for n, r in (([8, 1, 1], generator.normal(size=(3, 3))),) * 2])
+    for name, value in ({"reference_energies": {1: 0.0, 8: 0.0}} | changes).items():
+        object.__setattr__(data, name, value)  # past the checks of types that tests have
+    monkeypatch.setattr(opened, "load_dataset", lambda _: data)
+    with pytest.raises(UserError) as told:
+        opened.Shared().data(compose_run([]))
+    assert message in str(told.value)
 
 
 def test_periodic_cell_needs_volume():

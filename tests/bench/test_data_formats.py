@@ -290,12 +290,13 @@ DAMAGED_FILES = {
     "more atoms": (EXTXYZ + "H 0 0 3 0 0 0\n", r"a.xyz cannot be read by ASE \("),
     "NaN force": (EXTXYZ.replace("0.0 0.1\n", "0.0 nan\n"), r"forces of structure 0 \(a.xyz:0\) hold \[0.0, 0.0, n"),
     "NaN energy": (EXTXYZ.replace("-14.2", "nan"), r"energy of structure 0 \(a.xyz:0\) is nan"),
+    "a truth value as energy": (EXTXYZ.replace("-14.2", "T"), r"a.xyz:0: energy is True, expected a number"),
     "text as energy": (EXTXYZ.replace("-14.2", "low"), r"a.xyz:0: energy is 'low', expected a number|cannot be read"),
     "flat cell": (
         EXTXYZ.replace('pbc="F F F"', 'pbc="T T T" Lattice="3 0 0 0 3 0 0 0 0"'),
         r"structure 0 \(a.xyz:0\) is periodic along a, b, c but its cell has no volume",
     ),
-    "0 structures": ("", r"a.xyz cannot be read by ASE|0 structures"),
+    "0 structures": ("", r"a.xyz is empty: it holds 0 structures"),
     "a dummy atom": (EXTXYZ.replace("O ", "X "), r"Z = 0 is no element"),
     "Bohr": (EXTXYZ.replace("0.96", "0.096").replace("0.93", "0.093").replace("-0.24", "-0.024"), r"0.096 Å apart"),
 }  # fmt: skip

@@ -14,8 +14,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import ase
+import ase.io
 import pytest
 import submitit
+from ase.calculators.singlepoint import SinglePointCalculator
 from bench_commands import command, records
 from conftest import PROJECT, subprocess_environment
 from small_sweeps import launch, process_ids, states, wait_until, words
@@ -92,6 +95,20 @@ def test_a_launch_tells_its_sizes(tmp_path, monkeypatch, capsys):
         f"demo: {run.initial} to {run.final} labelled for training, in batches of 2, 5, from a pool of {run.pool};"
         f" {run.validation} more labelled for validation, {run.test} for the test"
     )
+
+
+def test_forces_that_are_not_there_are_told_before_anything_starts(tmp_path, monkeypatch, capsys):
+    frames = [ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.7 + 0.01 * n]]) for n in range(40)]
+    for n, frame in enumerate(frames):
+        frame.calc = SinglePointCalculator(frame, energy=0.1 * n)
+    ase.io.write(tmp_path / "h2.xyz", frames)
+    own = [f"dataset.path={tmp_path / 'h2.xyz'}", "dataset.energy_unit=eV", f"results={tmp_path / 'results'}"]
+    monkeypatch.setattr(sys, "argv", ["bench.launch", "sweep=own", "seed=0", *own])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2 and not (tmp_path / "results").exists()
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and "has no forces, but training.force_weight > 0: choose training=energies" in told[0]
 
 
 def test_a_run_that_goes_on_with_other_threads_says_so(tmp_path, caplog):

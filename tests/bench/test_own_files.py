@@ -387,6 +387,12 @@ def test_an_empty_line_between_frames_is_told(tmp_path, generator):
         with pytest.raises(UserError, match=r"w.xyz: line 11 is empty, but frames follow: remove the empty lines"):
             load(f"{path}{part}")
     assert len(load(f"{path}@0:2")) == 2
+    # a part that goes further, and one that lies behind the empty line
+    for part in ("@0:3", "@0:100", "@3", "@0:4:3"):
+        with pytest.raises(UserError, match=r"w.xyz: line 11 is empty, but frames follow"):
+            load(f"{path}{part}")
+    path.write_text(text)
+    assert len(load(f"{path}@0:100")) == 4 and len(load(f"{path}@3")) == 1
 
 
 def test_lists_and_patterns(tmp_path, generator):

@@ -477,6 +477,38 @@ def test_guards_keep_out_and_count(copper, model):
     assert 5 in back.rows.tolist()
 
 
+def test_structures_that_agree_to_the_last_digit_are_the_same(copper, model):
+    """Coordinates on both sides of where a digit is rounded: labels in another unit of length, say."""
+    generator = np.random.default_rng(3)
+    pool = _moved(copper[::2], 0.2)
+    near = [one.copy() for one in pool[:4]]
+    for frame in near:
+        frame.positions += generator.uniform(-0.9e-8, 0.9e-8, size=frame.positions.shape)
+    far = pool[5].copy()
+    far.positions[-1, 2] += 1.2e-8
+    batch = api.select([*pool, far, *near, near[0]], 2, model=model, exclude=[near[1]])
+    assert dict(batch.sieve.rejected) == {"copies of an earlier structure of the pool": 4, "excluded": 2}
+    assert np.flatnonzero(~batch.sieve.allowed).tolist() == [1, *range(len(pool) + 1, len(pool) + 6)]
+    for frame in (pool[0], near[2]):  # many of the same
+        batch = api.select([frame] * 200 + pool[4:], 2, model=model, exclude=near)
+        assert dict(batch.sieve.rejected) == {"excluded": 200}
+
+
+def test_isolated_atoms_whose_energies_are_references_are_labelled(copper):
+    def atom(symbol, energy, **keywords):
+        one = ase.Atoms(symbol, [[0.5, 0, 0]], **keywords)
+        one.calc = SinglePointCalculator(one, energy=energy, forces=np.zeros((1, 3)))
+        return one
+
+    alone = [atom("Cu", 3.0), atom("Au", 3.5)]
+    words = [*TINY, "model.r_max=4", "dataset.reference_energies=isolated_atoms"]
+    trained = api.train([*alone, *copper[:12]], words=words)
+    far, near = (atom("Au", 0.0, cell=[edge] * 3, pbc=True) for edge in (12.0, 3.0))
+    batch = api.select([atom("Cu", 0.0), far, near, *copper], 2, model=trained)
+    assert dict(batch.sieve.rejected) == {"labelled already": 14}
+    assert not batch.sieve.allowed[:2].any() and batch.sieve.allowed[2]
+
+
 def test_what_the_model_cannot_describe_is_not_covered(copper, model, caplog):
     """Structures out for labelling, or labelled, that it does not know change nothing, and are told."""
     pool = _moved(copper[::2], 0.2)

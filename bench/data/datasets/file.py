@@ -5,7 +5,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -106,7 +106,7 @@ class FileDataset:
         check_plausible(data, self.plausible, raw.labels, measured, shortest)
         self._tell([*raw.remarks, *self._forces_unit(raw)], warn=False)
         self._tell(remarks(data, raw.labels), warn=True)
-        return data
+        return replace(data, isolated=tuple(references)) if isinstance(self.reference_energies, str) else data
 
     def _converted(self, raw: RawStructures, references: dict[int, float]) -> Structures:
         units = str(self.energy_unit), self.length_unit

@@ -118,19 +118,26 @@ def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
         read = ase.io.iread(
             path, index=ahead if counted else slice(None), format=file_format, do_not_split_by_at_sign=True
         )
-        if file_format == "extxyz" and not (counted and ahead.stop is not None):
+        to_the_end = not (counted and ahead.stop is not None)
+        if file_format == "extxyz" and to_the_end:
             _check_no_gap(path)
         numbers = count(ahead.start or 0, ahead.step or 1) if counted else count()
         numbered = zip(numbers, read, strict=False)
-        yield from numbered if counted else _picked(list(numbered), index)
+        last = -1
+        for number, atoms in numbered if counted else _picked(list(numbered), index):
+            yield (last := number), atoms
+        if file_format == "extxyz" and not to_the_end and last + (ahead.step or 1) < ahead.stop:
+            _check_no_gap(path)  # it ended before the part did
     except UserError:
         raise
-    except UnknownFileTypeError:
-        raise UserError(
-            f"{path} cannot be read by ASE, which knows no format of this name: rename it (.xyz or .extxyz for extended"
-            " XYZ), or convert it"
-        ) from None
     except Exception as error:  # every format of ASE has its own errors
+        if part.path.is_file() and part.path.stat().st_size == 0:
+            raise UserError(f"{path} is empty: it holds 0 structures") from None
+        if isinstance(error, UnknownFileTypeError):
+            raise UserError(
+                f"{path} cannot be read by ASE, which knows no format of this name: rename it (.xyz or .extxyz for"
+                " extended XYZ), or convert it"
+            ) from None
         if part.path.is_dir():
             raise UserError(f"{path} is a folder, which ASE cannot read: name the files in it, {path}/*.xyz") from None
         reason = str(error).strip() or type(error).__name__
@@ -201,6 +208,8 @@ def _energy(atoms: Any, key: str | None, label: str) -> float | None:
     if value is None:
         return None
     try:
+        if np.asarray(value).dtype.kind == "b":
+            raise TypeError(value)
         return float(np.asarray(value, dtype=np.float64).reshape(()))
     except (TypeError, ValueError):
         raise UserError(f"{label}: energy is {value!r}, expected a number: fix the file") from None
