@@ -8,7 +8,7 @@ records are read; a field that changes its meaning raises SCHEMA_VERSION, and `b
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, Strict, field_validator
 
 from bench.config.schema import NAME
 
@@ -119,7 +119,7 @@ class Step(Recorded):
 class KernelFacts(Recorded):
     """What the analysis must know of a kernel, as the kernel states it (`bench.kernels.base.Kernel`)."""
 
-    members: PositiveInt = 1
+    members: Annotated[PositiveInt, Strict()] = 1
     uncertainty: Quantity | None = None
     baseline: bool = False
     reads_pool_labels: bool = False

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import PROJECT, subprocess_environment
@@ -20,6 +21,7 @@ from bench.config.schema import TrainingSettings
 from bench.errors import UserError
 from bench.kernels.base import KernelFacts
 from bench.kernels.random import Random
+from bench.learning import cycle
 from bench.learning.opened import facts_of, outside_sources
 from bench.runs.record import RunRecord, read_validated
 from bench.runs.record_schema import KernelFacts as Facts
@@ -196,6 +198,34 @@ def test_a_class_from_outside_carries_its_version(monkeypatch):
     raised = identity_of(mine(), "c")
     assert hash_of(raised) != hash_of(identity) and cell_of(raised) == cell_of(identity)
     assert facts_of(plugin(mine().kernel, "kernel")) == Facts(uncertainty="force")
+
+
+@pytest.mark.parametrize("version", ["b", None, 1.5, 0, True])
+def test_a_version_that_is_no_number_is_told(version, monkeypatch):
+    monkeypatch.setattr(Mine, "version", version)
+    with pytest.raises(UserError, match=rf"Mine: version = {version!r}, expected a whole number from 1 on"):
+        identity_of(mine(), "c")
+
+
+def test_members_that_are_no_number_are_told(monkeypatch):
+    kernel = plugin(mine().kernel, "kernel")
+    for members in ("3", 0, 2.5):
+        monkeypatch.setattr(Mine, "members", members)
+        with pytest.raises(UserError, match=rf"kernel mine: members = {members!r} of its class"):
+            facts_of(kernel)
+
+
+def test_an_edited_plugin_of_a_done_run_is_told(monkeypatch):
+    """Nothing is computed again, so nothing else would say that the numbers are of the code of before."""
+    run, asked = mine(), []
+    opened = SimpleNamespace(record=SimpleNamespace(done=True, content="content"))
+    monkeypatch.setattr(cycle, "open_run", lambda *_: opened)
+    monkeypatch.setattr(cycle, "with_first_batch", lambda one: one)
+    monkeypatch.setattr(cycle, "complete", lambda _: None)
+    monkeypatch.setattr(cycle, "outside_sources", lambda *given: asked.append(given))
+    with pytest.raises(StopIteration):
+        next(cycle.cycle_of(run, cycle.Shared(), None))
+    assert asked == [(run, "content")]
 
 
 def test_one_of_the_project_s_classes_under_another_name_says_which_method_it_is():
