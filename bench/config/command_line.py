@@ -128,6 +128,8 @@ def files_of(flags: argparse.Namespace, words: Sequence[str]) -> tuple[ConfigFil
 
 
 def _folder(flag: str, given: str) -> str:
+    if not given:
+        raise UserError(f"{flag}: an empty name (is a variable of the shell not set?): name a folder")
     path = Path(given).absolute()
     if not path.is_dir():
         raise UserError(f"{flag}: there is no folder {path}")

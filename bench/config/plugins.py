@@ -217,8 +217,10 @@ def default_of(one: "Field[Any]") -> Any:
 
 
 def check_name(group: str, config: Plugin) -> None:
-    """Refuse a name that belongs to another class of the project. Raises UserError."""
+    """Refuse a name that is none, or belongs to another class of the project. Raises UserError."""
     name = config.get("name")
+    if isinstance(name, str) and not (name.strip() and name.isprintable()):
+        raise UserError(f"{group}.name = {name!r}: give a name of one line, for tables and figures")
     owner = filed(group).get(str(name))
     if owner is None or owner["_target_"] == config.get("_target_"):
         return
@@ -238,7 +240,7 @@ def outside_source(config: Plugin, where: str) -> dict[str, Any] | None:
     return {
         "name": str(config.get("name", "")),
         "class": f"{cls.__module__}.{cls.__qualname__}",
-        "version": int(getattr(cls, "version", 1)),
+        **_own_version(cls),
         "sha256": hashlib.sha256(source).hexdigest(),
     }
 

@@ -80,6 +80,22 @@ def test_stress_is_the_derivative_with_respect_to_strain(tmp_path, generator, sh
     assert np.abs(stress).max() > 1e-3
 
 
+def test_a_model_by_the_folder_of_its_run_or_from_home(tmp_path, generator, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    by_file = model(tmp_path / "model.pt")
+    atoms = crystal(generator)
+    energies = []
+    for calculator in (by_file, PotentialCalculator(tmp_path), PotentialCalculator("~/model.pt")):
+        atoms.calc = calculator
+        energies.append(atoms.get_potential_energy())
+    assert energies[0] == energies[1] == energies[2]
+    (tmp_path / "cl.xyz").write_text("1\n\nH 0 0 0\n")
+    with pytest.raises(
+        UserError, match=r"cl.xyz is no model of this project .*: give a finished run's model.pt; if it"
+    ):
+        PotentialCalculator(tmp_path / "cl.xyz")
+
+
 def test_stress_has_ase_s_sign(tmp_path, generator):
     """A stretched cell pulls, and ASE's own filter goes downhill: positive where E rises with the volume."""
     atoms = crystal(generator)

@@ -154,6 +154,8 @@ MISTAKES = [
     (["-c", "job", "seed=1,2"], "seed=1,2: several values need -m"),
     (["seed=1,2"], "seed=1,2: several values need -m"),
     (["seed=1,2", "seed=1"], "seed=1,2: several values need -m"),
+    (["--config-dir", ""], "--config-dir: an empty name (is a variable of the shell not set?): name a folder"),
+    (["kernel.name=' '"], "kernel.name = ' ': give a name of one line"),
     (["--config-dir", "holder", "results=x"], "holder holds a folder 'results', which Hydra takes for a group of"),
     (["--config-dir", "holder", "seed=3"], "holder holds a folder 'seed', which Hydra takes for a group of"),
     (["plugins=nowhere", "kernel._target_=nowhere.Kernel"], "put nowhere.py into the working folder or on PYTHONPATH"),

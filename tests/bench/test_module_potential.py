@@ -22,6 +22,7 @@ from bench.errors import UserError
 from bench.learning.cycle import run_active_learning
 from bench.learning.pack import run_pack
 from bench.potentials.base import Draw
+from bench.potentials.modules.architecture import ModuleArchitecture
 from bench.potentials.scaling import EnergyScaling
 from bench.runs import stopping
 from bench.training.checkpoint import Checkpoint
@@ -226,6 +227,8 @@ class Wrong(Messages):
         net = super().module(species)
         if self.gives == "nothing":
             return None
+        if self.gives == "no forward":
+            return torch.nn.Module()
         if self.gives == "pairs":
             net.forward = lambda graph: graph.vectors[:, 0]
         elif self.gives == "tuple":
@@ -245,6 +248,7 @@ class Wrong(Messages):
     ("gives", "told"),
     [
         ("nothing", "module gives NoneType, not a torch.nn.Module"),
+        ("no forward", "Module, which module gives, has no forward"),
         ("pairs", "its module gives"),
         ("detached", "energies of its module are cut off from its weights and from the positions"),
         ("two", "its last, (7, 2), does not"),
@@ -263,3 +267,10 @@ def test_mistakes_in_one_line(view, gives, told):
     with pytest.raises(UserError) as error:
         tried()
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_architecture_without_a_module_is_told(view):
+    with pytest.raises(
+        UserError, match=r"model BARE: its class has no module: give one that returns a torch.nn.Module"
+    ):
+        ModuleArchitecture(4.0, "BARE").on(view.data, "float64", "cpu").draw([Draw(0, 0, 10, SCALING)])

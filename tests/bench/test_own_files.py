@@ -106,12 +106,12 @@ def test_forces_beside_hartrees_are_asked_about(tmp_path, generator, told):
     assert line.endswith("forces are taken to be in Hartree/Å: are they? Else dataset.forces_unit=Hartree/Bohr")
 
 
-@pytest.mark.parametrize("name", ["a.xyz", "a.traj", "a.db"])
+@pytest.mark.parametrize("name", ["a.xyz", "a.traj", "a.db", "a.json"])
 def test_everything_ase_holds_can_be_named(tmp_path, generator, name):
     """ASE's own names, the free energy, info, arrays, and a database's pairs and data."""
     frames = waters(generator, free_energy=-15.0)
     path = tmp_path / name
-    if name.endswith(".db"):
+    if name.endswith((".db", ".json")):
         with ase.db.connect(path) as database:
             for atoms in frames:
                 pairs, blob = {"pbe": -3.0}, {"gradient": np.ones((3, 3))}
@@ -354,10 +354,13 @@ def test_parts_of_files(tmp_path, generator):
                 read(f"{path}@{index}")
     with pytest.raises(UserError, match=r"a@b is a folder, which ASE cannot read: name the files in it"):
         load([str(path), str(tmp_path / "a@b")])
-    with ase.db.connect(tmp_path / "w.db") as database:
-        for atoms in frames:
-            database.write(atoms)
-    assert len(load(tmp_path / "w.db@1:3")) == 2 and len(load(tmp_path / "w.db@id=3")) == 1
+    for name in ("w.db", "w.json"):
+        with ase.db.connect(tmp_path / name) as database:
+            for atoms in frames:
+                database.write(atoms)
+        assert len(load(tmp_path / f"{name}@1:3")) == 2 and len(load(tmp_path / f"{name}@id=3")) == 1
+    with pytest.raises(UserError, match=r"@::0: a step of 0 names no structures: give another part"):
+        load(f"{path}@::0")
 
 
 @pytest.mark.parametrize("read", [load, lambda path: read_frames(str(path), "pool")], ids=["labelled", "pool"])

@@ -101,8 +101,10 @@ def frames_of(part: Part) -> Iterator[tuple[int, Any]]:
     path, file_format = str(part.path), ""
     try:
         index = slice(None) if part.index is None else string2index(part.index)
+        if isinstance(index, slice) and index.step == 0:
+            raise UserError(f"{path}@{part.index}: a step of 0 names no structures: give another part")
         file_format = _format(path)
-        if file_format == "db":
+        if file_format == "db" or (file_format == "json" and part.path.suffix == ".json"):
             selection = index if isinstance(index, str) else None
             with ase.db.connect(path) as database:
                 places = {row.id: i for i, row in enumerate(database.select(columns=["id"], include_data=False))}

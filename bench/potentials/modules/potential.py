@@ -23,6 +23,8 @@ def built(
     architecture: ModuleArchitecture, species: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int = 0
 ) -> nn.Module:
     """A module of an architecture, made in float64, drawn from a seed; torch's global state is left as it was."""
+    if type(architecture).module is ModuleArchitecture.module:
+        raise UserError(f"model {architecture.name}: its class has no module: give one that returns a torch.nn.Module")
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -33,6 +35,8 @@ def built(
             torch.set_default_dtype(default)
     if not isinstance(module, nn.Module):
         raise UserError(f"model {architecture.name}: module gives {type(module).__name__}, not a torch.nn.Module")
+    if getattr(module.forward, "__func__", None) is nn.Module.forward:
+        raise UserError(f"model {architecture.name}: {type(module).__name__}, which module gives, has no forward")
     return module.to(device, dtype).eval()
 
 
