@@ -4,7 +4,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -186,13 +185,12 @@ def _reject_copies(sieve: Sieve, data: Structures, others: Sequence[tuple[str, S
 
 def _alike(parts: Sequence[Structures]) -> list[list[int]]:
     """The sets of structures that are the same, as ascending places in all parts end to end."""
-    prints = _fingerprints(parts)
+    prints, tolerance = _fingerprints(parts)
     n_atoms = np.concatenate([one.n_atoms for one in parts])
     starts = np.cumsum([0, *(len(one) for one in parts)])
-    order = np.argsort(prints.values[:, 0])
-    ranked, ranked_atoms = prints.values[order], n_atoms[order]
-    first = np.arange(len(order))
-    """An earlier structure of the same set, or itself."""
+    order = np.argsort(prints[:, 0])
+    prints, tolerance, n_atoms = prints[order], tolerance[order], n_atoms[order]
+    first = np.arange(len(order))  # an earlier structure of the same set, or itself
 
     def root(place: int) -> int:
         while first[place] != place:
@@ -208,31 +206,27 @@ def _alike(parts: Sequence[Structures]) -> list[list[int]]:
         return _same(a, i, b, j)
 
     for step in range(1, min(MOST_BETWEEN, len(order))):
-        away = np.abs(ranked[step:] - ranked[:-step]) <= prints.tolerance
-        if not away[:, 0].any():
+        near = np.abs(prints[step:] - prints[:-step]) <= tolerance[step:, None]
+        if not near[:, 0].any():
             break
-        found = np.flatnonzero(away.all(1) & (ranked_atoms[step:] == ranked_atoms[:-step]))
+        found = np.flatnonzero(near.all(1) & (n_atoms[step:] == n_atoms[:-step]))
         found = found[first[order[found]] != first[order[found + step]]]
         for one, other in zip(order[found].tolist(), order[found + step].tolist(), strict=True):
             roots = sorted((root(one), root(other)))
             if roots[0] != roots[1] and same(one, other):
                 first[roots[1]] = roots[0]
-        moved = np.flatnonzero(first != np.arange(len(first)))
-        first[moved] = [root(place) for place in moved.tolist()]
+        while not np.array_equal(first, first[first]):
+            first = first[first]
     sets: dict[int, list[int]] = {}
     for place in np.flatnonzero(np.isin(first, first[first != np.arange(len(first))])).tolist():
         sets.setdefault(int(first[place]), []).append(place)
     return [sets[key] for key in sorted(sets)]
 
 
-class _Prints(NamedTuple):
+def _fingerprints(
+    parts: Sequence[Structures],
+) -> tuple[Float[np.ndarray, "structures 2"], Float[np.ndarray, " structures"]]:
     """Two numbers of each structure, and how far apart they are at most for structures that are the same."""
-
-    values: Float[np.ndarray, "structures 2"]
-    tolerance: float
-
-
-def _fingerprints(parts: Sequence[Structures]) -> _Prints:
     n_most = max(int(one.n_atoms.max()) for one in parts if len(one))
     weights = stream(0, "fingerprints").normal(size=(n_most, 3, 2))
     found = []
@@ -245,8 +239,9 @@ def _fingerprints(parts: Sequence[Structures]) -> _Prints:
             of_atoms += data.atomic_numbers[atoms][:, None] * of_place[:, 0]
             found.append(np.add.reduceat(of_atoms, offsets[:-1] - offsets[0]))
     values = np.concatenate(found)
-    rounding = 1e-12 * (1 + np.nan_to_num(np.abs(values), posinf=0.0).max())
-    return _Prints(values, SAME * float(np.abs(weights).sum((0, 1)).max()) + rounding)
+    farthest = SAME * np.abs(weights).sum(1).cumsum(0).max(1)
+    of_atoms = farthest[np.concatenate([one.n_atoms for one in parts]) - 1]
+    return values, of_atoms + 1e-12 * (1 + np.nan_to_num(np.abs(values), posinf=0.0).max())
 
 
 def _same(one: Structures, row: int, other: Structures, other_row: int) -> bool:
