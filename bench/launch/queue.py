@@ -15,7 +15,7 @@ from bench.config.plugins import load_dataset, name_plugins
 from bench.config.schema import RunConfig
 from bench.config.sweep import Cell
 from bench.data.split import draw_split
-from bench.data.structures import Structures, check_forces
+from bench.data.structures import check_forces, checked
 from bench.errors import UserError
 from bench.runs.locks import is_locked
 from bench.runs.record import (
@@ -145,7 +145,7 @@ def entries_of(cells: Sequence[Cell]) -> list[Entry]:
 
 
 def _load(dataset: str, scenario: Any, forces: bool) -> str:
-    data: Structures = load_dataset(json.loads(dataset))
+    data = checked(load_dataset(json.loads(dataset)))
     if forces:
         check_forces(data)
     draw_split(data, scenario, seed=0)

@@ -15,7 +15,7 @@ from bench.config.plugins import filed, load_dataset, name_plugins, plugin
 from bench.config.schema import RunConfig
 from bench.config.seeds import stream
 from bench.config.sizes import MOST_VALIDATION
-from bench.data.structures import Structures
+from bench.data.structures import Structures, checked
 from bench.errors import UserError
 from bench.potentials.architecture import Architecture, check_precision
 from bench.potentials.base import Potential, View
@@ -75,7 +75,7 @@ def of_run(given: str | Path, device: str = "cpu") -> Model:
     asked = record.configuration["dataset"]
     if "_target_" not in asked:  # an early record: a dataset of the project's own
         asked = filed("dataset").get(asked["name"], asked)
-    data: Structures = load_dataset(asked)
+    data = checked(load_dataset(asked))
     expected = record.identity["dataset"]["checksum"]
     if data.checksum != expected:
         raise UserError(

@@ -14,7 +14,7 @@ from bench.config.plugins import load_dataset, offers, outside_source, plugin
 from bench.config.schema import RunConfig
 from bench.data.duplicates import first_copies
 from bench.data.split import Split, draw_split
-from bench.data.structures import Structures, check_forces, check_structures
+from bench.data.structures import Structures, check_forces, checked
 from bench.errors import UserError
 from bench.kernels.base import ChecksData, Kernel
 from bench.potentials.architecture import Architecture
@@ -40,10 +40,7 @@ class Shared:
         """Load the dataset of a run. Raises UserError."""
         key = repr(sorted(run.dataset.items()))
         if key not in self.datasets:
-            data: Structures = load_dataset(run.dataset)
-            if data.origin is None:  # a store was checked when it was made
-                check_structures(data)
-            self.datasets[key] = data
+            self.datasets[key] = checked(load_dataset(run.dataset))
         return self.datasets[key]
 
     def view(self, run: RunConfig, data: Structures) -> View:
