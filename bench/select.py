@@ -34,8 +34,9 @@ from bench.config.command_line import OneLineParser, add_config_flags, files_of
 from bench.config.compose import composed_once, split_cluster
 from bench.config.files import ConfigFiles, parse
 from bench.config.places import path_of
-from bench.config.plugins import build, load_dataset
+from bench.config.plugins import build
 from bench.config.units import length_unit
+from bench.data.loaded import loaded
 from bench.errors import NothingLeftError, UserError, counted
 from bench.pools.guards import Guards
 from bench.pools.words import UNIT, configured, says_unit
@@ -222,7 +223,7 @@ def _select(asked: Asked, words: Sequence[str], files: ConfigFiles) -> None:
     elif trains:
         if not says_unit(words, files):
             log.info("labelled: energies are taken to be in eV, forces in eV/Å (%s, or another unit)", UNIT)
-        data = load_dataset(run.dataset)
+        data = loaded(run.dataset)
         if not asked.core:
             check_left(pool, asked.n, data, known)
         model = trained(run, data, kernel.members)

@@ -181,13 +181,6 @@ def check_structures(data: Structures, labels: Sequence[str] | None = None) -> N
         )
 
 
-def checked(data: Structures) -> Structures:
-    """The same; a store was checked when it was made. Raises UserError."""
-    if data.origin is None:
-        check_structures(data)
-    return data
-
-
 def check_forces(data: Structures) -> None:
     """Refuse to train forces where there are none. Raises UserError."""
     if data.forces is None:

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from bench.config.identity import identity_of
-from bench.config.plugins import load_dataset, name_plugins
+from bench.config.plugins import name_plugins
 from bench.config.schema import RunConfig
 from bench.config.sweep import Cell
+from bench.data.loaded import loaded
 from bench.data.split import draw_split
-from bench.data.structures import check_forces, checked
+from bench.data.structures import check_forces
 from bench.errors import UserError
 from bench.runs.locks import is_locked
 from bench.runs.record import (
@@ -145,7 +146,7 @@ def entries_of(cells: Sequence[Cell]) -> list[Entry]:
 
 
 def _load(dataset: str, scenario: Any, forces: bool) -> str:
-    data = checked(load_dataset(json.loads(dataset)))
+    data = loaded(json.loads(dataset))
     if forces:
         check_forces(data)
     draw_split(data, scenario, seed=0)

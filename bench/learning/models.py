@@ -11,11 +11,12 @@ from jaxtyping import Int
 
 from bench.config.identity import hash_of, identity_of
 from bench.config.places import path_of
-from bench.config.plugins import filed, load_dataset, name_plugins, plugin
+from bench.config.plugins import filed, name_plugins, plugin
 from bench.config.schema import RunConfig
 from bench.config.seeds import stream
 from bench.config.sizes import MOST_VALIDATION
-from bench.data.structures import Structures, checked
+from bench.data.loaded import loaded
+from bench.data.structures import Structures
 from bench.errors import UserError
 from bench.potentials.architecture import Architecture, check_precision
 from bench.potentials.base import Potential, View
@@ -75,7 +76,7 @@ def of_run(given: str | Path, device: str = "cpu") -> Model:
     asked = record.configuration["dataset"]
     if "_target_" not in asked:  # an early record: a dataset of the project's own
         asked = filed("dataset").get(asked["name"], asked)
-    data = checked(load_dataset(asked))
+    data = loaded(asked)
     expected = record.identity["dataset"]["checksum"]
     if data.checksum != expected:
         raise UserError(

@@ -10,11 +10,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from bench.config.identity import identity_of
-from bench.config.plugins import load_dataset, offers, outside_source, plugin
+from bench.config.plugins import offers, outside_source, plugin
 from bench.config.schema import RunConfig
 from bench.data.duplicates import first_copies
+from bench.data.loaded import loaded
 from bench.data.split import Split, draw_split
-from bench.data.structures import Structures, check_forces, checked
+from bench.data.structures import Structures, check_forces
 from bench.errors import UserError
 from bench.kernels.base import ChecksData, Kernel
 from bench.potentials.architecture import Architecture
@@ -40,7 +41,7 @@ class Shared:
         """Load the dataset of a run. Raises UserError."""
         key = repr(sorted(run.dataset.items()))
         if key not in self.datasets:
-            self.datasets[key] = checked(load_dataset(run.dataset))
+            self.datasets[key] = loaded(run.dataset)
         return self.datasets[key]
 
     def view(self, run: RunConfig, data: Structures) -> View:

@@ -12,6 +12,7 @@ from bench.config.compose import compose_run
 from bench.config.schema import Scenario
 from bench.config.seeds import stream
 from bench.config.units import KCAL_PER_MOL, energy_unit, length_unit
+from bench.data import loaded
 from bench.data.convert import Plausible
 from bench.data.datasets.file import FileDataset
 from bench.data.neighbours import find_neighbours
@@ -158,9 +159,10 @@ def test_structures_of_a_class_of_ones_own_are_checked(generator, changes, messa
     data = make_structures([(n, r, None) for n, r in (([8, 1, 1], generator.normal(size=(3, 3))),) * 2])
     for name, value in ({"reference_energies": {1: 0.0, 8: 0.0}} | changes).items():
         object.__setattr__(data, name, value)  # past the checks of types that tests have
-    monkeypatch.setattr(opened, "load_dataset", lambda _: data)
+    monkeypatch.setattr(loaded, "load_dataset", lambda _: data)
+    run = dataclasses.replace(compose_run([]), dataset={"_target_": "own.Data", "name": "own"})
     with pytest.raises(UserError) as told:
-        opened.Shared().data(compose_run([]))
+        opened.Shared().data(run)
     assert message in str(told.value)
 
 

@@ -206,7 +206,7 @@ def test_it_is_fitted_once_and_made_again_where_it_is_damaged_or_another_s(run, 
         raise UserError("dataset water: no file frames.xyz: set dataset.path=FILE")
 
     with monkeypatch.context() as without_data:
-        without_data.setattr(models, "load_dataset", gone)
+        without_data.setattr(models, "loaded", gone)
         again = PotentialCalculator(run / "model.pt", uncertainty="gp_ll").estimator.fitted
         torch.testing.assert_close(again.posterior.factor, first.posterior.factor, rtol=0, atol=0)
         np.testing.assert_array_equal(again.energy.ratios, first.energy.ratios)
@@ -276,7 +276,7 @@ def test_random_projections_are_those_of_the_models_seed(tmp_path, generator):
 def test_other_data_under_the_same_name_are_refused(run, monkeypatch):
     data = plugin(compose_run(["scenario=demo"]).dataset, "dataset").load()
     other = dataclasses.replace(data, energies=data.energies + 1.0)
-    monkeypatch.setattr(models, "load_dataset", lambda config: other)
+    monkeypatch.setattr(models, "loaded", lambda config: other)
     with pytest.raises(UserError, match=r"has checksum .*, run .* was trained on .*: give the structures as they were"):
         PotentialCalculator(run / "model.pt", uncertainty="gp_ll")
 
